@@ -1,0 +1,663 @@
+"""lazycluster beside plain ssh, a mux client, fabric, execnet and mitogen, over a real sshd.
+
+    python benchmarks/run.py                 all rows, printed and written to benchmarks/RESULTS.md
+    python benchmarks/run.py command copy    the rows with one of these words in their names
+
+Starts an sshd of its own on loopback. Who takes part in a row takes turns, a call each, so that a
+noisy computer is unfair to nobody. What is not installed is left out. In RESULTS.md stand medians
+and their ratios to the first of the row.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib.metadata
+import os
+import pickle
+import platform
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "scripts"), str(HERE.parent), str(HERE)]
+
+import subjects  # noqa: E402
+
+from lazycluster import Runtime, RuntimeTask  # noqa: E402
+from loopback_sshd import LoopbackSshd  # noqa: E402
+
+HOSTS = 50
+BIG = 256 << 20  # bytes of the one large file
+ROUND_TRIP = 0.02  # seconds
+
+Call = Callable[[], object]
+Make = Callable[["Site"], Any]  # a context manager that gives a Call
+
+
+def _says(line: str, keyword: str) -> bool:
+    return line.lower().lstrip().startswith(f"{keyword} ")
+
+
+class Site:
+    """An sshd, the ssh_config that leads to it, and files to copy."""
+
+    def __init__(self, sshd: LoopbackSshd, folder: Path, delayed_port: int) -> None:
+        text = sshd.config_file.read_text()
+        lines = [
+            line for line in text.splitlines() if not line.lower().lstrip().startswith("host ")
+        ]
+        common = "\n".join(lines)
+        self.config = folder / "config"
+        near = " ".join(f"near-{number}" for number in range(HOSTS))
+        slow = "\n".join(line for line in lines if not _says(line, "port"))
+        self.config.write_text(
+            f"Host near {near}\n{common}\nHost far\nPort {delayed_port}\n"
+            f"HostKeyAlias [127.0.0.1]:{sshd.port}\n{slow}\n"
+        )
+        self.folder = folder
+        self.python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info[1]}"
+        self.big = folder / "big"
+        self.many = folder / "many"
+        block = os.urandom(1 << 20)
+        with open(self.big, "wb") as file:
+            for _ in range(BIG >> 20):
+                file.write(block)
+        for number in range(2000):
+            path = self.many / str(number % 20) / str(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(block[: 1000 + number])
+
+    def ssh(self, *words: str) -> list[str]:
+        """The beginning of an ssh command."""
+        return ["ssh", "-F", str(self.config), *words]
+
+    @contextmanager
+    def runtime(self, host: str = "near") -> Iterator[Runtime]:
+        """One that is open, and has called a function."""
+        runtime = Runtime(host, connection_kwargs={"config_file": self.config})
+        try:
+            call(runtime, subjects.add, a=1, b=1)
+            yield runtime
+        finally:
+            runtime.cleanup()
+
+    @contextmanager
+    def master(self, host: str = "near") -> Iterator[list[str]]:
+        """A control master; the beginning of a mux client's command."""
+        path = tempfile.mktemp(dir=self.folder, prefix="m")
+        argv = self.ssh("-M", "-N", "-f", "-o", "ControlPersist=yes", "-S", path, host)
+        subprocess.run(argv, check=True)
+        try:
+            yield ["ssh", "-F", str(self.config), "-S", path, host]
+        finally:
+            subprocess.run(
+                ["ssh", "-S", path, "-O", "exit", host], check=False, stderr=subprocess.DEVNULL
+            )
+
+
+def call(runtime: Runtime, function: Callable[..., object], **arguments: object) -> object:
+    """Call a function on the host; its value."""
+    task = runtime.execute_function(function, **arguments)
+    (value,) = task.function_returns
+    task.cleanup()
+    runtime.clear_tasks()
+    return value
+
+
+def run(runtime: Runtime, *commands: str) -> str:
+    """Run commands as one task; what the last one printed."""
+    task = RuntimeTask()
+    for command in commands:
+        task.run_command(command)
+    runtime.execute_task(task, execute_async=False)
+    runtime.clear_tasks()
+    return task.execution_log[-1]
+
+
+# ── who takes part ────────────────────────────────────────────────────────────────────────────────
+
+
+def output(argv: list[str]) -> bytes:
+    """What a program prints."""
+    return subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
+
+
+PERSISTENT = """
+import pickle, struct, sys
+read, write = sys.stdin.buffer, sys.stdout.buffer
+while True:
+    head = read.read(8)
+    if len(head) < 8: break
+    import cloudpickle
+    function, arguments = pickle.loads(read.read(struct.unpack(">Q", head)[0]))
+    value = cloudpickle.dumps(function(**arguments))
+    write.write(struct.pack(">Q", len(value)) + value)
+    write.flush()
+"""
+
+
+class PersistentPython:
+    """The floor of functions: one Python on the host, without isolation, logs, ends or errors."""
+
+    def __init__(self, site: Site, host: str = "near") -> None:
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(subjects)
+        folder = os.path.dirname(os.path.dirname(cloudpickle.__file__))
+        line = f"PYTHONPATH={folder} {site.python} -u -c '{PERSISTENT}'"
+        self._dumps = cloudpickle.dumps
+        self._process = subprocess.Popen(
+            site.ssh(host, line), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def call(self, function: Callable[..., object], **arguments: object) -> object:
+        """Its value."""
+        pipes = self._process
+        assert pipes.stdin is not None
+        assert pipes.stdout is not None
+        data = self._dumps((function, arguments))
+        pipes.stdin.write(struct.pack(">Q", len(data)) + data)
+        pipes.stdin.flush()
+        (length,) = struct.unpack(">Q", pipes.stdout.read(8))
+        return pickle.loads(pipes.stdout.read(length))
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@contextmanager
+def persistent(
+    site: Site, host: str, function: Callable[..., object], **arguments: object
+) -> Iterator[Call]:
+    """A call of the floor."""
+    floor = PersistentPython(site, host)
+    try:
+        yield lambda: floor.call(function, **arguments)
+    finally:
+        floor.close()
+
+
+@contextmanager
+def execnet_gateway(site: Site, host: str) -> Iterator[Any]:
+    """An execnet gateway."""
+    import execnet
+
+    gateway = execnet.makegateway(f"ssh=-F {site.config} {host}//python={site.python}")
+    try:
+        yield gateway
+    finally:
+        gateway.exit()
+        execnet.default_group.terminate(5)
+
+
+@contextmanager
+def mitogen_context(site: Site, host: str) -> Iterator[Any]:
+    """A mitogen context."""
+    import mitogen.master
+
+    broker = mitogen.master.Broker()
+    try:
+        router = mitogen.master.Router(broker)
+        router.max_message_size = 1 << 30
+        yield router.ssh(
+            hostname=host,
+            python_path=str(site.python),
+            ssh_args=["-F", str(site.config)],
+            check_host_keys="ignore",
+            compression=False,
+        )
+    finally:
+        broker.shutdown()
+        broker.join()
+
+
+@contextmanager
+def fabric_connection(site: Site, host: str) -> Iterator[Any]:
+    """A fabric Connection."""
+    import fabric
+
+    config = fabric.Config(runtime_ssh_path=str(site.config))
+    with fabric.Connection(host, config=config) as connection:
+        yield connection
+
+
+# ── the rows ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _always(call: Call) -> Iterator[Call]:
+    yield call
+
+
+def _command_rows(host: str) -> dict[str, Make]:
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with site.runtime(host) as runtime:
+            yield lambda: run(runtime, "echo hi")
+
+    @contextmanager
+    def mux(site: Site) -> Iterator[Call]:
+        with site.master(host) as client:
+            yield lambda: output([*client, "echo hi"])
+
+    @contextmanager
+    def fabric(site: Site) -> Iterator[Call]:
+        with fabric_connection(site, host) as connection:
+            yield lambda: connection.run("echo hi", hide=True, in_stream=False)
+
+    @contextmanager
+    def execnet(site: Site) -> Iterator[Call]:
+        with execnet_gateway(site, host) as gateway:
+            yield lambda: gateway.remote_exec(subjects.execnet_command).receive()
+
+    @contextmanager
+    def mitogen(site: Site) -> Iterator[Call]:
+        with mitogen_context(site, host) as context:
+            yield lambda: context.call(subjects.mitogen_command)
+
+    return {
+        "mux client": mux,
+        "lazycluster": ours,
+        "execnet": execnet,
+        "mitogen": mitogen,
+        "fabric": fabric,
+    }
+
+
+def _function_rows(host: str) -> dict[str, Make]:
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with site.runtime(host) as runtime:
+            yield lambda: call(runtime, subjects.add, a=1, b=2)
+
+    @contextmanager
+    def execnet(site: Site) -> Iterator[Call]:
+        with execnet_gateway(site, host) as gateway:
+            yield lambda: gateway.remote_exec(subjects.execnet_add, a=1, b=2).receive()
+
+    @contextmanager
+    def mitogen(site: Site) -> Iterator[Call]:
+        with mitogen_context(site, host) as context:
+            yield lambda: context.call(subjects.add, 1, 2)
+
+    return {
+        "persistent Python (floor)": lambda site: persistent(site, host, subjects.add, a=1, b=2),
+        "lazycluster": ours,
+        "execnet": execnet,
+        "mitogen": mitogen,
+    }
+
+
+def _connect_rows() -> dict[str, Make]:
+    def ours(site: Site) -> object:
+        runtime = Runtime("near", connection_kwargs={"config_file": site.config})
+        value = call(runtime, subjects.add, a=1, b=2)
+        # What comes after the value is not what is measured.
+        threading.Thread(target=runtime.cleanup).start()
+        return value
+
+    def execnet(site: Site) -> object:
+        import execnet
+
+        gateway = execnet.makegateway(f"ssh=-F {site.config} near//python={site.python}")
+        value = gateway.remote_exec(subjects.execnet_add, a=1, b=2).receive()
+        gateway.exit()
+        return value
+
+    @contextmanager
+    def mitogen(site: Site) -> Iterator[Call]:
+        import mitogen.master
+
+        broker = mitogen.master.Broker()
+        router = mitogen.master.Router(broker)
+
+        def connect() -> object:
+            context = router.ssh(
+                hostname="near",
+                python_path=str(site.python),
+                ssh_args=["-F", str(site.config)],
+                check_host_keys="ignore",
+                compression=False,
+            )
+            value = context.call(subjects.add, 1, 2)
+            context.shutdown()
+            return value
+
+        try:
+            yield connect
+        finally:
+            broker.shutdown()
+            broker.join()
+
+    return {
+        "ssh HOST true": lambda site: _always(lambda: output(site.ssh("near", "true"))),
+        "lazycluster": lambda site: _always(lambda: ours(site)),
+        "execnet": lambda site: _always(lambda: execnet(site)),
+        "mitogen": mitogen,
+    }
+
+
+def _task_rows() -> dict[str, Make]:
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with site.runtime("far") as runtime:
+            yield lambda: run(runtime, *["true"] * 5)
+
+    @contextmanager
+    def round_trip(_site: Site) -> Iterator[Call]:
+        yield lambda: time.sleep(ROUND_TRIP)
+
+    return {"the round trip itself": round_trip, "lazycluster": ours}
+
+
+def _bulk_rows(arguments: bool) -> dict[str, Make]:
+    data = os.urandom(100_000_000)
+    function = subjects.size if arguments else subjects.zeros
+    given = {"data": data} if arguments else {"count": len(data)}
+
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with site.runtime() as runtime:
+            yield lambda: call(runtime, function, **given)
+
+    return {
+        "persistent Python (floor)": lambda site: persistent(site, "near", function, **given),
+        "lazycluster": ours,
+    }
+
+
+def _copy_rows(source: str, sending: bool) -> dict[str, Make]:
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        path = str(getattr(site, source))
+        copy = str(site.folder / f"{source}-ours")
+
+        def copy_it() -> None:
+            if sending:
+                runtime.send_file(path, copy)
+            else:
+                runtime.get_file(path, copy)
+            shutil.rmtree(copy, ignore_errors=True)
+
+        with site.runtime() as runtime:
+            yield copy_it
+
+    @contextmanager
+    def floor(site: Site) -> Iterator[Call]:
+        path, copy = getattr(site, source), site.folder / f"{source}-floor"
+        with site.master() as client:
+            remote, local = f"cat >'{copy}'", f"cat '{path}'"
+            if source == "many":
+                remote, local = f"mkdir '{copy}' && tar x -C '{copy}'", f"tar c -C '{path}' ."
+            there, here = (remote, local) if sending else (local, remote)
+
+            def copy_it() -> None:
+                near = subprocess.Popen(
+                    ["/bin/sh", "-c", here],
+                    stdin=None if sending else subprocess.PIPE,
+                    stdout=subprocess.PIPE if sending else None,
+                )
+                pipes = {"stdin": near.stdout} if sending else {"stdout": near.stdin}
+                far = subprocess.Popen([*client, there], **pipes)  # type: ignore[call-overload]
+                for pipe in pipes.values():
+                    assert pipe is not None
+                    pipe.close()
+                assert far.wait() == near.wait() == 0
+                shutil.rmtree(copy, ignore_errors=True)
+
+            yield copy_it
+
+    name = "tar" if source == "many" else "cat"
+    return {f"{name} through a control master": floor, "lazycluster": ours}
+
+
+def _many_commands() -> dict[str, Make]:
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with site.runtime() as runtime:
+
+            def all_at_once() -> None:
+                tasks = [RuntimeTask().run_command("sleep 0.5") for _ in range(300)]
+                for task in tasks:
+                    runtime.execute_task(task)
+                for task in tasks:
+                    task.join()
+                    assert task.error is None, task.error
+                runtime.clear_tasks()
+
+            yield all_at_once
+
+    @contextmanager
+    def one(_site: Site) -> Iterator[Call]:
+        yield lambda: time.sleep(0.5)
+
+    return {"the sleep itself": one, "lazycluster": ours}
+
+
+def _host_rows(warm: bool) -> dict[str, Make]:
+    names = [f"near-{number}" for number in range(HOSTS)]
+
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        keywords = {"config_file": site.config, "connect_timeout": 100}
+        with concurrent.futures.ThreadPoolExecutor(16) as pool, ExitStack() as stack:
+
+            def connect(name: str) -> Runtime:
+                return Runtime(name, connection_kwargs=keywords)
+
+            if not warm:
+
+                def once() -> None:
+                    closing.extend(pool.map(connect, names))
+
+                closing: list[Runtime] = []
+                stack.callback(lambda: list(pool.map(Runtime.cleanup, closing)))
+                yield once
+                return
+            runtimes = list(pool.map(connect, names))
+            stack.callback(lambda: list(pool.map(Runtime.cleanup, runtimes)))
+
+            def all_of_them() -> None:
+                tasks = [(runtime, RuntimeTask().run_command("true")) for runtime in runtimes]
+                for runtime, task in tasks:
+                    runtime.execute_task(task)
+                for runtime, task in tasks:
+                    task.join()
+                    runtime.clear_tasks()
+
+            yield all_of_them
+
+    @contextmanager
+    def ssh(site: Site) -> Iterator[Call]:
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            yield lambda: list(pool.map(lambda name: output(site.ssh(name, "true")), names))
+
+    return {"ssh HOST true, 16 at a time": ssh, "lazycluster": ours}
+
+
+def _import_rows() -> dict[str, Make]:
+    def importer(line: str) -> Make:
+        argv = [sys.executable, "-c", line]
+        variables = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        return lambda _site: _always(lambda: subprocess.run(argv, check=True, env=variables))
+
+    rows = {
+        "the interpreter itself": importer("pass"),
+        "import lazycluster": importer("import lazycluster"),
+        "from lazycluster import Runtime": importer("from lazycluster import Runtime"),
+    }
+    for name in ("execnet", "mitogen.master", "fabric"):
+        if shutil.which(sys.executable) and _is_there(name.partition(".")[0]):
+            rows[f"import {name}"] = importer(f"import {name}")
+    return rows
+
+
+def _is_there(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+ROWS: dict[str, tuple[int, Callable[[], dict[str, Make]]]] = {
+    "connect and first function": (15, _connect_rows),
+    "command": (100, lambda: _command_rows("near")),
+    "function, each in a fresh process here": (100, lambda: _function_rows("near")),
+    "command at a round trip of 20 ms": (20, lambda: _command_rows("far")),
+    "function at a round trip of 20 ms": (20, lambda: _function_rows("far")),
+    "task of five commands at a round trip of 20 ms": (20, _task_rows),
+    "argument of 100 MB": (5, lambda: _bulk_rows(arguments=True)),
+    "value of 100 MB": (5, lambda: _bulk_rows(arguments=False)),
+    "copy of a 256 MiB file to the host": (7, lambda: _copy_rows("big", sending=True)),
+    "copy of a 256 MiB file from the host": (7, lambda: _copy_rows("big", sending=False)),
+    "copy of a folder of 2000 files to the host": (7, lambda: _copy_rows("many", sending=True)),
+    "copy of a folder of 2000 files from the host": (7, lambda: _copy_rows("many", sending=False)),
+    "300 commands of 0.5 s at once": (3, _many_commands),
+    f"connect {HOSTS} hosts": (3, lambda: _host_rows(warm=False)),
+    f"`true` on {HOSTS} connected hosts": (10, lambda: _host_rows(warm=True)),
+    "import": (15, _import_rows),
+}
+
+
+# ── measuring ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def measure(site: Site, rounds: int, makers: dict[str, Make]) -> dict[str, list[float]]:
+    """Seconds of each call, by who took part; the first calls do not count."""
+    with ExitStack() as stack:
+        calls: dict[str, Call] = {}
+        for name, make in makers.items():
+            try:
+                calls[name] = stack.enter_context(make(site))
+            except ImportError:
+                continue
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for number in range(rounds + 1):
+            for name, once in calls.items():
+                began = time.perf_counter()
+                once()
+                if number:
+                    times[name].append(time.perf_counter() - began)
+    return times
+
+
+def table(times: dict[str, list[float]]) -> str:
+    """Medians, and ratios to the first."""
+    medians = {name: statistics.median(values) * 1000 for name, values in times.items()}
+    first = next(iter(medians.values()))
+    lines = ["| | median ms | min ms | ratio |", "| --- | --: | --: | --: |"]
+    for name, median in medians.items():
+        low = min(times[name]) * 1000
+        lines.append(f"| {name} | {median:.3g} | {low:.3g} | {median / first:.2f} |")
+    return "\n".join(lines)
+
+
+def memory(site: Site) -> str:
+    """What a further host costs on the manager, and the host's half; Linux only."""
+
+    def of(*pids: int, field: str = "Private_") -> float:
+        """Megabytes that a process shares with nobody, or all that it has, on average."""
+        kilobytes = 0
+        for pid in pids:
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(field):
+                    kilobytes += int(line.split()[1])
+        return kilobytes / 1000 / len(pids)
+
+    def children(pid: int) -> list[int]:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    with ExitStack() as stack:
+        few = [stack.enter_context(site.runtime(f"near-{number}")) for number in range(5)]
+        before = of(os.getpid())
+        more = [stack.enter_context(site.runtime(f"near-{number}")) for number in range(5, 45)]
+        after = of(os.getpid())
+        guards = [pid for pid in children(os.getpid()) if b"lazycluster-guard" in _argv(pid)]
+        sshs = [pid for guard in guards for pid in children(guard) if b"ssh\0" in _argv(pid)]
+        supervisor = call(few[0], os.getppid)
+        assert isinstance(supervisor, int)
+        resting = of(supervisor, field="Rss")
+        task = RuntimeTask().run_command("head -c 1000000000 /dev/zero")
+        few[0].execute_task(task, execute_async=False)
+        loaded = of(supervisor, field="Rss")
+        figures = {
+            "manager, for each further host, its own": (after - before) / len(more),
+            "ssh, for each host, its own": of(*sshs),
+            "guard, for each host, its own": of(*guards),
+            "supervisor, after functions, resident": resting,
+            "supervisor, after another GB of output, resident": loaded,
+        }
+    lines = ["| | MB |", "| --- | --: |"]
+    return "\n".join([*lines, *(f"| {name} | {value:.2f} |" for name, value in figures.items())])
+
+
+def _argv(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def versions() -> str:
+    """What took part, and on what."""
+    ssh = subprocess.run(["ssh", "-V"], check=True, capture_output=True, text=True).stderr.strip()
+    found = [
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("cloudpickle", "execnet", "mitogen", "fabric")
+        if _is_there(name)
+    ]
+    return (
+        f"{time.strftime('%Y-%m-%d')}; {os.cpu_count()} processors; {platform.system()} "
+        f"{platform.release()}; Python {platform.python_version()}; {ssh}; {', '.join(found)}."
+    )
+
+
+@contextmanager
+def delayed(port: int) -> Iterator[int]:
+    """A port that leads to another, a round trip away."""
+    argv = [sys.executable, str(HERE / "delay.py"), str(port), str(ROUND_TRIP / 2)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as proxy:
+        assert proxy.stdout is not None
+        yield int(proxy.stdout.readline())
+
+
+def main(words: list[str]) -> None:
+    """Measure the rows that were asked for."""
+    rows = {
+        name: row for name, row in ROWS.items() if not words or any(word in name for word in words)
+    }
+    command = " ".join(["python benchmarks/run.py", *words])
+    lines = ["# Results", "", f"    {command}", "", versions()]
+    with ExitStack() as stack:
+        options = ["MaxStartups 500"]
+        path = [Path(sys.base_prefix) / "bin"]
+        sshd = stack.enter_context(LoopbackSshd(sshd_config=options, path=path))
+        port = stack.enter_context(delayed(sshd.port))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lcbench-"))
+        os.environ["LAZYCLUSTER_HOME"] = folder
+        site = Site(sshd, Path(folder), port)
+        for name, (rounds, makers) in rows.items():
+            found = table(measure(site, rounds, makers()))
+            lines += ["", f"## {name[0].upper()}{name[1:]}", "", found]
+            print("\n".join(lines[-4:]), flush=True)
+        if not words or "memory" in words:
+            lines += ["", "## Memory", "", memory(site)]
+            print("\n".join(lines[-4:]), flush=True)
+    if not words:
+        notes = (HERE / "notes.md").read_text()
+        (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n\n" + notes)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

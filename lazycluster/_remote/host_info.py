@@ -1,0 +1,315 @@
+"""What there is of this host for what runs here: system, cores, memory, Python, GPUs.
+
+In a container, the limits of its control groups count. They are read from files below `root`, as
+sched_getaffinity and the like know nothing of them. See cgroups(7), proc_pid_mountinfo(5) and
+Documentation/admin-guide/cgroup-v2.rst of the kernel.
+"""
+
+import os
+import re
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Gpu = dict[str, Any]  # id, name, uuid, memory, driver_version
+
+PATIENCE = 10.0  # seconds for nvidia-smi, which can take some to wake the GPUs, or hang in a driver
+NO_LIMIT = 1 << 60  # bytes; version 1 says 2**63 less a page where no limit is set
+NVIDIA_SMI = [
+    "nvidia-smi",
+    "--query-gpu=index,name,uuid,memory.total,driver_version",
+    "--format=csv,noheader,nounits",
+]
+
+
+def is_executable(name: "str") -> "bool":
+    """Whether a program of that name is found on the PATH."""
+    import shutil
+
+    return shutil.which(name) is not None
+
+
+def read_host_info(root: "str" = "/", patience: "float" = PATIENCE) -> "dict[str, Any]":
+    """All of it, as plain values.
+
+    Args:
+        root: Where `proc` and the mounted control groups are.
+        patience: Seconds that nvidia-smi may take.
+    """
+    return {
+        "os": operating_system(),
+        "cpu_cores": cpu_cores(root),
+        "memory": memory(root),
+        "python_version": "%d.%d.%d" % sys.version_info[:3],
+        "gpus": gpus(patience),
+    }
+
+
+def operating_system() -> "str":
+    """What platform.platform() says: "Linux-6.1.0-18-amd64-x86_64-with-glibc2.36".
+
+    On Linux without it: its import costs 20 ms, and on Python 3.6 a process for `uname -p`.
+    """
+    system = os.uname()
+    if system.sysname != "Linux":
+        import platform
+
+        return platform.platform()
+    name = "{0.sysname}-{0.release}-{0.machine}".format(system)
+    try:
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (OSError, ValueError):  # not glibc
+        libc = ""
+    return name + "-with-" + libc.replace(" ", "") if libc else name
+
+
+# Cores
+
+
+def cpu_cores(root: "str" = "/") -> "int":
+    """The least of what is online, what this process may run on, and the quotas; at least 1.
+
+    A quota of 1.5 cores is 2: that many threads have something to do, if not all the time.
+    """
+    counts = [_online(), _allowed()]
+    for folder in cgroup_folders(root, "cpu"):
+        words = _words(folder, "cpu.max")
+        if not words:
+            words = _words(folder, "cpu.cfs_quota_us") + _words(folder, "cpu.cfs_period_us")
+        quota, period = ([_natural(word) for word in words] + [0, 0])[:2]
+        if quota and period:
+            counts.append(-(-quota // period))
+    return min((count for count in counts if count > 0), default=1)
+
+
+def _online() -> "int":
+    try:  # not os.cpu_count(): from Python 3.13 on, PYTHON_CPU_COUNT replaces it
+        return os.sysconf("SC_NPROCESSORS_ONLN")
+    except (OSError, ValueError):
+        return os.cpu_count() or 0
+
+
+def _allowed() -> "int":
+    """How many this process may run on, as taskset and cpuset have it; 0 if that is not known."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # macOS has none; a filter of system calls may refuse it
+        return 0
+
+
+# Memory
+
+
+def memory(root: "str" = "/") -> "int | None":
+    """The least of what the host has and the limits, in bytes; None if nothing tells it.
+
+    Not `memory.high`, nor version 1's soft limit: beyond these the system is slow to give, but
+    gives, and Kubernetes sets `memory.high` below the limit that its users ask for. Swap does not
+    count.
+    """
+    amounts = [_installed(root)]
+    for folder in cgroup_folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            amounts += [_natural(word) for word in _words(folder, name)[:1]]
+    return min((amount for amount in amounts if 0 < amount < NO_LIMIT), default=None)
+
+
+def _installed(root: "str") -> "int":
+    """In bytes; 0 if nothing tells it."""
+    for line in _lines(root, "proc/meminfo"):  # lxcfs puts the container's share there
+        words = line.split()
+        if len(words) > 1 and words[0] == "MemTotal:" and _natural(words[1]):
+            return _natural(words[1]) << 10
+    try:
+        pages = os.sysconf("SC_PHYS_PAGES")
+        if pages > 0:
+            return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        pass  # macOS may lack the first
+    return _natural(_printed(["sysctl", "-n", "hw.memsize"], PATIENCE).strip())
+
+
+# Control groups
+
+
+def cgroup_folders(root: "str", controller: "str") -> "list[str]":
+    """The folders of this process's control groups that may limit it: its own and all above.
+
+    Both versions of control groups may be there at once, mounted anywhere, each perhaps more than
+    once; a container often sees only the lower part of the path.
+
+    Args:
+        root: Where `proc` is.
+        controller: "cpu" or "memory".
+    """
+    paths = {}  # type: dict[str, str]
+    for line in _lines(root, "proc/self/cgroup"):  # number:controllers:path
+        fields = line.split(":", 2)
+        if len(fields) == 3:
+            for name in fields[1].split(","):  # of version 2: ""
+                paths[name] = fields[2]
+    found = []
+    for line in _lines(root, "proc/self/mountinfo"):
+        # number, parent, device, the path mounted, where, options, optional fields - type, source,
+        # options of the file system
+        mount, _, system = line.partition(" - ")
+        fields, kind = mount.split(" "), system.split(" ")
+        if len(fields) < 5 or len(kind) < 3:
+            continue
+        path = None  # type: str | None
+        if kind[0] == "cgroup2":
+            path = paths.get("")
+        elif kind[0] == "cgroup" and controller in kind[2].split(","):
+            path = paths.get(controller)
+        below = None if path is None else _below(path, _unescaped(fields[3]))
+        if below is not None:
+            folder = os.path.join(root, _unescaped(fields[4]).lstrip("/"))
+            found += [os.path.join(folder, *below[:end]) for end in range(len(below), -1, -1)]
+    return found
+
+
+def _below(path: "str", mounted: "str") -> "list[str] | None":
+    """The names on the way from the control group that is mounted down to that of this process.
+
+    Both are relative to the root of this process's cgroup namespace, and start with `/..` where
+    they are above it or beside it. None if the one is not above the other: it limits others.
+    """
+    up, names = _split(path)
+    mounted_up, mounted_names = _split(mounted)
+    if mounted_up > up and not mounted_names:
+        return []  # what lies between has names that cannot be known in here, and is not visible
+    if mounted_up == up and names[: len(mounted_names)] == mounted_names:
+        return names[len(mounted_names) :]
+    return None
+
+
+def _split(path: "str") -> "tuple[int, list[str]]":
+    """How often a path goes up, and the names that it then goes down."""
+    names = [name for name in path.split("/") if name]
+    up = 0
+    while up < len(names) and names[up] == "..":
+        up += 1
+    return up, names[up:]
+
+
+def _unescaped(field: "str") -> "str":
+    r"""A path in mountinfo as it is: blanks and backslashes are there as \040 and the like."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), field)
+
+
+# GPUs
+
+
+def gpus(patience: "float" = PATIENCE) -> "list[Gpu]":
+    """One dictionary for each GPU of NVIDIA's that programs see here; none without nvidia-smi.
+
+    Its keys are `id` (the number that nvidia-smi gives it), `name`, `uuid`, `memory` (bytes) and
+    `driver_version`. What the driver does not tell is None.
+
+    CUDA_VISIBLE_DEVICES chooses and orders them as it does for CUDA. Its numbers are taken for
+    those of nvidia-smi, which is true if all GPUs are alike, or with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = []
+    for line in _printed(NVIDIA_SMI, patience).splitlines():
+        index, _, rest = line.partition(",")
+        fields = [field.strip() for field in rest.rsplit(",", 3)]  # a name may have commas
+        if not _is_natural(index.strip()) or len(fields) != 4:
+            continue  # a message
+        name, uuid, size, driver = (None if field[:1] == "[" else field for field in fields)
+        found.append(
+            {
+                "id": int(index),
+                "name": name,
+                "uuid": uuid,
+                "memory": _natural(size or "") << 20 or None,  # MiB; unknown of a part of a GPU
+                "driver_version": driver,
+            }
+        )
+    return found if visible is None else _visible(found, visible)
+
+
+def _visible(found: "list[Gpu]", visible: "str") -> "list[Gpu]":
+    """Those that CUDA_VISIBLE_DEVICES names, in its order, up to the first that is not there."""
+    chosen = []  # type: list[Gpu]
+    for word in visible.split(","):
+        word = word.strip()
+        if word.startswith("MIG-") and found:
+            chosen.append(_part(found, word))
+            continue
+        matches = [
+            gpu
+            for gpu in found
+            if word == str(gpu["id"])
+            or (word.startswith("GPU-") and (gpu["uuid"] or "").startswith(word))
+        ]
+        if len(matches) != 1:
+            break
+        if matches[0] not in chosen:
+            chosen += matches
+    return chosen
+
+
+def _part(found: "list[Gpu]", uuid: "str") -> "Gpu":
+    """A part of a GPU (MIG). nvidia-smi can only be asked about whole ones."""
+    wholes = [gpu for gpu in found if gpu["uuid"] and gpu["uuid"] in uuid]  # before driver 470
+    whole = wholes[0] if wholes else found[0] if len(found) == 1 else {}
+    return {
+        "id": whole.get("id"),
+        "name": whole.get("name"),
+        "uuid": uuid,
+        "memory": None,
+        "driver_version": found[0]["driver_version"],
+    }
+
+
+# Files and programs
+
+
+def _lines(folder: "str", name: "str") -> "list[str]":
+    """The lines of a file; none if it cannot be read."""
+    try:
+        with open(os.path.join(folder, name), "rb") as file:
+            return os.fsdecode(file.read()).split("\n")
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return []
+
+
+def _words(folder: "str", name: "str") -> "list[str]":
+    return " ".join(_lines(folder, name)[:1]).split()
+
+
+def _is_natural(word: "str") -> "bool":
+    return re.match(r"[0-9]{1,30}\Z", word) is not None
+
+
+def _natural(word: "str") -> "int":
+    """A number; 0 for `max`, -1 and whatever else is none."""
+    return int(word) if _is_natural(word) else 0
+
+
+def _printed(argv: "list[str]", patience: "float") -> "str":
+    """What a program prints; nothing if it is not there, fails, or takes longer."""
+    import subprocess  # loaded in the supervisor, but not needed on most hosts
+
+    try:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError:
+        return ""
+    try:
+        output, _ = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        # Not subprocess.run: it then waits for what cannot be killed in a driver, and for all that
+        # holds the pipe.
+        process.kill()
+        process.stdout.close()  # type: ignore[union-attr]
+        try:
+            process.wait(1)
+        except subprocess.TimeoutExpired:
+            pass  # its end is the system's
+        return ""
+    return output.decode("utf-8", "replace") if process.returncode == 0 else ""

@@ -1,0 +1,67 @@
+# The first text that the host's Python runs; every Python back to 2.7 can read it, so that an old
+# one can say that it is old. It reads its sources by exact byte counts from standard input, where
+# the frames of the conversation follow at once, and gives the modules private names.
+import os
+import sys
+
+PROGRAM_FAILED = 95  # the exit status that the bootstrap takes for an end, not for a bad Python
+
+
+def read_exactly(count):  # type: (int) -> bytes
+    pieces = []
+    while count > 0:
+        piece = os.read(0, min(count, 65536))
+        if not piece:
+            os._exit(0)  # the manager has gone
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
+def read_line():  # type: () -> list[str]
+    line = b""
+    while not line.endswith(b"\n"):
+        line += read_exactly(1)
+    return line.decode("ascii").split()
+
+
+def load(token):  # type: (str) -> None
+    # "-c" put the current folder, here the home directory, in front: a json.py there is not meant.
+    if sys.path[:1] == [""]:
+        del sys.path[0]
+    # Set by the bootstrap so that Python leaves LC_CTYPE alone; commands must not see it.
+    os.environ.pop("PYTHONCOERCECLOCALE", None)
+    if sys.version_info < (3, 6):
+        version = ".".join(str(number) for number in sys.version_info[:3])
+        os.write(1, (token + " old " + version + "\n").encode("ascii"))
+        while True:
+            read_exactly(65536)  # until the manager has gone
+    package = type(sys)("_lazycluster")
+    package.__path__ = []
+    sys.modules["_lazycluster"] = package
+    settings = read_line()  # keepalive, then name and length of each source, in import order
+    # Neither is one meant that is in PYTHONPATH, which is for functions.
+    library = os.path.dirname(os.__file__)
+    sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
+    for name, length in zip(settings[1::2], settings[2::2]):
+        module = type(sys)("_lazycluster." + name)
+        module.__package__ = "_lazycluster"
+        sys.modules[module.__name__] = module
+        source = read_exactly(int(length))
+        exec(compile(source, "<lazycluster>/" + name + ".py", "exec"), module.__dict__)
+        setattr(package, name, module)
+    del sys.path[:2]
+    os.write(1, (token + " python\n").encode("ascii"))
+    package.supervisor.main(float(settings[0]))
+
+
+# Not sys.exit: with PYTHONINSPECT it would go on, and read frames as Python.
+try:
+    load(sys.argv[1])
+except BaseException:
+    import traceback
+
+    traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(PROGRAM_FAILED)
+os._exit(0)

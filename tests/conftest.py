@@ -1,0 +1,185 @@
+"""What every test gets: a world of its own, an sshd, and a check that nothing is left behind."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lazycluster import _execution_log
+from loopback_sshd import LoopbackSshd
+
+MARKER = "LAZYCLUSTER_TEST_SESSION"
+"""In the environment of this process and of every process that comes from it, on either side."""
+
+GRACE = 60.0
+"""Seconds that processes and folders have to go after the last test."""
+
+# ── a world of its own ────────────────────────────────────────────────────────────────────────────
+
+_world = pytest.MonkeyPatch()
+_folders_before: set[str] = set()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Moves HOME and the like away from the developer's, before a test module is imported."""
+    _folders_before.update(_control_folders())
+    # Short, as the path of a socket has 90 bytes; not lazycluster-*, which is what is looked for.
+    folder = Path(tempfile.mkdtemp(prefix="lctest-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.add_cleanup(_world.undo)
+    _world.setenv(MARKER, uuid.uuid4().hex)
+    for name, below in {
+        "HOME": "home",
+        "XDG_CACHE_HOME": "home/.cache",
+        "XDG_CONFIG_HOME": "home/.config",
+        "XDG_DATA_HOME": "home/.local/share",
+        "XDG_STATE_HOME": "home/.local/state",
+        "XDG_RUNTIME_DIR": "run",
+        "TMPDIR": "tmp",
+        "LAZYCLUSTER_HOME": "lazycluster",
+    }.items():
+        (folder / below).mkdir(mode=0o700, parents=True, exist_ok=True)
+        _world.setenv(name, str(folder / below))
+    tempfile.tempdir = None  # it remembers the one before
+    # Under nohup or in the background of a script they are ignored, by all that is started, too.
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# ── an end ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what is left when the time is up: on a starved computer CI ends, and says so."""
+    if time.time() > float(os.environ.get("LAZYCLUSTER_TEST_DEADLINE", "inf")):
+        pytest.skip("there is no time left for it (LAZYCLUSTER_TEST_DEADLINE)")
+
+
+# ── an sshd ───────────────────────────────────────────────────────────────────────────────────────
+
+MakeSshd = Callable[..., LoopbackSshd]
+
+
+def _loopback_sshd(**arguments: Any) -> LoopbackSshd:
+    """An sshd whose sessions carry the marker, and find the Python that these tests run with.
+
+    Not the one of the environment of the tests: on a host neither lazycluster nor cloudpickle is
+    installed.
+    """
+    environment = {name: os.environ[name] for name in (MARKER, "TMPDIR")}
+    environment.update(arguments.pop("environment", {}))
+    arguments.setdefault("path", [Path(sys.base_prefix) / "bin"])
+    return LoopbackSshd(environment=environment, **arguments)
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[LoopbackSshd]:
+    """One sshd for all tests that leave it as it is."""
+    with _loopback_sshd() as running:
+        yield running
+
+
+@pytest.fixture
+def make_sshd() -> Iterator[MakeSshd]:
+    """Makes sshds for one test, with the arguments of LoopbackSshd; they end with the test."""
+    with ExitStack() as stack:
+        yield lambda **arguments: stack.enter_context(_loopback_sshd(**arguments))
+
+
+# ── nothing is left behind ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails the run if a process or a control folder stays after the last test.
+
+    The first of the session's fixtures, so it is the last that ends.
+    """
+    yield
+    _execution_log._temporary_of_this_process()._remove()  # as at exit
+    deadline = time.monotonic() + GRACE
+    while left := [*_processes_of_ours(), *_new_control_folders()]:
+        if time.monotonic() > deadline:
+            pytest.fail("still there after the tests:\n" + "\n".join(left), pytrace=False)
+        time.sleep(0.05)
+
+
+def _processes_of_ours() -> list[str]:
+    """Descendants of this process, and whatever carries the marker; only where there is a /proc."""
+    marker = f"{MARKER}={os.environ[MARKER]}".encode()
+    parents = _parents()
+    mine = {os.getpid()}
+    while older := {parents[pid] for pid in mine if pid in parents} - mine:
+        mine |= older  # and the ancestors
+    found = []
+    for pid in parents.keys() - mine:
+        command = _read_words(pid, "cmdline")
+        # A zombie has no command. multiprocessing's own servers live as long as this process does.
+        if command in ([], [b""]) or any(b"multiprocessing." in word for word in command):
+            continue
+        if marker in _read_words(pid, "environ") or _is_below(pid, os.getpid(), parents):
+            found.append(f"process {pid}: {_printable(command)}")
+    return found
+
+
+def _new_control_folders() -> list[str]:
+    """Control folders that came since the start, save for those that somebody else is using."""
+    new = _control_folders() - _folders_before
+    if not new:
+        return []
+    marker = f"{MARKER}={os.environ[MARKER]}".encode()
+    others = [
+        _printable(_read_words(pid, "cmdline"))
+        for pid in _parents()
+        if marker not in _read_words(pid, "environ")
+    ]
+    return [f"folder {path}" for path in sorted(new) if not any(path in line for line in others)]
+
+
+def _control_folders() -> set[str]:
+    places = {tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR") or "/tmp"}
+    return {path for place in places for path in glob.glob(f"{glob.escape(place)}/lazycluster-*")}
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            text = Path(path).read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # 42 (a name, with ) and blanks) S 41 ...
+        found[int(path.split("/")[2])] = int(text.rpartition(")")[2].split()[1])
+    return found
+
+
+def _is_below(pid: int, top: int, parents: dict[int, int]) -> bool:
+    while pid in parents:
+        pid = parents[pid]
+        if pid == top:
+            return True
+    return False
+
+
+def _read_words(pid: int, name: str) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:  # it ended, or it is somebody else's
+        return []
+
+
+def _printable(command: list[bytes]) -> str:
+    return b" ".join(command).decode(errors="replace")

@@ -1,0 +1,142 @@
+"""The containers of docker/compose.yaml, by pytest-docker, started once for all tests here.
+
+No engine, no compose or no base image: the tests are skipped with the reason, and with
+LAZYCLUSTER_REQUIRE_DOCKER=1 they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from containers import DockerHosts, remove_project, run
+from lazycluster import Runtime
+
+FOLDER = Path(__file__).resolve().parents[2] / "docker"
+BASE_IMAGES = tuple(f"lazycluster-base:{name}" for name in ("bullseye", "bookworm", "trixie"))
+BUILD_TIMEOUT = 2400
+"""Seconds for the first test, whose fixtures build the images if they are not there."""
+
+
+@pytest.hookimpl(trylast=True)  # when it is decided which tests run
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT))
+            return
+
+
+# ── what pytest-docker is told ────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def docker_environment() -> Iterator[pytest.MonkeyPatch]:
+    """The environment of docker's command line, which other fixtures may add to."""
+    with pytest.MonkeyPatch.context() as environment:
+        # HOME is not the developer's here, but the engine, the log-ins and the plugins are.
+        own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".docker"
+        if "DOCKER_CONFIG" not in os.environ and own.is_dir():
+            environment.setenv("DOCKER_CONFIG", str(own))
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command(docker_environment: pytest.MonkeyPatch) -> str:
+    """The compose that is there; without it, an engine and the base images there are no tests."""
+    engine = _attempt("docker", "version", "--format", "{{.Server.Version}}")
+    if engine is not None:
+        _unavailable(f"no Docker engine: {engine}")
+    for image in BASE_IMAGES:
+        if _attempt("docker", "image", "inspect", image) is not None:
+            _unavailable(f"no image {image}: run `sh docker/make_base_images` first")
+    for compose in ("docker compose", "docker-compose"):
+        if _attempt(*compose.split(), "version") is None:
+            return compose
+    return _unavailable("neither `docker compose` nor docker-compose works")
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file() -> str:
+    return str(FOLDER / "compose.yaml")
+
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name() -> str:
+    return f"lazycluster-tests-{os.getpid()}"
+
+
+@pytest.fixture(scope="session")
+def user_key(docker_environment: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The private key of the accounts on all hosts; the public one goes to the containers."""
+    folder = Path(tempfile.mkdtemp(prefix="lctest-"))
+    key = folder / "user_key"
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)])
+    docker_environment.setenv("LAZYCLUSTER_TEST_KEY", Path(f"{key}.pub").read_text().strip())
+    yield key
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def docker_setup(user_key: Path, docker_compose_project_name: str) -> Iterator[list[str]]:
+    # Not `up --build`: some services use the image of another, which has to be there before.
+    yield ["build", "up --detach --no-build"]
+    # Nothing, unless the set-up failed half-way: pytest-docker does not clean up then.
+    remove_project(docker_compose_project_name)
+
+
+@pytest.fixture(scope="session")
+def docker_cleanup() -> list[str]:
+    return ["down --volumes --remove-orphans"]
+
+
+def _attempt(*argv: str) -> str | None:
+    """None if the command works, else its reason."""
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if done.returncode == 0 else (done.stderr.strip() or f"exit {done.returncode}")
+
+
+def _unavailable(reason: str) -> NoReturn:
+    if os.environ.get("LAZYCLUSTER_REQUIRE_DOCKER") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+# ── hosts ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def docker_hosts(
+    docker_services: object, docker_compose_project_name: str, user_key: Path
+) -> DockerHosts:
+    """The hosts, each of which answers; a test that changes one undoes it."""
+    hosts = DockerHosts(docker_compose_project_name, user_key.parent, user_key)
+    hosts.await_answers()
+    return hosts
+
+
+@pytest.fixture
+def make_runtime(docker_hosts: DockerHosts) -> Iterator[Callable[..., Runtime]]:
+    """Makes Runtimes for one test, by alias; cleaned up after it."""
+    with ExitStack() as stack:
+
+        def make(alias: str, working_dir: str | None = None, **keywords: Any) -> Runtime:
+            keywords = {"config_file": str(docker_hosts.config_file), **keywords}
+            runtime = Runtime(alias, working_dir, connection_kwargs=keywords)
+            stack.callback(runtime.cleanup)
+            return runtime
+
+        yield make

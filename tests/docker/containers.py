@@ -1,0 +1,245 @@
+"""The containers of docker/compose.yaml as hosts: what a test does to them, and looks at."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REACHABLE = ("bullseye", "bookworm", "trixie", "nopython", "jump")
+"""The aliases of those whose sshd has a port on the manager."""
+
+INNER = ("inner1", "inner2")
+"""The aliases of those on the private network, behind the jump host."""
+
+USER = "lazy"
+DEADLINE = 100.0
+"""Seconds until something must have happened that happens in one or two; for a loaded computer."""
+
+
+class HostProcess(NamedTuple):
+    """A process in a container, with its numbers there."""
+
+    pid: int
+    parent: int
+    user: int
+    state: str
+    """The letter of proc(5): Z for a zombie."""
+    command: str
+
+
+class DockerHosts:
+    """The running containers, one host each, and an ssh_config that knows them by their aliases.
+
+    Args:
+        project: The name of the compose project.
+        folder: Where to write ssh_config and known_hosts.
+        user_key: The private key that is let in.
+
+    Attributes:
+        aliases: The names of the hosts, which are those of the services.
+        config_file: The ssh_config.
+        known_hosts: The hosts' real keys, by alias.
+    """
+
+    def __init__(self, project: str, folder: Path, user_key: Path) -> None:
+        self.aliases = (*REACHABLE, *INNER)
+        self.config_file = folder / "ssh_config"
+        self.known_hosts = folder / "known_hosts"
+        self._user_key = user_key
+        listed = docker(
+            *("ps", "--no-trunc", "--filter", f"label=com.docker.compose.project={project}"),
+            *("--format", '{{.Label "com.docker.compose.service"}} {{.ID}}'),
+        ).stdout
+        self._containers = dict(line.split() for line in listed.splitlines())
+        self._networks: dict[str, list[str]] = {}
+
+    def container(self, alias: str) -> str:
+        """The id of the host's container."""
+        return self._containers[alias]
+
+    def exec(
+        self, alias: str, argv: Sequence[str], *, user: str = "root", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program in the container, past sshd; what it printed and its exit status."""
+        return docker("exec", "--user", user, self.container(alias), *argv, check=check)
+
+    def processes(self, alias: str, *, user: str | None = None) -> list[HostProcess]:
+        """The container's processes, or those of one account; none that `exec` started.
+
+        Nothing is needed there but sh and grep. A paused container does not answer.
+        """
+        wanted = None if user is None else int(self.exec(alias, ["id", "-u", user]).stdout)
+        # The shell becomes grep, so that this is one process; it has no parent in the container.
+        show = 'exec grep -aHs "" /proc/[0-9]*/status /proc/[0-9]*/cmdline'
+        # grep fails because of those that have ended since the shell listed them.
+        output = self.exec(alias, ["sh", "-c", show], check=False).stdout
+        fields: dict[int, dict[str, str]] = {}
+        for line in output.splitlines():
+            match = re.match(r"/proc/(\d+)/(status|cmdline):(?:(\w+):\t)?(.*)", line)
+            if match is None:
+                continue
+            found = fields.setdefault(int(match[1]), {})
+            if match[2] == "cmdline":
+                found.setdefault("command", match[4].replace("\0", " ").strip())
+            elif match[3]:
+                found[match[3]] = match[4]
+        processes = [
+            HostProcess(
+                pid,
+                int(found["PPid"]),
+                int(found["Uid"].split()[0]),
+                found["State"][0],
+                found.get("command", found["Name"]),
+            )
+            for pid, found in sorted(fields.items())
+            if "Uid" in found  # it ended while it was read
+        ]
+        return [
+            process
+            for process in processes
+            if (process.pid == 1 or process.parent != 0) and wanted in (None, process.user)
+        ]
+
+    def await_no_process(self, alias: str, *, user: str = USER) -> None:
+        """Wait until no process of an account is left, not even a zombie or a login."""
+        left: list[HostProcess] = []
+
+        def none_left() -> bool:
+            left[:] = self.processes(alias, user=user)
+            return not left
+
+        wait_until(none_left, lambda: f"left on {alias}: {left}")
+
+    # Faults
+
+    def pause(self, alias: str) -> None:
+        """Freeze the container: TCP answers, and nobody reads."""
+        docker("pause", self.container(alias))
+
+    def unpause(self, alias: str) -> None:
+        """Let a frozen container go on."""
+        docker("unpause", self.container(alias))
+
+    @contextlib.contextmanager
+    def paused(self, alias: str) -> Iterator[None]:
+        """The container is frozen for a block."""
+        self.pause(alias)
+        try:
+            yield
+        finally:
+            self.unpause(alias)
+
+    def disconnect(self, alias: str) -> None:
+        """Take the container off its networks: packets get no answer."""
+        shown = docker(
+            *("inspect", self.container(alias), "--format"),
+            "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}",
+        )
+        self._networks[alias] = shown.stdout.split()
+        for network in self._networks[alias]:
+            docker("network", "disconnect", network, self.container(alias))
+
+    def connect(self, alias: str) -> None:
+        """Put it on its networks again, perhaps with another port; `config_file` then has that."""
+        for network in self._networks.pop(alias):
+            docker("network", "connect", "--alias", alias, network, self.container(alias))
+        self._write_config()
+
+    @contextlib.contextmanager
+    def disconnected(self, alias: str) -> Iterator[None]:
+        """The container is off its networks for a block."""
+        self.disconnect(alias)
+        try:
+            yield
+        finally:
+            self.connect(alias)
+
+    # The start
+
+    def await_answers(self) -> None:
+        """Wait until every sshd listens, learn its key from the engine, and log in to each once."""
+        keys = []
+        for alias in self.aliases:
+            self._await_listening(alias)
+            # From the container itself: nobody is trusted on first use.
+            key = self.exec(alias, ["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]).stdout
+            keys.append(f"{alias} {key.strip()}\n")
+        self.known_hosts.write_text("".join(keys))
+        self._write_config()
+        for alias in self.aliases:
+            run(["ssh", "-F", str(self.config_file), "-o", "BatchMode=yes", "-n", alias, "true"])
+
+    def log(self, alias: str) -> str:
+        """What the container's sshd has said."""
+        return docker("logs", self.container(alias)).stderr
+
+    def _await_listening(self, alias: str) -> None:
+        wait_until(lambda: "Server listening on" in self.log(alias), lambda: self.log(alias))
+
+    def _port(self, alias: str) -> str:
+        published = docker("port", self.container(alias), "22/tcp").stdout
+        return published.split()[0].rpartition(":")[2]
+
+    def _write_config(self) -> None:
+        lines = []
+        for alias in REACHABLE:
+            if alias not in self._networks:
+                lines += [f"Host {alias}", "HostName 127.0.0.1", f"Port {self._port(alias)}"]
+                lines += [f"HostKeyAlias {alias}"]
+        for alias in INNER:
+            lines += [f"Host {alias}", f"HostKeyAlias {alias}", "ProxyJump jump"]
+        lines += [
+            "Host *",
+            f"User {USER}",
+            f'IdentityFile "{self._user_key}"',
+            "IdentitiesOnly yes",
+            "IdentityAgent none",
+            f'UserKnownHostsFile "{self.known_hosts}"',
+            "GlobalKnownHostsFile /dev/null",
+            "StrictHostKeyChecking yes",
+        ]
+        self.config_file.write_text("".join(f"{line}\n" for line in lines))
+
+
+def run(argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; its reason if it fails, a bounded time if it hangs."""
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        timeout=200,
+    )
+    assert done.returncode == 0 or not check, f"{' '.join(argv)}: {done.stderr or done.stdout}"
+    return done
+
+
+def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run docker's command line."""
+    return run(["docker", *arguments], check=check)
+
+
+def remove_project(project: str) -> None:
+    """Remove what a compose project has in the engine, save for the images."""
+    label = f"label=com.docker.compose.project={project}"
+    containers = docker("ps", "--all", "--quiet", "--filter", label).stdout.split()
+    if containers:
+        docker("rm", "--force", "--volumes", *containers)
+    networks = docker("network", "ls", "--quiet", "--filter", label).stdout.split()
+    if networks:
+        docker("network", "rm", *networks)
+
+
+def wait_until(condition: Callable[[], Any], message: Callable[[], str]) -> Any:
+    """Look until something holds, and give it; fail with the message after DEADLINE."""
+    deadline = time.monotonic() + DEADLINE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, message()
+        time.sleep(0.05)
+    return found

@@ -1,0 +1,166 @@
+"""Runtimes and Connections on the loopback sshd, and what their tests look at."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from on_host import Gate, call, wait_until
+
+from lazycluster import Connection, Runtime
+from lazycluster._conversation import Conversation
+from loopback_sshd import LoopbackSshd
+
+PATIENT = {"connect_timeout": 150}  # seconds; a loaded computer is no fault
+
+# ── hosts ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def runtime(sshd: LoopbackSshd) -> Iterator[Runtime]:
+    """A Runtime for all tests of a module, which leave it as it is."""
+    runtime = Runtime(sshd.alias, connection_kwargs={**PATIENT, "config_file": sshd.config_file})
+    yield runtime
+    runtime.cleanup()
+
+
+@pytest.fixture
+def make_runtime(sshd: LoopbackSshd) -> Iterator[Callable[..., Runtime]]:
+    """Makes Runtimes for one test, on the common sshd or on another; cleaned up after it."""
+    with ExitStack() as stack:
+
+        def make(
+            working_dir: str | None = None, *, on: LoopbackSshd = sshd, **keywords: Any
+        ) -> Runtime:
+            keywords = {**PATIENT, "config_file": on.config_file, **keywords}
+            runtime = Runtime(on.alias, working_dir, connection_kwargs=keywords)
+            stack.callback(runtime.cleanup)
+            return runtime
+
+        yield make
+
+
+@pytest.fixture
+def own_runtime(make_runtime: Callable[..., Runtime]) -> Runtime:
+    """A Runtime for one test, which may change it."""
+    return make_runtime()
+
+
+@pytest.fixture
+def connection(sshd: LoopbackSshd) -> Iterator[Connection]:
+    """A Connection for one test, not open yet."""
+    connection = Connection(sshd.alias, config_file=sshd.config_file, **PATIENT)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def user_config(
+    sshd: LoopbackSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> LoopbackSshd:
+    """The sshd, whose alias ssh knows without being told, as if from the user's own ssh_config.
+
+    ssh looks for that file in the home folder of the account, whatever HOME says, and that one is
+    the developer's.
+    """
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "{sshd.config_file}" "$@"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ssh.parent), prepend=os.pathsep)
+    return sshd
+
+
+@pytest.fixture
+def gate(runtime: Runtime) -> Gate:
+    """Where a command of `runtime` can wait for the test."""
+    return Gate(runtime)
+
+
+# ── what is looked at ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The kinds of the steps of each request that is made from now on."""
+    made: list[list[str]] = []
+    original = Conversation.request
+
+    def request(self: Conversation, steps: Any, **keywords: Any) -> Any:
+        made.append([step["kind"] for step in steps])
+        return original(self, steps, **keywords)
+
+    monkeypatch.setattr(Conversation, "request", request)
+    return made
+
+
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes it a failure to start a process."""
+
+    def popen(*arguments: Any, **keywords: Any) -> None:
+        pytest.fail("a process was started")
+
+    monkeypatch.setattr("subprocess.Popen", popen)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a path short enough for sockets, and not in /tmp where that can be."""
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="lctest-", dir=place))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def nothing_left() -> Callable[[], None]:
+    """Call it: it fails unless every process and control folder that came since has gone."""
+    before = _processes_and_folders()
+
+    def check() -> None:
+        wait_until(lambda: not _processes_and_folders() - before)
+
+    return check
+
+
+@pytest.fixture
+def stays_good(runtime: Runtime, nothing_left: Callable[[], None]) -> Iterator[None]:
+    """Fails a test after which `runtime` has another connection, or in which something stays."""
+    supervisor = call(runtime, os.getppid)
+    yield
+    assert call(runtime, os.getppid) == supervisor
+    nothing_left()
+
+
+def _processes_and_folders() -> set[str]:
+    """The processes of this run, on either side, and its control folders.
+
+    But for two that each supervisor may have forked from itself and that live as long as it does:
+    its heir, and a spare process for the next function.
+    """
+    marker = f"LAZYCLUSTER_TEST_SESSION={os.environ['LAZYCLUSTER_TEST_SESSION']}".encode()
+    found = set(glob.glob(f"{glob.escape(os.environ['XDG_RUNTIME_DIR'])}/lazycluster-*"))
+    forked: dict[Path, list[str]] = {}
+    for environ in glob.glob("/proc/[0-9]*/environ"):
+        try:
+            if marker not in Path(environ).read_bytes().split(b"\0"):
+                continue
+            process = Path(environ).parent
+            parent = Path("/proc", (process / "stat").read_text().rpartition(")")[2].split()[1])
+            if (process / "cmdline").read_bytes() == (parent / "cmdline").read_bytes():
+                forked.setdefault(parent, []).append(environ)
+            else:
+                found.add(environ)
+        except OSError:  # it ended, or it is somebody else's
+            continue
+    for children in forked.values():
+        found.update(children if len(children) > 2 else ())
+    return found

@@ -1,0 +1,153 @@
+"""F34 to F36: many threads on one Runtime, other processes, and the exit in any order."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cloudpickle
+import leaving_managers
+import pytest
+from endings import await_gone, logins, on_manager
+from on_host import call, commands
+from test_endings_of_the_manager import other_pythons
+
+import lazycluster
+from lazycluster import Connection, RuntimeTask
+
+pytestmark = pytest.mark.every_python
+
+# ── threads ───────────────────────────────────────────────────────────────────────────────────────
+
+THREADS = 50
+
+
+def test_f34_fifty_threads_on_one_runtime(own_runtime, tmp_path):
+    """Commands, functions, files each way and ports at once; each gets its own and no other's."""
+    barrier = threading.Barrier(THREADS)
+
+    def work(number):
+        barrier.wait(200)
+        for turn in range(1):
+            mark = f"{number}-{turn}"
+            task = commands(f"echo {mark}; echo {mark} >&2", f"test {number} -ge 0", name="same")
+            task.env_variables = {"MARK": mark}
+            task.run_command('printf %s "$MARK"')
+            own_runtime.execute_task(task, execute_async=number % 2 == 0)
+            assert call(own_runtime, str, object=mark) == mark
+            file = tmp_path / mark
+            file.write_text(mark * 1000)
+            own_runtime.send_file(str(file))
+            own_runtime.get_file(mark, f"{file}.back")
+            assert Path(f"{file}.back").read_text() == mark * 1000
+            task.join()
+            assert task.execution_log == [f"{mark}\n{mark}\n", "", mark]
+        if number % 10 == 0:
+            key = own_runtime.expose_port_from_runtime(40000 + number, 0)
+            own_runtime.stop_process(key)
+        return number
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert list(pool.map(work, range(THREADS))) == list(range(THREADS))
+    assert own_runtime.alive_task_process_count == 0
+
+
+def test_f34_fifty_threads_use_one_login(make_sshd):
+    """Whoever comes first logs in, and the others wait for it."""
+    sshd = make_sshd(sshd_config=["MaxSessions 1"])
+    connection = Connection(sshd.alias, config_file=sshd.config_file)
+    barrier = threading.Barrier(THREADS)
+
+    def work(number):
+        barrier.wait(200)
+        return commands(f"echo {number}").execute(connection).execution_log
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        logs = list(pool.map(work, range(THREADS)))
+    connection.close()
+    assert logs == [[f"{number}\n"] for number in range(THREADS)]
+    assert logins(sshd) == 1
+
+
+# ── copies ────────────────────────────────────────────────────────────────────────────────────────
+
+COPIES = {
+    "pickle": pickle.dumps,
+    "cloudpickle": cloudpickle.dumps,
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_f35_a_runtime_cannot_be_copied_and_says_what_to_do(runtime, copied):
+    """It is a login, which another process cannot have."""
+    for thing in (runtime, runtime._connection, [runtime], {"a": (runtime,)}):
+        with pytest.raises(TypeError, match="make one where it is needed"):
+            copied(thing) if copied is not copy.copy else copied(runtime)
+    assert runtime.echo("hi") == "hi"
+
+
+def test_f35_a_function_that_uses_a_runtime_is_refused_by_name(runtime):
+    """When it is to travel, not on the host."""
+    with pytest.raises(lazycluster.exceptions.SerializationError, match="make one where"):
+        RuntimeTask().run_function(lambda: runtime.host)
+
+
+def test_f35_a_task_can_be_pickled_while_it_runs(runtime, gate):
+    """Without its handle; what it had printed until then is in it."""
+    task = runtime.execute_task(commands(f"echo hi; {gate.wait}"))
+    twin = pickle.loads(pickle.dumps(task))
+    gate.open()
+    task.join()
+    assert twin.process is None
+    assert [step.name for step in twin.steps] == [step.name for step in task.steps]
+
+
+# ── the exit ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def leave(make_sshd, tmp_path):
+    """Runs one of leaving_managers: status 0, not a word on standard error, and nothing is left."""
+
+    def run_it(which, python=sys.executable, **environment):
+        sshd = make_sshd(path=[Path(python).parent] if python != sys.executable else ())
+        with open(tmp_path / "stderr", "w+") as stderr:
+            done = subprocess.run(
+                [python, "-Xdev", "-Walways", leaving_managers.__file__, which, sshd.config_file],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, **environment},
+                timeout=280,
+                check=False,
+            )
+            stderr.seek(0)
+            assert stderr.read() == ""
+        assert done.returncode == 0
+        assert done.stdout == b"left\n"
+        await_gone(on_manager(sshd))
+
+    return run_it
+
+
+@pytest.mark.parametrize("which", leaving_managers.WAYS)
+def test_f36_the_exit_is_silent(leave, which):
+    """In whatever order things go, with all of Python's warnings on."""
+    leave(which)
+
+
+@pytest.mark.parametrize("python", list(other_pythons()))
+def test_f36_the_exit_of_other_pythons_is_silent(leave, python):
+    """Each takes modules and threads away in an order of its own."""
+    packages = [Path(module.__file__).parents[1] for module in (lazycluster, cloudpickle)]
+    path = os.pathsep.join(map(str, packages))
+    for which in ("in_a_cycle", "in_a_thread"):
+        leave(which, python=str(python), PYTHONPATH=path)

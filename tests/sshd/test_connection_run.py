@@ -1,0 +1,478 @@
+"""Connection.run and Connection.copy: what rides on the master, with Python on the host or not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from endings import await_gone, await_recorded, control_folder, end, guards, logins, recorded, sshs
+from on_host import commands, wait_until
+
+from lazycluster import Connection, Runtime, _openssh
+from lazycluster._openssh import Version
+from lazycluster.connection import CommandResult
+from lazycluster.exceptions import (
+    CommandError,
+    ConnectError,
+    ConnectionLostError,
+    InvalidRuntimeError,
+    LazyclusterError,
+    PythonNotFoundError,
+    SshError,
+    StepTimeoutError,
+    TaskExecutionError,
+)
+
+SSH = _openssh.ssh_version()
+
+ODD = [
+    "plain",
+    "a b",
+    " blanks ",
+    "*",
+    "?",
+    "[a]",
+    "back\\slash",
+    "{x,y}",
+    "$HOME",
+    "`id`",
+    'it\'s "so"',
+    "-x",
+    "~t",
+    "co:lon",
+    "#!;&|<>()",
+    "ü",
+    "new\nline",
+]
+
+
+@pytest.fixture
+def sshd(make_sshd):
+    """One for each test: its log counts the test's logins."""
+    return make_sshd()
+
+
+@pytest.fixture
+def bare_sshd(make_sshd, tmp_path):
+    """A host without Python: its PATH has what commands need, and no more."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("cat", "setsid", "sh", "sleep", "touch"):
+        (tools / name).symlink_to(shutil.which(name))
+    return make_sshd(path=[], environment={"PATH": str(tools)})
+
+
+@pytest.fixture(params=["python", "no python"])
+def any_sshd(request):
+    return request.getfixturevalue("sshd" if request.param == "python" else "bare_sshd")
+
+
+@pytest.fixture
+def connect(make_sshd):
+    made = []
+
+    def connect(sshd, **keywords):
+        made.append(Connection(sshd.alias, config_file=sshd.config_file, **keywords))
+        return made[-1]
+
+    yield connect
+    for connection in made:
+        connection.close()
+
+
+@pytest.fixture
+def pids(tmp_path):
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    yield folder
+    for pid in recorded(folder):
+        end(pid)
+
+
+# --- run ---
+
+
+def test_run_gives_bytes_text_and_exit_status(connect, any_sshd):
+    """stdout and stderr apart, exactly as they were written."""
+    result = connect(any_sshd).run(r"printf 'a\377\nb'; echo err >&2")
+    assert result.stdout == b"a\xff\nb"
+    assert result.stdout_text == "a\\xff\nb"
+    assert (result.stderr, result.stderr_text) == (b"err\n", "err\n")
+    assert result.exit_status == 0
+    assert isinstance(result, CommandResult)
+
+
+@pytest.mark.parametrize("status", [1, 3, 127, 254, 255])
+def test_run_exit_status_255_is_an_exit_status(connect, any_sshd, status):
+    """A CommandError with it, or the result without check; never taken for ssh's own."""
+    connection = connect(any_sshd)
+    with pytest.raises(CommandError) as caught:
+        connection.run(f"echo out; echo err >&2; exit {status}")
+    error = caught.value
+    assert (error.exit_status, error.signal, error.host) == (status, None, any_sshd.alias)
+    assert error.output == "out\nerr\n"
+    assert str(status) in str(error)
+    assert connection.run(f"exit {status}", check=False).exit_status == status
+    assert logins(any_sshd) == 1
+
+
+def test_run_that_a_signal_ends_has_no_exit_status(connect, any_sshd):
+    """ssh does not pass on which signal it was, and a mux client says 255."""
+    connection = connect(any_sshd)
+    result = connection.run("echo hi; kill -9 $$", check=False)
+    assert (result.exit_status, result.stdout) == (None, b"hi\n")
+    with pytest.raises(CommandError, match="signal") as caught:
+        connection.run("kill -15 $$")
+    assert (caught.value.exit_status, caught.value.signal) == (None, None)
+    assert connection.run("echo still").stdout == b"still\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["it's", 'a "b" $HOME `id` \\n \\0101', "100%s %b", "a\nb\n\n", "ü ! !! ^a^b", "  x  "]
+)
+def test_run_takes_the_command_as_it_is(connect, any_sshd, text):
+    """The shell that runs it gets exactly these characters."""
+    quoted = "'" + text.replace("'", "'\\''") + "'"
+    assert connect(any_sshd).run(f"printf %s {quoted}\n\n").stdout == text.encode()
+
+
+def test_run_in_the_accounts_shell(connect, any_sshd):
+    """As `ssh host command`: the shell is SHELL, the directory the home directory."""
+    by_ssh = subprocess.run(
+        ["ssh", "-F", any_sshd.config_file, any_sshd.alias, "echo ${0##*/}; pwd"],
+        capture_output=True,
+        check=True,
+    )
+    assert connect(any_sshd).run("echo ${0##*/}; pwd").stdout == by_ssh.stdout
+
+
+def test_run_has_no_input_and_default_signals(connect, any_sshd):
+    """Nothing waits for a human, and Ctrl-C's signal is not ignored."""
+    result = connect(any_sshd).run("cat; [ ! -e /proc/self/status ] || cat /proc/$$/status")
+    ignored = [line for line in result.stdout_text.splitlines() if line.startswith("SigIgn")]
+    for line in ignored:
+        assert not int(line.split()[1], 16) & (1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1)
+
+
+def test_run_ends_what_it_leaves_behind(connect, any_sshd, pids):
+    """And does not wait for it; `setsid` is the way out."""
+    connection = connect(any_sshd)
+    result = connection.run(
+        f"sh -c 'touch {pids}/$$; exec sleep 1000' & while ! [ -e {pids}/$! ]; do :; done; echo hi"
+    )
+    assert result.stdout == b"hi\n"
+    await_gone(await_recorded(pids, 1))
+
+
+def test_run_over_the_timeout_is_stopped(connect, any_sshd, pids):
+    """A StepTimeoutError with the output so far, and the command and its children have gone."""
+    connection = connect(any_sshd)
+    with pytest.raises(StepTimeoutError) as caught:
+        connection.run(
+            f"echo so far; touch {pids}/$$; sh -c 'touch {pids}/$$; exec sleep 1000'; echo no",
+            timeout=0.7,
+            check=False,
+        )
+    assert caught.value.output == "so far\n"
+    assert caught.value.timeout == 0.7
+    await_gone(recorded(pids))
+    assert connection.run("echo hi").stdout == b"hi\n"
+
+
+def test_run_over_the_timeout_that_ignores_sigterm_is_killed(connect, any_sshd, pids):
+    """Two seconds later."""
+    with pytest.raises(StepTimeoutError):
+        connect(any_sshd).run(
+            f"trap '' TERM; touch {pids}/$$; while :; do sleep 0.1; done", timeout=0.5
+        )
+    await_gone(await_recorded(pids, 1))
+
+
+def test_run_ends_with_the_connection(connect, any_sshd, pids):
+    """close() while a command runs: it is told so, and the command has gone."""
+    connection = connect(any_sshd)
+    errors = []
+
+    def run():
+        with pytest.raises(ConnectionLostError) as caught:
+            connection.run(f"touch {pids}/$$; exec sleep 1000")
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    (pid,) = await_recorded(pids, 1)
+    connection.close()
+    thread.join(100)
+    assert errors[0].started is True
+    await_gone([pid])
+
+
+def test_run_under_which_the_connection_is_lost(connect, any_sshd, pids):
+    """A ConnectionLostError that says that it had started; it is not repeated."""
+    connection = connect(any_sshd)
+    connection.open()
+
+    def lose():
+        await_recorded(pids, 1)
+        any_sshd.kill_connections()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    with pytest.raises(ConnectionLostError) as caught:
+        connection.run(f"touch {pids}/$$; exec sleep 1000")
+    thread.join()
+    assert caught.value.started is True
+    await_gone(recorded(pids))
+    assert len(recorded(pids)) == 1
+    assert logins(any_sshd) == 1
+    assert connection.run("echo again").stdout == b"again\n"
+    assert logins(any_sshd) == 2
+
+
+def test_run_after_a_loss_logs_in_once(connect, any_sshd):
+    """The mux client does not log in by itself; the connection does."""
+    connection = connect(any_sshd)
+    connection.open()
+    for pid in sshs(any_sshd):
+        os.kill(pid, signal.SIGKILL)
+    assert connection.run("echo hi").stdout == b"hi\n"
+    assert logins(any_sshd) == 2
+
+
+def test_mux_client_never_logs_in_by_itself(connect, sshd):
+    """With the control socket gone it fails, and says so."""
+    connection = connect(sshd)
+    connection.open()
+    (guard,) = guards(sshd)
+    os.unlink(f"{control_folder(guard)}/s")
+    with pytest.raises(SshError, match="control socket"):
+        connection.run("echo hi")
+    with pytest.raises(LazyclusterError, match="control socket"):
+        connection.forward(0, 22)
+    assert logins(sshd) == 1
+
+
+def test_f6_run_at_max_sessions_1(connect, make_sshd):
+    """An SshError that names MaxSessions; tasks work, and nobody logs in again."""
+    sshd = make_sshd(sshd_config=["MaxSessions 1"])
+    connection = connect(sshd)
+    with pytest.raises(SshError, match="MaxSessions"):
+        connection.run("echo hi")
+    with pytest.raises(SshError, match="MaxSessions"):
+        connection.copy("/etc/passwd", "copy", to_host=True)
+    assert commands("echo hi").execute(connection).execution_log == ["hi\n"]
+    assert logins(sshd) == 1
+
+
+def test_run_of_what_cannot_be_run(connect, sshd, no_process):
+    """A ValueError before any process is started."""
+    connection = connect(sshd)
+    with pytest.raises(ValueError, match="NUL"):
+        connection.run("a\0b")
+    with pytest.raises(ValueError, match="bytes"):
+        connection.run("x" * 200_000)
+
+
+def test_run_many_at_once(connect, make_sshd):
+    """Each gets its own output."""
+    connection = connect(make_sshd(sshd_config=["MaxSessions 20"]))
+    connection.open()
+    results = {}
+
+    def run(number):
+        results[number] = connection.run(f"echo {number}; exit {number}", check=False)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(15)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [results[n].exit_status for n in range(15)] == list(range(15))
+    assert [results[n].stdout_text for n in range(15)] == [f"{n}\n" for n in range(15)]
+
+
+def test_run_with_much_output(connect, any_sshd):
+    """Nothing is cut off."""
+    result = connect(any_sshd).run(
+        "i=0; while [ $i -lt 20000 ]; do echo $i 0123456789 0123456789; i=$((i+1)); done"
+    )
+    assert len(result.stdout.splitlines()) == 20000
+
+
+def test_hostile_ssh_config_has_no_say_in_a_client(connect, make_sshd):
+    """RequestTTY, RemoteCommand and the like are for the user's own sessions."""
+    lines = ["RequestTTY force", "RemoteCommand tmux attach", "LogLevel QUIET", "EscapeChar ~"]
+    lines += ["PermitLocalCommand yes", "LocalCommand echo noise", "ControlPersist 10m"]
+    sshd = make_sshd(ssh_config=lines)
+    assert connect(sshd).run("printf 'a\\nb'; exit 3", check=False) == CommandResult(
+        "printf 'a\\nb'; exit 3", b"a\nb", b"", 3
+    )
+
+
+# --- a host without Python ---
+
+
+@pytest.mark.parametrize("python", [None, "/no/such/python"])
+def test_f20_host_without_python_can_be_opened(connect, bare_sshd, python):
+    """open() and run() work; tasks say that there is no Python, and the connection lives on."""
+    connection = connect(bare_sshd, python=python)
+    connection.open()
+    with pytest.raises(TaskExecutionError) as caught:
+        commands("echo hi").execute(connection)
+    assert isinstance(caught.value.__cause__, PythonNotFoundError)
+    assert python or "python3" in str(caught.value)
+    assert connection.run("echo hi").stdout == b"hi\n"
+    assert logins(bare_sshd) == 1
+
+
+def test_f20_host_without_python_is_no_runtime(bare_sshd, nothing_left):
+    """InvalidRuntimeError, and nothing stays."""
+    with pytest.raises(InvalidRuntimeError, match="python3") as caught:
+        Runtime(bare_sshd.alias, connection_kwargs={"config_file": bare_sshd.config_file})
+    assert isinstance(caught.value.__cause__, PythonNotFoundError)
+    nothing_left()
+
+
+def test_host_without_python_is_left_at_close(connect, bare_sshd, nothing_left):
+    """ssh, its folder and the shell that waited there have gone."""
+    connection = connect(bare_sshd)
+    connection.open()
+    connection.close()
+    nothing_left()
+    connection.close()
+    assert connection.run("echo again").stdout == b"again\n"
+
+
+# --- copy ---
+
+
+@pytest.fixture(params=["sftp", "old protocol"])
+def protocol(request, monkeypatch):
+    """Either language of scp; the second is what an older scp speaks."""
+    if request.param == "old protocol":
+        original = _openssh.scp_argv
+
+        def scp_argv(*arguments, **keywords):
+            return original(*arguments, **{**keywords, "sftp": False})
+
+        monkeypatch.setattr(_openssh, "scp_argv", scp_argv)
+    elif Version(8, 7) > SSH:
+        pytest.skip("this scp does not speak SFTP")
+    return request.param
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_f30_copy_takes_names_literally(connect, sshd, tmp_path, protocol, name):
+    """To the host and back, beside a file that a pattern would match too."""
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "a").write_text("another")
+    (there / "abc").write_text("another")
+    (tmp_path / name).write_text(name)
+    connection = connect(sshd)
+    if "\n" in name and protocol != "sftp":
+        with pytest.raises(ValueError, match="line break"):
+            connection.copy(tmp_path / name, there / name, to_host=True)
+        return
+    connection.copy(tmp_path / name, there / name, to_host=True)
+    assert (there / name).read_text() == name
+    connection.copy(there / name, tmp_path / "back", to_host=False)
+    assert (tmp_path / "back").read_text() == name
+    assert {path.name for path in there.iterdir()} == {"a", "abc", name}
+    assert logins(sshd) == 1
+
+
+def test_copy_a_folder_both_ways(connect, sshd, tmp_path, protocol):
+    """With its files, modes and times; into a folder that is there under its own name."""
+    source = tmp_path / "sou rce"
+    (source / "sub*").mkdir(parents=True)
+    (source / "sub*" / "file").write_bytes(b"\0\xff" * 100_000)
+    (source / "script").write_text("#!/bin/sh\n")
+    (source / "script").chmod(0o750)
+    os.utime(source / "script", (10**9, 10**9))
+    connection = connect(sshd)
+    connection.copy(source, tmp_path / "there", to_host=True)
+    connection.copy(tmp_path / "there", tmp_path / "back", to_host=False)
+    for copy in (tmp_path / "there", tmp_path / "back"):
+        assert (copy / "sub*" / "file").read_bytes() == b"\0\xff" * 100_000
+        status = (copy / "script").stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o750, 10**9)
+    connection.copy(source, tmp_path / "there", to_host=True)
+    assert (tmp_path / "there" / "sou rce" / "script").exists()
+
+
+def test_copy_to_a_host_without_python(connect, bare_sshd, tmp_path):
+    """SFTP needs nothing of the PATH."""
+    if Version(8, 7) > SSH:
+        pytest.skip("this scp does not speak SFTP")
+    (tmp_path / "file").write_text("text")
+    connection = connect(bare_sshd)
+    connection.copy(tmp_path / "file", tmp_path / "there", to_host=True)
+    assert (tmp_path / "there").read_text() == "text"
+
+
+def test_copy_to_a_host_without_sftp(connect, make_sshd, tmp_path):
+    """The old protocol is used, by the host's own scp."""
+    if Version(8, 7) > SSH:
+        pytest.skip("this scp does not speak SFTP")
+    sshd = make_sshd(sshd_config=["Subsystem other internal-sftp"])
+    (tmp_path / "a b").write_text("text")
+    connect(sshd).copy(tmp_path / "a b", tmp_path / "there", to_host=True)
+    assert (tmp_path / "there").read_text() == "text"
+
+
+def test_copy_of_what_is_not_there(connect, sshd, tmp_path):
+    """Here a FileNotFoundError, there an SshError in scp's words; nothing is made."""
+    connection = connect(sshd)
+    with pytest.raises(FileNotFoundError):
+        connection.copy(tmp_path / "none", "x", to_host=True)
+    with pytest.raises(SshError, match="No such file"):
+        connection.copy(tmp_path / "none", tmp_path / "back", to_host=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_copy_of_a_path_that_cannot_be(connect, sshd, path, no_process):
+    """A ValueError before any process is started."""
+    with pytest.raises(ValueError, match="path"):
+        connect(sshd).copy(path, "x", to_host=False)
+    with pytest.raises(ValueError, match="path"):
+        connect(sshd).copy("x", path, to_host=True)
+
+
+def test_copy_of_a_local_path_with_a_colon(connect, sshd, tmp_path, monkeypatch):
+    """It is no host's name."""
+    monkeypatch.chdir(tmp_path)
+    Path("h:x").write_text("text")
+    connect(sshd).copy("h:x", tmp_path / "there", to_host=True)
+    assert (tmp_path / "there").read_text() == "text"
+
+
+def test_copy_over_a_lost_connection(connect, sshd, tmp_path):
+    """It is found lost, and made again, once."""
+    connection = connect(sshd)
+    conversation = connection.opened()
+    sshd.kill_connections()
+    wait_until(lambda: conversation.ended)
+    (tmp_path / "file").write_text("text")
+    connection.copy(tmp_path / "file", tmp_path / "there", to_host=True)
+    assert (tmp_path / "there").read_text() == "text"
+    assert logins(sshd) == 2
+
+
+def test_unusable_host_is_a_connect_error(sshd, connect):
+    """run, copy and forward say so as open() does."""
+    connection = connect(sshd, port=1, connect_timeout=5)
+    for use in (
+        lambda: connection.run("true"),
+        lambda: connection.copy("/etc/passwd", "x", to_host=True),
+        lambda: connection.forward(0, 22),
+    ):
+        with pytest.raises(ConnectError):
+            use()

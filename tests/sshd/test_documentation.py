@@ -1,0 +1,151 @@
+"""What README, docs and the demo show is what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.every_python
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LANGUAGES = {"python", "sh", "text"}
+"""Of the fenced blocks: a Python block is run, so what cannot be run is not called one."""
+
+FENCE = re.compile(r"^```(?P<language>.*)\n(?P<code>(?s:.*?))^```$", re.MULTILINE)
+SHOWN = re.compile(r"^\s*(?:print\(.*\)|.*\.print_log\(\))  # (.+)$", re.MULTILINE)
+"""A line that prints, with what it prints behind it."""
+
+
+def blocks(page, language):
+    """The fenced blocks of a language, each with the number of its first line."""
+    text = page.read_text()
+    return [
+        (text.count("\n", 0, found.start("code")), found["code"])
+        for found in FENCE.finditer(text)
+        if found["language"] == language
+    ]
+
+
+# --- The examples ---
+
+STAND_INS = {
+    # So that the output is that of my-host.
+    "uname": 'if [ "$*" = -n ]; then echo my-host; else exec {uname} "$@"; fi',
+    # `uv run --with numpy python …`: what it would fetch is a module that adds up.
+    "uv": '[ "$1 $2 $3 $4" = "run --with numpy python" ] || exit 99\n'
+    'shift 4; export PYTHONPATH="{packages}"; exec {python} "$@"',
+}
+
+
+@pytest.fixture
+def my_host(make_sshd, tmp_path, monkeypatch):
+    """A host that ssh knows as my-host, with what the examples expect there; an empty folder."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "numpy.py").write_text("arange = lambda n: Sum(range(n))\n" + _SUM)
+    values = {
+        "python": Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info[1]}",
+        "uname": shutil.which("uname"),
+        "packages": tmp_path / "packages",
+    }
+    for name, script in STAND_INS.items():
+        _write_script(tmp_path / "on-host" / name, script.format(**values))
+    path = [tmp_path / "on-host", Path(sys.base_prefix) / "bin"]
+    sshd = make_sshd(alias="my-host", path=path)
+    _write_script(sshd.home / "venvs/science/bin/python", 'exec {python} "$@"'.format(**values))
+    _write_script(
+        tmp_path / "bin" / "ssh", f'exec {shutil.which("ssh")} -F "{sshd.config_file}" "$@"'
+    )
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+
+
+_SUM = "class Sum(list):\n    def sum(self):\n        return sum(self)\n"
+
+
+def _write_script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def test_examples_do_what_they_say(my_host, page, monkeypatch):
+    """Run as they stand, in their order; what is behind a print is what it prints."""
+    script = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    for line, code in blocks(page, "python"):
+        # Empty lines in front, so that a traceback names the line of the page.
+        program = compile("\n" * line + code, page, "exec")
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(program, script.__dict__)
+        printed = iter(output.getvalue().splitlines())
+        for shown in SHOWN.findall(code):
+            assert shown in printed, f"{page.name}, line {line}: {output.getvalue()}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_example_hides_from_being_run(page):
+    """A block that is neither run nor known for something else would be an untested example."""
+    assert {found["language"] for found in FENCE.finditer(page.read_text())} <= LANGUAGES
+
+
+def test_prints_without_their_output_are_not_taken_for_others():
+    """Only a line that prints has its output behind it."""
+    code = 'a = 1  # one\nprint(a)\nprint("x")  # x\ntask.print_log()  # 0: y\n'
+    assert SHOWN.findall(code) == ["x", "0: y"]
+
+
+# --- The demo ---
+
+VARIABLE = [
+    (r"(?<=, port )\d+(?=\.$)", "<port>"),
+    (r"(?<=^operating system  ).+", "<system>"),
+    (r"(?<=^Python            )\S+", "<version>"),
+    (r"(?<=^log:   Python )\S+", "<version>"),
+    (r"(?<=^CPU cores         )\d+", "<cores>"),
+    (r"(?<=^memory            )\d+ MB", "<memory>"),
+    (r"(?<=^GPUs              )\d+", "<gpus>"),
+    (r"(?<=^0: Hello from )\S+", "<host name>"),
+    (r"(?<=::)\d{4,5}(?=::|$)", "<port>"),
+    (r"(?<=^  output      ).+", "<what ls says>"),
+]
+"""What of the demo's output is another on another computer, and what to take it for."""
+
+
+def fixed(text):
+    """The lines of the demo, without those for each GPU, and the same on every computer."""
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    for pattern, placeholder in VARIABLE:
+        lines = [re.sub(pattern, placeholder, line) for line in lines]
+    return [line for line in lines if not re.match(r"GPU \d", line)]
+
+
+def test_readme_shows_what_the_demo_prints():
+    """Line by line, save for what is another on another computer."""
+    (shown,) = (
+        code for _, code in blocks(ROOT / "README.md", "text") if code.startswith("An sshd of our")
+    )
+    argv = [sys.executable, str(ROOT / "scripts" / "demo.py")]
+    demo = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
+    )
+    assert demo.stderr == ""
+    assert demo.returncode == 0
+    assert fixed(shown) == fixed(demo.stdout)
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern, _ in VARIABLE])
+def test_what_is_variable_is_in_the_readme(pattern):
+    """A pattern that fits nothing is a mistake in it."""
+    assert re.search(pattern, (ROOT / "README.md").read_text(), re.MULTILINE)

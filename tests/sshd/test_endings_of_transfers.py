@@ -1,0 +1,178 @@
+"""However the manager ends while it copies and its ports are in use: nothing of ours is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from endings import Manager, await_gone, is_alive, on_manager, parent, sshs, wait_until
+
+from loopback_sshd import LoopbackSshd
+
+COPIES = ("up-file", "up-folder", "down-file", "down-folder")
+SIZE = 1 << 30  # bytes of a file without any; far more than arrives before the end
+
+
+class CopyingManager(Manager):
+    """One that copies, and a service of the test's own that its exposed ports lead to."""
+
+    def __init__(self, sshd, which):
+        self._stack = ExitStack()
+        self.service = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.sockets = []
+        super().__init__(sshd, which)
+
+    def prepare(self):
+        """The sources, the targets and the service's port."""
+        (self.folder / "folder").mkdir()
+        for path in ("file", "folder/file"):
+            with open(self.folder / path, "wb") as file:
+                file.truncate(SIZE)
+        for name in COPIES:
+            (self.folder / name).mkdir()
+            (self.folder / name).chmod(0o755)
+        (self.folder / "service").write_text(str(self.service.getsockname()[1]))
+
+    def __exit__(self, *_):
+        self._stack.close()
+        self.go_on()
+        super().__exit__()
+
+    def await_busy(self):
+        """Wait until all is under way, and use the ports."""
+        self.await_ready()
+        assert all(is_alive(pid) for pid in self.told["copies"])
+        for name in COPIES:
+            (temporary,) = os.listdir(self.folder / name)
+            assert temporary.startswith(".lazycluster-")
+        for port in self.told["ports"]:
+            client = self._stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
+            server = self._stack.enter_context(self.service.accept()[0])
+            client.sendall(b"hello")
+            assert server.recv(5) == b"hello"
+            for end in (client, server):
+                end.settimeout(200)
+                self.sockets.append(end)
+
+    def go_on(self):
+        """Let the copies go on, so that they are at work when the end comes."""
+        for pid in getattr(self, "told", {}).get("copies", ()):
+            if is_alive(pid):
+                os.kill(pid, signal.SIGCONT)
+
+    def await_nothing_left(self):
+        await_gone(self.told["copies"], "copies on the host")
+        super().await_nothing_left()
+        assert all(is_closed(end) for end in self.sockets)
+        for port in self.told["ports"]:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 60)
+        left = {name: os.listdir(self.folder / name) for name in COPIES}
+        assert not any(left.values()), left
+        modes = {name: stat.S_IMODE((self.folder / name).stat().st_mode) for name in COPIES}
+        assert set(modes.values()) == {0o755}, modes
+
+
+def is_closed(end):
+    """Wait until the other end of a connection has closed it."""
+    try:
+        return end.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.fixture(scope="module")
+def jumped_sshd():
+    """An sshd that is reached through two others."""
+    with ExitStack() as stack:
+        jumps = [stack.enter_context(LoopbackSshd(f"jump{number}")) for number in (1, 2)]
+        last = stack.enter_context(LoopbackSshd(ssh_config=["ProxyJump jump1,jump2"]))
+        folder = Path(tempfile.mkdtemp(prefix="lctest-"))
+        stack.callback(shutil.rmtree, folder)
+        config_file = folder / "ssh_config"
+        config_file.write_text("".join(sshd.config_file.read_text() for sshd in (last, *jumps)))
+        yield SimpleNamespace(config_file=config_file, alias=last.alias, sshs=3)
+
+
+@pytest.fixture(params=["directly", "through two jump hosts"])
+def host(request, sshd):
+    if request.param == "directly":
+        return SimpleNamespace(config_file=sshd.config_file, alias=sshd.alias, sshs=1)
+    return request.getfixturevalue("jumped_sshd")
+
+
+@pytest.fixture
+def start(host):
+    """Starts a manager that ends with the test, and waits until it is busy."""
+    with ExitStack() as stack:
+
+        def start(which):
+            manager = stack.enter_context(CopyingManager(host, which))
+            manager.await_busy()
+            assert len(sshs(host)) == host.sshs
+            return manager
+
+        yield start
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_f33_a_manager_that_a_signal_ends_while_it_copies_leaves_nothing(start, number):
+    """Neither half a copy on either side, nor a port, nor a process."""
+    manager = start("copies")
+    manager.go_on()
+    os.kill(manager.pid, number)
+    assert manager.await_end() == -number
+    manager.await_nothing_left()
+    assert manager.stderr == ""
+
+
+def test_f33_ctrl_c_while_it_copies_leaves_nothing(start):
+    """SIGINT goes to all of the manager's process group, as a terminal sends it."""
+    manager = start("copies")
+    manager.go_on()
+    os.killpg(manager.pid, signal.SIGINT)
+    manager.await_end()
+    manager.await_nothing_left()
+    assert manager.stderr.endswith("\nKeyboardInterrupt\n")
+
+
+@pytest.mark.parametrize(
+    ("which", "status", "error"),
+    [("ends_copying", 0, ""), ("raises_copying", 1, "RuntimeError: expected 4")],
+)
+def test_f33_a_manager_that_exits_while_it_copies_leaves_nothing(start, which, status, error):
+    """Nothing is waited for."""
+    manager = start(which)
+    manager.go_on()
+    (manager.folder / "go").touch()
+    assert manager.await_end() == status, manager.stderr
+    manager.await_nothing_left()
+    assert manager.stderr.strip().endswith(error)
+    assert bool(manager.stderr) == bool(error)
+
+
+def test_f33_a_killed_supervisor_leaves_no_half_copy(start):
+    """On either side; the manager lives on and is told."""
+    manager = start("copies")
+    supervisors = {parent(pid) for pid in manager.told["copies"]}
+    (supervisor,) = supervisors
+    manager.go_on()
+    os.kill(supervisor, signal.SIGKILL)
+    await_gone(manager.told["copies"], "copies on the host")
+
+    def left():
+        return {name: os.listdir(manager.folder / name) for name in COPIES}
+
+    wait_until(lambda: not any(left().values()), lambda: f"left: {left()}")
+    wait_until(lambda: not on_manager(manager.sshd), "ssh lives on")
+    manager.await_end()
+    manager.await_nothing_left()
+    assert manager.stderr.count("was lost") >= len(COPIES)

@@ -1,0 +1,451 @@
+"""Connection.forward with real services, in both directions, and whatever can be in its way."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+
+import pytest
+from endings import await_nothing_on_manager, logins, sshs
+from on_host import commands, wait_until
+
+from lazycluster import Connection
+from lazycluster.exceptions import (
+    ForwardError,
+    LazyclusterError,
+    PortInUseError,
+    PythonNotFoundError,
+    TaskExecutionError,
+)
+from lazycluster.processes import PortExposure
+
+BOTH = pytest.mark.parametrize("on_host", [False, True], ids=["-L", "-R"])
+
+
+@pytest.fixture
+def bare_sshd(make_sshd, tmp_path):
+    """A host without Python: its PATH has next to nothing."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "cat").symlink_to(shutil.which("cat"))
+    return make_sshd(path=[], environment={"PATH": str(tools)})
+
+
+@pytest.fixture
+def sshd(make_sshd):
+    """One for each test: its log counts the test's logins. A forward is no session."""
+    return make_sshd(sshd_config=["MaxSessions 1"])
+
+
+@pytest.fixture(params=["python", "no python"])
+def any_sshd(request):
+    return request.getfixturevalue("sshd" if request.param == "python" else "bare_sshd")
+
+
+@pytest.fixture
+def connect(make_sshd):
+    made = []
+
+    def connect(sshd, **keywords):
+        made.append(Connection(sshd.alias, config_file=sshd.config_file, **keywords))
+        return made[-1]
+
+    yield connect
+    for connection in made:
+        connection.close()
+
+
+class Service:
+    """Says its word to everybody who connects, until they hang up; counts them."""
+
+    def __init__(self, address="127.0.0.1", port=0):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.count = 0
+        self._listener = socket.create_server((address, port), family=family)
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.count += 1
+                with connection:
+                    connection.sendall(b"service %d" % self.port)
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(60)
+
+
+@pytest.fixture
+def service():
+    service = Service()
+    yield service
+    service.close()
+
+
+def fetch(port):
+    """What a service says, through whatever is between."""
+    with socket.create_connection(("127.0.0.1", port), timeout=100) as connection:
+        return b"".join(iter(lambda: connection.recv(100), b""))
+
+
+def is_listened_on(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --- as it should be ---
+
+
+@BOTH
+def test_a_service_is_reached(connect, any_sshd, service, on_host):
+    """Through the very port, once it is returned; nobody has connected to it until then."""
+    connection = connect(any_sshd)
+    port = free_port()
+    forward = connection.forward(port, service.port, on_host=on_host)
+    assert (forward.port, forward.to_port, forward.on_host) == (port, service.port, on_host)
+    assert forward.is_alive()
+    assert service.count == 0
+    assert fetch(port) == b"service %d" % service.port
+    assert logins(any_sshd) == 1
+
+
+@BOTH
+def test_f38_port_0_is_any_that_is_free(connect, any_sshd, service, on_host):
+    """Each time another, though they lead to the same."""
+    connection = connect(any_sshd)
+    forwards = [connection.forward(0, service.port, on_host=on_host) for _ in range(3)]
+    assert len({forward.port for forward in forwards}) == 3
+    forwards[1].cancel()
+    for forward in (forwards[0], forwards[2]):
+        assert forward.port > 0
+        assert fetch(forward.port) == b"service %d" % service.port
+    assert not is_listened_on(forwards[1].port)
+
+
+@BOTH
+def test_f38_a_service_on_ipv6_alone_is_reached(connect, sshd, on_host):
+    """localhost is both."""
+    known = socket.getaddrinfo("localhost", 1, socket.AF_UNSPEC, socket.SOCK_STREAM)
+    if socket.AF_INET6 not in [family for family, *_ in known]:
+        pytest.skip("localhost is IPv4 alone here")
+    try:
+        service = Service("::1")
+    except OSError:
+        pytest.skip("there is no IPv6")
+    try:
+        forward = connect(sshd).forward(0, service.port, on_host=on_host)
+        assert fetch(forward.port) == b"service %d" % service.port
+    finally:
+        service.close()
+
+
+@BOTH
+def test_a_service_may_come_later(connect, sshd, on_host):
+    """A forward needs none."""
+    port = free_port()
+    forward = connect(sshd).forward(0, port, on_host=on_host)
+    service = Service(port=port)
+    try:
+        assert fetch(forward.port) == b"service %d" % port
+    finally:
+        service.close()
+
+
+@BOTH
+def test_it_listens_on_loopback_alone(connect, sshd, on_host):
+    """On 127.0.0.1 and no other address."""
+    forward = connect(sshd).forward(0, 22, on_host=on_host)
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", forward.port))
+
+
+# --- the end ---
+
+
+@BOTH
+def test_f38_cancel_returns_with_the_port_free(connect, any_sshd, service, on_host):
+    """A second time is fine; the port can be forwarded again."""
+    connection = connect(any_sshd)
+    port = free_port()
+    for _ in range(3):
+        forward = connection.forward(port, service.port, on_host=on_host)
+        assert fetch(port) == b"service %d" % service.port
+        forward.cancel()
+        assert not is_listened_on(port)
+        assert not forward.is_alive()
+        assert not forward.lost
+        assert forward.wait(0)
+        forward.cancel()
+
+
+@BOTH
+def test_cancel_while_somebody_is_connected(connect, sshd, on_host):
+    """They stay connected; the port is free all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        forward = connect(sshd).forward(0, listener.getsockname()[1], on_host=on_host)
+        with socket.create_connection(("127.0.0.1", forward.port)) as client:
+            served, _ = listener.accept()
+            with served:
+                forward.cancel()
+                assert not is_listened_on(forward.port)
+                served.sendall(b"hi")
+                assert client.recv(2) == b"hi"
+
+
+def test_a_forward_is_a_context_manager(connect, sshd):
+    """It ends with the block."""
+    with connect(sshd).forward(0, 22) as forward:
+        assert is_listened_on(forward.port)
+    assert not is_listened_on(forward.port)
+
+
+@BOTH
+def test_close_ends_it(connect, any_sshd, service, on_host, caplog):
+    """Without a warning; whoever waits is told."""
+    connection = connect(any_sshd)
+    forward = connection.forward(0, service.port, on_host=on_host)
+    connection.close()
+    assert forward.wait(100)
+    assert not forward.is_alive()
+    assert not forward.lost
+    wait_until(lambda: not is_listened_on(forward.port))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    forward.cancel()
+
+
+@BOTH
+def test_f38_a_lost_connection_ends_it(connect, any_sshd, service, on_host, caplog):
+    """With a warning; and it does not come again by itself."""
+    connection = connect(any_sshd)
+    forward = connection.forward(0, service.port, on_host=on_host)
+    exposure = PortExposure("key", forward)
+    any_sshd.kill_connections()
+    exposure.join(100)
+    assert forward.lost
+    assert exposure.exitcode == 1
+    await_nothing_on_manager(any_sshd)
+    wait_until(lambda: any("Forward" in r.getMessage() for r in caplog.records))
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+    connection.open()
+    assert not is_listened_on(forward.port)
+    assert not forward.is_alive()
+    forward.cancel()
+    again = connection.forward(forward.port, service.port, on_host=on_host)
+    assert fetch(again.port) == b"service %d" % service.port
+    assert logins(any_sshd) == 2
+
+
+def test_a_forward_after_a_loss_logs_in_once(connect, any_sshd, service):
+    """The mux client does not log in by itself; the connection does."""
+    connection = connect(any_sshd)
+    connection.open()
+    for pid in sshs(any_sshd):
+        os.kill(pid, signal.SIGKILL)
+    assert fetch(connection.forward(0, service.port).port) == b"service %d" % service.port
+    assert logins(any_sshd) == 2
+
+
+def test_a_forked_child_cannot_cancel_it(connect, sshd, service):
+    """It gets an error, and the forward lives."""
+    forward = connect(sshd).forward(0, service.port)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            forward.cancel()
+        except LazyclusterError:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert fetch(forward.port) == b"service %d" % service.port
+
+
+# --- in its way ---
+
+
+def test_f38_a_port_that_is_taken_here(connect, sshd, service):
+    """PortInUseError with the port and the side, before ssh is asked."""
+    with pytest.raises(PortInUseError) as caught:
+        connect(sshd).forward(service.port, 22)
+    assert (caught.value.port, caught.value.side) == (service.port, "manager")
+
+
+def test_f38_a_port_that_is_taken_on_the_host(connect, sshd, service):
+    """PortInUseError with the port and the host."""
+    with pytest.raises(PortInUseError) as caught:
+        connect(sshd).forward(service.port, 22, on_host=True)
+    assert (caught.value.port, caught.value.side) == (service.port, sshd.alias)
+    assert sshd.alias in str(caught.value)
+
+
+def test_f38_a_port_that_is_taken_on_a_host_without_python(connect, bare_sshd, service):
+    """There sshd says no more than no."""
+    with pytest.raises(ForwardError, match="in use"):
+        connect(bare_sshd).forward(service.port, 22, on_host=True)
+
+
+@BOTH
+def test_f38_the_same_port_twice(connect, sshd, service, on_host):
+    """The second is refused, though ssh would say yes; the first works on."""
+    connection = connect(sshd)
+    forward = connection.forward(0, service.port, on_host=on_host)
+    with pytest.raises(PortInUseError):
+        connection.forward(forward.port, service.port, on_host=on_host)
+    assert fetch(forward.port) == b"service %d" % service.port
+
+
+def test_the_same_port_by_many_threads(connect, sshd, service):
+    """One of them gets it."""
+    connection = connect(sshd)
+    port, made, refused = free_port(), [], []
+
+    def forward():
+        try:
+            made.append(connection.forward(port, service.port))
+        except PortInUseError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=forward) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(made), len(refused)) == (1, 4)
+    assert fetch(port) == b"service %d" % service.port
+
+
+@BOTH
+def test_f38_forwarding_is_forbidden(connect, make_sshd, service, on_host):
+    """ForwardError that names AllowTcpForwarding; ssh alone would listen and drop everybody."""
+    sshd = make_sshd(sshd_config=["AllowTcpForwarding no"])
+    port = free_port()
+    for asked in (port, 0):
+        with pytest.raises(ForwardError, match="AllowTcpForwarding"):
+            connect(sshd).forward(asked, service.port, on_host=on_host)
+    assert not is_listened_on(port)
+
+
+def test_a_host_that_permits_some_ports(connect, make_sshd, service):
+    """PermitOpen: the port that it permits works, another is a ForwardError."""
+    sshd = make_sshd(sshd_config=[f"PermitOpen localhost:{service.port}"])
+    connection = connect(sshd)
+    assert fetch(connection.forward(0, service.port).port) == b"service %d" % service.port
+    with pytest.raises(ForwardError, match="PermitOpen"):
+        connection.forward(0, free_port())
+
+
+def test_f38_a_privileged_port_here(connect, sshd):
+    """ForwardError with the system's reason."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", 995))
+        except PermissionError:
+            pass
+        else:
+            pytest.skip("this account may listen on any port")
+    with pytest.raises(ForwardError, match="Permission denied"):
+        connect(sshd).forward(995, 22)
+
+
+def test_f38_a_privileged_port_on_the_host(connect, any_sshd):
+    """ForwardError that names the possible reasons."""
+    if os.geteuid() == 0:
+        pytest.skip("root may listen on any port")
+    with pytest.raises(ForwardError, match="1024"):
+        connect(any_sshd).forward(995, 22, on_host=True)
+
+
+def test_f38_gateway_ports_yes_is_a_warning(connect, make_sshd, service, caplog):
+    """sshd listens on all addresses then, and everybody can connect."""
+    sshd = make_sshd(sshd_config=["GatewayPorts yes"])
+    connection = connect(sshd)
+    forward = connection.forward(0, service.port, on_host=True)
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "GatewayPorts" in record.getMessage()
+    assert str(forward.port) in record.getMessage()
+    caplog.clear()
+    connection.forward(0, service.port)
+    assert not caplog.records
+
+
+def test_gateway_ports_of_the_default_is_none(connect, sshd, service, caplog):
+    """No warning where the listener is on loopback."""
+    connect(sshd).forward(0, service.port, on_host=True)
+    assert not caplog.records
+
+
+@BOTH
+def test_f46_hostile_ssh_config_has_no_say_in_a_forward(connect, make_sshd, service, on_host):
+    """Forwards, ClearAllForwardings and the like are for the user's own sessions."""
+    busy = Service()
+    lines = [f"LocalForward {busy.port} localhost:22", f"RemoteForward {busy.port} localhost:22"]
+    lines += ["ExitOnForwardFailure yes", "GatewayPorts yes", "ClearAllForwardings yes"]
+    sshd = make_sshd(ssh_config=lines)
+    try:
+        forward = connect(sshd).forward(0, service.port, on_host=on_host)
+        assert fetch(forward.port) == b"service %d" % service.port
+        with socket.socket() as other:
+            other.bind(("127.0.0.2", forward.port))
+        forward.cancel()
+    finally:
+        busy.close()
+
+
+@pytest.mark.parametrize("ports", [(-1, 1), (65536, 1), (1, 0), (1, 65536), (True, 1), ("1", 1)])
+def test_a_port_that_cannot_be(connect, sshd, ports, no_process):
+    """A ValueError before any process is started."""
+    with pytest.raises(ValueError, match="port"):
+        connect(sshd).forward(*ports)
+
+
+# --- the handle of a Runtime ---
+
+
+def test_an_exposure_is_like_a_process(connect, sshd, service):
+    """Alive without an exit code, then stopped like one that got SIGTERM."""
+    forward = connect(sshd).forward(0, service.port)
+    exposure = PortExposure("loopback::-L::1::2", forward)
+    assert (exposure.name, exposure.pid, exposure.exitcode) == ("loopback::-L::1::2", None, None)
+    assert exposure.is_alive()
+    exposure.join(0.01)
+    assert exposure.is_alive()
+    exposure.terminate()
+    assert not is_listened_on(forward.port)
+    exposure.join()
+    exposure.kill()
+    assert (exposure.is_alive(), exposure.exitcode) == (False, -signal.SIGTERM)
+
+
+def test_an_exposure_that_is_closed_with_its_connection(connect, sshd, service):
+    """Exit code 0."""
+    connection = connect(sshd)
+    exposure = PortExposure("key", connection.forward(0, service.port))
+    connection.close()
+    exposure.join(100)
+    assert exposure.exitcode == 0
+
+
+def test_tasks_and_forwards_on_a_host_without_python(connect, bare_sshd, service):
+    """The former say why not, and the latter live on."""
+    connection = connect(bare_sshd)
+    forward = connection.forward(0, service.port)
+    with pytest.raises(TaskExecutionError) as caught:
+        commands("echo hi").execute(connection)
+    assert isinstance(caught.value.__cause__, PythonNotFoundError)
+    assert fetch(forward.port) == b"service %d" % service.port

@@ -1,0 +1,192 @@
+"""Which Python the host has, and what surrounds it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from on_host import OWN_PYTHON, call, commands, run
+
+from lazycluster import Connection, Runtime
+from lazycluster.exceptions import (
+    InvalidRuntimeError,
+    PythonNotFoundError,
+    PythonVersionError,
+    TaskExecutionError,
+)
+from loopback_sshd import LoopbackSshd
+
+MakeSshd = Callable[..., LoopbackSshd]
+MakeRuntime = Callable[..., Runtime]
+
+OWN_NAME = "python{}.{}".format(*sys.version_info)
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+# For a computer where none that old is. It is given `-c`, the code and its arguments.
+OLD_PYTHON = f"""
+old='import sys; sys.version_info = (3, 5, 2); exec(sys.argv.pop(1))'
+shift
+exec {OWN_PYTHON} -c "$old" "$@"
+"""
+
+
+def refused(sshd: LoopbackSshd, **keywords: Any) -> BaseException | None:
+    """Why there can be no Runtime, which its message says too."""
+    with pytest.raises(InvalidRuntimeError) as caught:
+        Runtime(sshd.alias, connection_kwargs={"config_file": sshd.config_file, **keywords})
+    assert str(caught.value.__cause__) in str(caught.value)
+    return caught.value.__cause__
+
+
+# ── which one ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_f20_broken_interpreter_hides_no_good_one(
+    make_sshd: MakeSshd, make_runtime: MakeRuntime, tmp_path: Path
+) -> None:
+    """The manager's version is tried first; `python3` is next."""
+    script(tmp_path / OWN_NAME, "echo 'a library is missing' >&2; exit 1")
+    (tmp_path / "python3").symlink_to(OWN_PYTHON)
+    runtime = make_runtime(on=make_sshd(path=[tmp_path]))
+    assert call(runtime, os.getcwd) == runtime.working_dir
+
+
+def test_f20_only_broken_interpreters(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    """Each is named with its exit status."""
+    script(tmp_path / OWN_NAME, "exit 1")
+    script(tmp_path / "python3", "exit 4")
+    error = refused(make_sshd(path=[], environment={"PATH": str(tmp_path)}))
+    assert type(error) is PythonNotFoundError
+    assert f"{OWN_NAME} (exit status 1), python3 (exit status 4)" in str(error)
+
+
+def test_f20_only_an_interpreter_of_another_name(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    """It is not taken, and named: it may be a Python 2."""
+    (tmp_path / "python").symlink_to(OWN_PYTHON)
+    sshd = make_sshd(path=[], environment={"PATH": str(tmp_path)})
+    error = refused(sshd)
+    assert type(error) is PythonNotFoundError
+    assert "(there is: python)" in str(error)
+
+
+def test_f20_interpreter_that_is_too_old(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    """It is a PythonVersionError for a task; the connection works on, as it does without any."""
+    sshd = make_sshd()
+    python = script(tmp_path / "python", OLD_PYTHON)
+    with Connection(sshd.alias, config_file=sshd.config_file, python=str(python)) as connection:
+        with pytest.raises(TaskExecutionError) as caught:
+            commands("echo hi").execute(connection)
+        error = caught.value.__cause__
+        assert type(error) is PythonVersionError
+        assert error.host_version == "3.5.2"
+        assert "3.5.2" in str(error)
+        assert "python=" in str(error)
+        assert connection.run("echo hi").stdout == b"hi\n"
+    assert type(refused(sshd, python=str(python))) is PythonVersionError
+
+
+# ── what surrounds it ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_f20_variables_of_python(
+    make_sshd: MakeSshd, make_runtime: MakeRuntime, tmp_path: Path
+) -> None:
+    """PYTHONPATH is there for functions; no variable does anything to what is ours."""
+    for name in ("cloudpickle", "_lazycluster"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    (tmp_path / "mine.py").write_text("value = 7\n")
+    (tmp_path / "usercustomize.py").write_text("print('hooked', flush=True)\n")
+    environment = {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONSTARTUP": str(tmp_path / "mine.py"),
+        "PYTHONINSPECT": "1",
+        "PYTHONIOENCODING": "utf-16",
+    }
+    runtime = make_runtime(on=make_sshd(environment=environment))
+
+    def use_mine() -> int:
+        import mine
+
+        return mine.value
+
+    assert call(runtime, use_mine) == 7
+    assert run(runtime, "echo $PYTHONPATH") == [f"{tmp_path}\n"]
+
+
+def test_f20_wrong_pythonhome(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    """No Python starts there then, which is said."""
+    error = refused(make_sshd(environment={"PYTHONHOME": str(tmp_path)}))
+    assert type(error) is PythonNotFoundError
+    assert f"{OWN_NAME} (exit status " in str(error)
+
+
+@pytest.mark.parametrize("options", ["-I", "-S", "-I -S"])
+def test_f21_host_without_anything_installed(make_runtime: MakeRuntime, options: str) -> None:
+    """cloudpickle travels with the call: nothing of site-packages is needed, or looked at."""
+    runtime = make_runtime(python=f"{OWN_PYTHON} {options}")
+
+    def cloudpickle_is_from() -> str:
+        import cloudpickle
+
+        return type(cloudpickle.__loader__).__module__
+
+    assert call(runtime, cloudpickle_is_from) == "_lazycluster.function"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["raise ImportError('broken')", "__version__ = '0.1'", "import sys; sys.exit(1)", "("],
+    ids=["broken", "old", "exits", "no Python"],
+)
+def test_f21_host_with_another_cloudpickle(
+    text: str, make_sshd: MakeSshd, make_runtime: MakeRuntime, tmp_path: Path
+) -> None:
+    """Ours wins."""
+    (tmp_path / "cloudpickle").mkdir()
+    (tmp_path / "cloudpickle" / "__init__.py").write_text(f"{text}\n")
+    runtime = make_runtime(on=make_sshd(environment={"PYTHONPATH": str(tmp_path)}))
+    doubled = 2
+    assert call(runtime, lambda: doubled * 2) == 4
+
+
+# ── its locale ────────────────────────────────────────────────────────────────────────────────────
+
+NAMES = ["grüße ☃", "\udcff\udcfe not UTF-8", "e\u0301 é"]
+LOCALES = {
+    "none": {},
+    "C": {"LC_ALL": "C"},
+    "POSIX": {"LC_ALL": "POSIX", "LANG": "POSIX"},
+    "not there": {"LC_ALL": "xx_XX.ISO-8859-1"},
+    "Latin-1": {"LC_ALL": "en_US.ISO-8859-1"},
+}
+
+
+@pytest.mark.parametrize("environment", LOCALES.values(), ids=LOCALES)
+def test_f19_locale_of_the_host(
+    environment: dict[str, str], make_sshd: MakeSshd, make_runtime: MakeRuntime, tmp_path: Path
+) -> None:
+    """Output, names, variables, arguments and values arrive byte by byte, and commands have it."""
+    runtime = make_runtime(on=make_sshd(environment=environment))
+    (output,) = run(runtime, "printf 'gr\\303\\274\\303\\237e \\377'; echo ü \"$LC_ALL\"")
+    # bash itself says first that there is no such locale.
+    assert output.endswith(f"grüße \\xffü {environment.get('LC_ALL', '')}\n")
+    for name in NAMES:
+        (tmp_path / name).write_text(name, errors="surrogateescape")
+        runtime.send_file(str(tmp_path / name))
+        runtime.get_file(name, str(tmp_path / "back"))
+        assert (tmp_path / "back").read_bytes() == os.fsencode(name)
+    listed = b"".join(os.fsencode(name) + b"\n" for name in sorted(NAMES, key=os.fsencode))
+    runtime.add_env_variables({"EXPECTED": os.fsdecode(listed)})
+    (output,) = run(runtime, '[ "$(LC_ALL=C ls -1 | cat; echo .)" = "$EXPECTED." ] && echo same')
+    assert output.endswith("same\n")
+    assert call(runtime, lambda text: text + "ü", text="☃") == "☃ü"

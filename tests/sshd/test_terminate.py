@@ -1,0 +1,278 @@
+"""Steps that are stopped, that time out, and that end in ways of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from endings import (
+    all_pids,
+    await_gone,
+    await_recorded,
+    await_step,
+    end,
+    is_alive,
+    open_runtime,
+    parent,
+    recorded,
+    words,
+)
+from on_host import call, commands, run
+
+from lazycluster import RuntimeTask
+from lazycluster.exceptions import CommandError, RemoteFunctionError, StepTimeoutError
+
+WITH_CHILDREN = """
+touch "$PIDS/$$"
+sh -c 'touch "$PIDS/$$"; sleep 1000; :' &
+sh -c 'touch "$PIDS/$$"; sleep 1000; :'
+wait
+"""
+STUBBORN = f"trap '' TERM HUP INT\n{WITH_CHILDREN}"
+
+
+@pytest.fixture
+def runtime(sshd):
+    runtime = open_runtime(sshd)
+    yield runtime
+    runtime.cleanup()
+
+
+@pytest.fixture
+def pids(runtime, tmp_path):
+    """The folder that steps record their processes in; they are ended with the test."""
+    runtime.add_env_variables({"PIDS": str(tmp_path)})
+    yield tmp_path
+    for pid in recorded(tmp_path):
+        end(pid)
+
+
+def function_with_children(folder):
+    child = subprocess.Popen(["sleep", "1000"])
+    forked = os.fork()
+    if forked == 0:
+        while True:
+            time.sleep(1000)
+    for pid in (os.getpid(), child.pid, forked):
+        open(f"{folder}/{pid}", "w").close()
+    time.sleep(1000)
+
+
+def task_of(kind, folder):
+    if kind == "function":
+        return RuntimeTask().run_function(function_with_children, folder=str(folder))
+    return commands({"command": WITH_CHILDREN, "stubborn": STUBBORN}[kind], "echo never")
+
+
+# ── terminate and kill ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["command", "stubborn", "function"])
+@pytest.mark.parametrize(("method", "exitcode"), [("terminate", -15), ("kill", -9)])
+def test_f12_a_stopped_task_has_gone_when_the_call_returns(
+    runtime, pids, caplog, kind, method, exitcode
+):
+    """With all that is in its process group; nothing else on the Runtime notices."""
+    caplog.set_level(logging.DEBUG, "lazycluster")
+    other = runtime.execute_task(commands("until test -e go; do sleep 0.05; done; echo done"))
+    task = runtime.execute_task(task_of(kind, pids))
+    await_recorded(pids, 3)
+    await_step(other)
+    getattr(task.process, method)()
+    assert not [pid for pid in recorded(pids) if is_alive(pid)]
+    assert not task.process.is_alive()
+    assert task.process.exitcode == exitcode
+    assert task.error is not None
+    assert other.process.is_alive()
+    run(runtime, "touch go")
+    other.join()
+    assert (other.error, other.execution_log) == (None, ["done\n"])
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_stopping_a_task_that_has_ended_does_nothing(runtime):
+    """Its exit code stays."""
+    task = runtime.execute_task(commands("true"))
+    task.join()
+    task.process.terminate()
+    task.process.kill()
+    assert task.process.exitcode == 0
+
+
+def test_stopping_ends_what_earlier_steps_left_in_the_background(runtime, pids):
+    """The process groups of all steps of the task are ended."""
+    task = runtime.execute_task(
+        commands("sleep 1000 & touch $PIDS/$!", "touch $PIDS/$$; sleep 1000; :")
+    )
+    await_recorded(pids, 2)
+    task.process.terminate()
+    assert not [pid for pid in recorded(pids) if is_alive(pid)]
+
+
+def test_stopping_before_the_step_has_started_leaves_nothing_running(runtime, pids):
+    """A task can be stopped at any time, also before its request is written."""
+    for _ in range(20):
+        task = runtime.execute_task(commands(WITH_CHILDREN))
+        task.process.kill()
+        assert task.process.exitcode == -9
+    await_gone(recorded(pids))
+
+
+@pytest.mark.parametrize("method", ["terminate", "kill"])
+def test_f16_stopping_ends_what_runs_under_timeout_too(runtime, pids, method):
+    """`timeout` makes a process group of its own, in the same session; setsid is the way out."""
+    task = runtime.execute_task(
+        commands("timeout 1000 sh -c 'touch $PIDS/$$; exec sleep 1000'; echo end")
+    )
+    await_recorded(pids, 1)
+    getattr(task.process, method)()
+    await_gone(recorded(pids))
+
+
+def test_f16_cleanup_ends_what_job_control_has_started(sshd, tmp_path):
+    """A shell with job control gives each job a process group, in the same session."""
+    runtime = open_runtime(sshd)
+    runtime.add_env_variables({"PIDS": str(tmp_path)})
+    try:
+        runtime.execute_task(commands("set -m; sh -c 'touch $PIDS/$$; exec sleep 1000' & wait"))
+        await_recorded(tmp_path, 1)
+        runtime.cleanup()
+        await_gone(recorded(tmp_path))
+    finally:
+        runtime.cleanup()
+        for pid in recorded(tmp_path):
+            end(pid)
+
+
+@pytest.fixture
+def nobody_reaps():
+    """Orphans become children of this process, which asks for no exit status.
+
+    So it is in a container whose first process is no init.
+    """
+    prctl, set_child_subreaper = ctypes.CDLL(None, use_errno=True).prctl, 36
+    if prctl(set_child_subreaper, 1, 0, 0, 0) != 0:
+        pytest.skip("this system cannot adopt orphans")
+    yield
+    prctl(set_child_subreaper, 0, 0, 0, 0)
+    for pid in all_pids():
+        if words(pid, "stat") and not is_alive(pid) and parent(pid) == os.getpid():
+            os.waitpid(pid, 0)
+
+
+def test_f16_stopping_works_where_nobody_reaps_orphans(nobody_reaps, make_sshd, tmp_path):
+    """A dead child that nobody asked for its status still counts as a member of its group."""
+    runtime = open_runtime(make_sshd())
+    runtime.add_env_variables({"PIDS": str(tmp_path)})
+    try:
+        task = runtime.execute_task(commands(WITH_CHILDREN))
+        await_recorded(tmp_path, 3)
+        task.process.terminate()
+        assert not [pid for pid in recorded(tmp_path) if is_alive(pid)]
+        assert task.process.exitcode == -15
+    finally:
+        runtime.cleanup()
+        for pid in recorded(tmp_path):
+            end(pid)
+
+
+# ── timeouts ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "touch $PIDS/$$; echo here; while :; do echo more; sleep 0.01; done",
+        "touch $PIDS/$$; echo here; sleep 1000; :",
+        "trap '' TERM; touch $PIDS/$$; echo here; while :; do sleep 0.1; done",
+        "touch $PIDS/$$; echo here; yes",
+    ],
+    ids=["printing", "silent", "stubborn", "flooding"],
+)
+def test_f12_a_step_that_times_out_has_gone(runtime, pids, command):
+    """The error has what was printed, and the Runtime works on."""
+    task = RuntimeTask().run_command(command, timeout=0.5).run_command("echo never")
+    runtime.execute_task(task)
+    task.join()
+    cause = task.error.__cause__
+    assert isinstance(cause, StepTimeoutError), cause
+    assert cause.timeout == 0.5
+    assert task.execution_log[0].startswith("here\n")
+    assert task.execution_log[1] == ""
+    assert recorded(pids)
+    assert not [pid for pid in recorded(pids) if is_alive(pid)]
+    assert task.process.exitcode == 1
+    assert run(runtime, "echo hi") == ["hi\n"]
+
+
+# ── ways of ending ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("status", [1, 126, 127, 255])
+def test_f13_an_exit_status_is_told(runtime, status):
+    """255 as well, which is ssh's own for a lost connection."""
+    task = runtime.execute_task(commands(f"exit {status}"))
+    task.join()
+    cause = task.error.__cause__
+    assert type(cause) is CommandError
+    assert (cause.exit_status, cause.signal) == (status, None)
+    assert run(runtime, "echo hi") == ["hi\n"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_f13_a_signal_is_told(runtime, number):
+    """It is not 128 and something, which a command may exit with."""
+    task = runtime.execute_task(commands(f"ulimit -c 0; kill -{number.value} $$"))
+    task.join()
+    cause = task.error.__cause__
+    assert type(cause) is CommandError
+    assert (cause.exit_status, cause.signal) == (None, number)
+    task = runtime.execute_task(commands(f"exit {128 + number}"))
+    task.join()
+    cause = task.error.__cause__
+    assert (cause.exit_status, cause.signal) == (128 + number, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_f13_a_function_that_a_signal_ends(runtime, number):
+    """Is told by its number, and the next function is called all the same."""
+
+    def fall(number):
+        os.kill(os.getpid(), number)
+        return number
+
+    task = runtime.execute_function(fall, execute_async=True, number=number)
+    task.join()
+    cause = task.error.__cause__
+    assert type(cause) is RemoteFunctionError
+    assert (cause.exit_status, cause.signal) == (None, number)
+    assert call(runtime, fall, number=0) == 0
+
+
+def test_f16_a_step_ends_with_its_leader(runtime, pids):
+    """What it left keeps its output, its group and its life until the connection ends."""
+    assert run(
+        runtime,
+        "nohup sleep 1000 & touch $PIDS/$!; (sleep 1000; echo late) & touch $PIDS/$!; echo done",
+    ) == ["done\n"]
+    left = recorded(pids)
+    assert len(left) == 2
+    assert all(is_alive(pid) for pid in left)
+    runtime.cleanup()
+    await_gone(left)
+
+
+def test_f16_what_setsid_has_started_outlives_the_runtime(runtime, pids):
+    """The documented way out."""
+    run(
+        runtime,
+        "setsid sh -c 'touch $PIDS/$$; exec sleep 1000' & until ls $PIDS | grep .; do :; done",
+    )
+    runtime.cleanup()
+    (pid,) = recorded(pids)
+    assert is_alive(pid)

@@ -1,0 +1,262 @@
+"""The names that scripts written for lazycluster use, all of them, as such scripts call them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import lazycluster
+from lazycluster import Runtime, RuntimeTask
+
+pytestmark = pytest.mark.every_python
+
+PROPERTY = "a property that is read"
+SETTABLE = "a property that is read and set"
+CONSTANT = "a constant"
+
+
+class ReferenceRuntimeTask:
+    """RuntimeTask as it is called. The bodies say nothing."""
+
+    env_variables = SETTABLE
+    execution_log = PROPERTY
+    execution_log_file_path = PROPERTY
+    function_returns = PROPERTY
+    process = PROPERTY
+
+    def __init__(self, name=None): ...
+    def cleanup(self): ...
+    def execute(self, connection, debug=False): ...
+    def get_file(self, remote_path, local_path=None): ...
+    def join(self): ...
+    def print_log(self): ...
+    def run_command(self, command): ...
+    def run_function(self, function, **func_kwargs): ...
+    def send_file(self, local_path, remote_path=None): ...
+
+
+class ReferenceRuntime:
+    """Runtime as it is called."""
+
+    WORKING_DIR_ENV_VAR_NAME = CONSTANT
+
+    alive_process_count = PROPERTY
+    alive_task_process_count = PROPERTY
+    class_name = PROPERTY
+    cpu_cores = PROPERTY
+    env_variables = SETTABLE
+    function_returns = PROPERTY
+    gpu_count = PROPERTY
+    gpus = PROPERTY
+    host = PROPERTY
+    info = PROPERTY
+    memory = PROPERTY
+    memory_in_mb = PROPERTY
+    os = PROPERTY
+    python_version = PROPERTY
+    task_processes = PROPERTY
+    working_dir = SETTABLE
+
+    def __init__(self, host, working_dir=None, connection_kwargs=None): ...
+    def add_env_variables(self, env_variables): ...
+    def check_filter(
+        self,
+        gpu_required=False,
+        min_memory=None,
+        min_cpu_cores=None,
+        installed_executables=None,
+        filter_commands=None,
+    ): ...
+    def cleanup(self): ...
+    def clear_tasks(self): ...
+    def create_dir(self, path): ...
+    def create_tempdir(self): ...
+    def delete_dir(self, path): ...
+    def echo(self, msg): ...
+    def execute_function(self, function, execute_async=False, debug=False, **func_kwargs): ...
+    def execute_task(self, task, execute_async=True, omit_on_join=False, debug=False): ...
+    def execution_log(self, task_name): ...
+    def expose_port_from_runtime(self, runtime_port, local_port=None): ...
+    def expose_port_to_runtime(self, local_port, runtime_port=None): ...
+    def get_file(self, remote_path, local_path=None, execute_async=False): ...
+    def get_free_port(self, ports): ...
+    def get_process(self, key): ...
+    def get_processes(self, only_alive=False): ...
+    def has_free_port(self, port): ...
+    @classmethod
+    def is_port_exposure_process(cls, process_key): ...
+    @classmethod
+    def is_runtime_task_process(cls, process_key): ...
+    def is_valid_runtime(self): ...
+    def join(self): ...
+    def print_info(self): ...
+    def print_log(self): ...
+    def send_file(self, local_path, remote_path=None, execute_async=False): ...
+    def stop_process(self, key): ...
+
+
+IMPORTABLE = {
+    "lazycluster": ["Connection", "Runtime", "RuntimeTask", "__version__"],
+    "lazycluster.runtimes": ["Runtime", "RuntimeTask"],
+    "lazycluster.exceptions": [
+        "InvalidRuntimeError",
+        "LazyclusterError",
+        "NoPortsLeftError",
+        "NoRuntimesDetectedError",
+        "PathCreationError",
+        "PortInUseError",
+        "TaskExecutionError",
+    ],
+}
+
+MEMBERS = [
+    pytest.param(real, name, expected, id=f"{real.__name__}.{name}")
+    for real, reference in ((RuntimeTask, ReferenceRuntimeTask), (Runtime, ReferenceRuntime))
+    for name, expected in vars(reference).items()
+    if name == "__init__" or not name.startswith("__")
+]
+
+
+def members_that_are(*kinds):
+    return [p for p in MEMBERS if (p.values[2] if isinstance(p.values[2], str) else "") in kinds]
+
+
+METHODS = members_that_are("")
+PROPERTIES = members_that_are(PROPERTY, SETTABLE)
+
+
+def unwrapped(member):
+    return member.__func__ if isinstance(member, classmethod) else member
+
+
+def parameters_of(member):
+    """Those behind self or cls."""
+    return list(inspect.signature(unwrapped(member)).parameters.values())[1:]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module in IMPORTABLE for name in IMPORTABLE[module]]
+)
+def test_name_can_be_imported(module, name):
+    """From where scripts import it."""
+    assert hasattr(importlib.import_module(module), name)
+
+
+def test_version_is_text():
+    """As 1.2.3."""
+    assert lazycluster.__version__[0].isdigit()
+
+
+@pytest.mark.parametrize(("cls", "name", "expected"), MEMBERS)
+def test_member_is_there_and_of_its_kind(cls, name, expected):
+    """A property cannot be called, a method has to be."""
+    found = inspect.getattr_static(cls, name)
+    if expected is CONSTANT:
+        assert isinstance(found, str)
+    elif expected in (PROPERTY, SETTABLE):
+        assert isinstance(found, property)
+    else:
+        assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(("cls", "name", "expected"), PROPERTIES)
+def test_property_can_be_set_if_it_is_to_be(cls, name, expected):
+    """And not if it is not."""
+    assert (inspect.getattr_static(cls, name).fset is not None) == (expected is SETTABLE)
+
+
+@pytest.mark.parametrize(("cls", "name", "expected"), METHODS)
+def test_method_takes_what_it_is_to_take(cls, name, expected):
+    """Names, order and defaults; what it takes beyond that is optional and has to be named."""
+    wanted = parameters_of(expected)
+    found = parameters_of(inspect.getattr_static(cls, name))
+    bare = [p.replace(annotation=p.empty) for p in found if p.kind is not p.KEYWORD_ONLY]
+    assert bare == wanted
+    more = [p for p in found if p.kind is p.KEYWORD_ONLY]
+    assert all(p.default is not p.empty for p in more)
+
+
+@pytest.mark.parametrize(("cls", "name", "expected"), METHODS)
+def test_what_belongs_to_the_function_is_not_taken_from_it(cls, name, expected):
+    """A method that hands keywords on has none that the reference does not have."""
+    found = parameters_of(inspect.getattr_static(cls, name))
+    if any(p.kind is p.VAR_KEYWORD for p in found):
+        assert not [p for p in found if p.kind is p.KEYWORD_ONLY]
+
+
+@pytest.mark.parametrize(("cls", "name", "expected"), METHODS)
+def test_method_is_annotated(cls, name, expected):
+    """Every parameter, and what it returns."""
+    function = unwrapped(inspect.getattr_static(cls, name))
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not signature.empty
+    assert all(p.annotation is not p.empty for p in parameters_of(function))
+
+
+@pytest.mark.parametrize(("cls", "name", "expected"), PROPERTIES)
+def test_property_is_annotated(cls, name, expected):
+    """What it gives."""
+    assert "return" in inspect.getattr_static(cls, name).fget.__annotations__
+
+
+@pytest.mark.parametrize(("cls", "name", "expected"), METHODS + PROPERTIES)
+def test_member_is_documented(cls, name, expected):
+    """By itself; the docstring of a class tells of its __init__."""
+    found = cls if name == "__init__" else inspect.getattr_static(cls, name)
+    assert inspect.getdoc(unwrapped(found))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "expected"), [p for p in METHODS if p.values[1] != "__init__"]
+)
+def test_docstring_names_each_parameter(cls, name, expected):
+    """As `name:`, under `Args:`."""
+    found = inspect.getattr_static(cls, name)
+    documented = inspect.getdoc(unwrapped(found))
+    missing = [p.name for p in parameters_of(found) if f"{p.name}:" not in documented]
+    assert not missing
+
+
+@pytest.mark.parametrize("cls", [Runtime, RuntimeTask])
+def test_docstring_of_a_class_names_the_parameters(cls):
+    """Of its __init__."""
+    for parameter in parameters_of(cls.__init__):
+        assert f"{parameter.name}:" in inspect.getdoc(cls)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (RuntimeTask, "run_command"),
+        (RuntimeTask, "run_function"),
+        (RuntimeTask, "send_file"),
+        (RuntimeTask, "get_file"),
+        (RuntimeTask, "execute"),
+        (Runtime, "execute_task"),
+        (Runtime, "execute_function"),
+        (Runtime, "send_file"),
+        (Runtime, "get_file"),
+    ],
+)
+def test_what_can_be_chained_returns_the_task(cls, name):
+    """So that `task.run_command(…).send_file(…)` goes, and `execute_task(…).print_log()`."""
+    assert "RuntimeTask" in str(inspect.signature(getattr(cls, name)).return_annotation)
+
+
+def test_package_is_typed():
+    """Type checkers read its annotations."""
+    assert (Path(lazycluster.__file__).parent / "py.typed").exists()
+
+
+def test_exceptions_have_the_bases_that_scripts_catch():
+    """A broken connection is a ValueError, a missing file an OSError, and all are ours."""
+    exceptions = importlib.import_module("lazycluster.exceptions")
+    assert issubclass(exceptions.ConnectError, ValueError)
+    assert issubclass(exceptions.FileTransferError, OSError)
+    assert issubclass(exceptions.FileTransferError, exceptions.TaskExecutionError)
+    for name in IMPORTABLE["lazycluster.exceptions"]:
+        assert issubclass(getattr(exceptions, name), exceptions.LazyclusterError)
+        assert getattr(exceptions, name).__doc__

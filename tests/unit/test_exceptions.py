@@ -1,0 +1,269 @@
+"""The tree of exceptions: what each carries, and that it survives pickle and copy."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import pickle
+
+import pytest
+
+from lazycluster import exceptions
+from lazycluster.exceptions import (
+    AuthenticationError,
+    CommandError,
+    ConnectError,
+    ConnectionLostError,
+    FileTransferError,
+    ForwardError,
+    HostKeyError,
+    InvalidRuntimeError,
+    LazyclusterError,
+    NoPortsLeftError,
+    NoRuntimesDetectedError,
+    PathCreationError,
+    PortInUseError,
+    ProtocolError,
+    PythonNotFoundError,
+    PythonVersionError,
+    RemoteFunctionError,
+    SerializationError,
+    SshError,
+    StepTimeoutError,
+    TaskExecutionError,
+    command_message,
+)
+
+pytestmark = pytest.mark.every_python
+
+STEP = {
+    "task": "a task",
+    "task_step_index": 2,
+    "host": "h",
+    "execution_log_file_path": "/tmp/x.log",
+    "output": "out",
+}
+SSH = {"host": "h", "exit_status": 255, "stderr": "ssh: no"}
+COMMAND = {"host": "h", "command": "false", "exit_status": 1, "signal": None, "output": "o"}
+
+EVERY = [
+    (LazyclusterError, {}),
+    (InvalidRuntimeError, {"host": "h"}),
+    (SshError, SSH),
+    (ConnectError, SSH),
+    (AuthenticationError, SSH),
+    (HostKeyError, {**SSH, "known_hosts_file": "/k", "known_hosts_line": 3}),
+    (ConnectionLostError, {**SSH, "started": True}),
+    (ForwardError, SSH),
+    (TaskExecutionError, STEP),
+    (FileTransferError, {**STEP, "local_path": "/a", "remote_path": "b", "errno": errno.ENOSPC}),
+    (CommandError, COMMAND),
+    (StepTimeoutError, {**COMMAND, "exit_status": None, "signal": 15, "timeout": 1.5}),
+    (
+        RemoteFunctionError,
+        {
+            "host": "h",
+            "function": "f",
+            "exception_type": "KeyError",
+            "exception_message": "'x'",
+            "traceback": "Traceback …",
+            "exit_status": None,
+            "signal": 9,
+        },
+    ),
+    (PythonNotFoundError, {"host": "h"}),
+    (PythonVersionError, {"host": "h", "host_version": "3.6.9", "manager_version": "3.11.2"}),
+    (SerializationError, {}),
+    (ProtocolError, {"host": "h"}),
+    (PortInUseError, {"port": 80, "side": "manager"}),
+    (NoPortsLeftError, {}),
+    (PathCreationError, {"host": "h", "path": "/p"}),
+    (NoRuntimesDetectedError, {}),
+]
+each = pytest.mark.parametrize(("cls", "attributes"), EVERY, ids=[c.__name__ for c, _ in EVERY])
+WAYS = {
+    **{
+        f"pickle{protocol}": lambda e, p=protocol: pickle.loads(pickle.dumps(e, p))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+
+
+class AwkwardError(Exception):
+    """Pickles, but cannot be read: its __init__ wants more than its args hold."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def test_every_public_exception_is_in_this_table():
+    """A new class cannot be forgotten here."""
+    names = {name for name in exceptions.__all__ if name != "command_message"}
+    assert names == {cls.__name__ for cls, _ in EVERY}
+
+
+def test_every_exception_is_drawn_in_the_tree():
+    """The picture on top of the file is whole."""
+    for cls, _ in EVERY:
+        assert cls.__name__ in exceptions.__doc__
+
+
+@each
+def test_the_message_is_the_text_of_the_exception(cls, attributes):
+    """str(error) is the first argument, also where OSError would add its number."""
+    assert str(cls("What happened.", **attributes)) == "What happened."
+
+
+@each
+def test_attributes_are_what_was_given(cls, attributes):
+    """Each keyword is a plain attribute."""
+    error = cls("m", **attributes)
+    assert {name: getattr(error, name) for name in attributes} == attributes
+
+
+@each_way
+@each
+def test_an_exception_survives(cls, attributes, way):
+    """Class, message and attributes come out as they went in."""
+    error = way(cls("m", **attributes))
+    assert type(error) is cls
+    assert error.args == ("m",)
+    assert {name: getattr(error, name) for name in attributes} == attributes
+
+
+@each_way
+def test_causes_survive_at_every_depth(way):
+    """A cause of other makers keeps its own cause too, which Python alone forgets."""
+    lowest = AuthenticationError("denied", host="h", stderr="s")
+    foreign = KeyError("k")
+    foreign.__cause__ = lowest
+    middle = CommandError("c", host="h", command="false", exit_status=1)
+    middle.__cause__ = foreign
+    top = TaskExecutionError("t", **STEP)
+    top.__cause__ = middle
+
+    top = way(top)
+
+    assert isinstance(top.__cause__, CommandError)
+    assert isinstance(top.__cause__.__cause__, KeyError)
+    assert top.__cause__.__cause__.args == ("k",)
+    assert isinstance(top.__cause__.__cause__.__cause__, AuthenticationError)
+    assert top.__cause__.__cause__.__cause__.stderr == "s"
+
+
+@each_way
+def test_raise_from_none_survives(way):
+    """What was not to be shown stays unshown."""
+    error = LazyclusterError("m")
+    error.__cause__ = None
+    assert way(error).__suppress_context__ is True
+
+
+@each_way
+def test_a_circle_of_causes_survives(way):
+    """Nothing walks round for ever."""
+    first, second = LazyclusterError("1"), ProtocolError("2", host="h")
+    first.__cause__, second.__cause__ = second, first
+    again = way(first)
+    assert str(again.__cause__) == "2"
+    assert str(again.__cause__.__cause__) == "1"
+
+
+def test_a_cause_that_cannot_be_read_again_becomes_text():
+    """One awkward class far below does not lose the whole error."""
+    error = LazyclusterError("m")
+    error.__cause__ = AwkwardError("a", "b")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again.__cause__) is LazyclusterError
+    assert str(again.__cause__) == "AwkwardError: a and b"
+
+
+def test_copy_keeps_the_very_cause():
+    """copy.copy copies the error, not what it refers to."""
+    error = LazyclusterError("m")
+    error.__cause__ = AwkwardError("a", "b")
+    assert copy.copy(error).__cause__ is error.__cause__
+
+
+def test_a_subclass_with_attributes_of_its_own_survives():
+    """Users may derive from ours."""
+    error = pickle.loads(pickle.dumps(DerivedError("m", host="h")))
+    assert (type(error), error.host, error.extra) == (DerivedError, "h", 7)
+
+
+class DerivedError(SshError):
+    def __init__(self, message, *, host):
+        super().__init__(message, host=host)
+        self.extra = 7
+
+
+@pytest.mark.parametrize("cls", [ConnectError, AuthenticationError, HostKeyError])
+def test_a_failed_login_is_a_value_error(cls):
+    """As the reference has it."""
+    assert issubclass(cls, ValueError)
+
+
+def test_a_failed_copy_is_an_os_error_with_its_number():
+    """As the reference has it; strerror belongs to it."""
+    error = FileTransferError("m", **STEP, errno=errno.ENOENT)
+    assert isinstance(error, OSError)
+    assert (error.errno, error.strerror) == (errno.ENOENT, "No such file or directory")
+
+
+def test_a_failed_copy_without_a_number_has_none():
+    """Not every failure has an errno."""
+    error = pickle.loads(pickle.dumps(FileTransferError("m", **STEP)))
+    assert (error.errno, error.strerror) == (None, None)
+
+
+def test_a_failed_command_is_told_as_a_small_table():
+    """Exit status, command, host, last lines, in that order."""
+    message = command_message(host="h", command="make", exit_status=2, output="a\n\nb\n")
+    assert message.splitlines() == [
+        "A command failed.",
+        "  exit status 2",
+        "  command     make",
+        "  host        h",
+        "  output      a",
+        "              b",
+    ]
+
+
+def test_a_signal_is_told_with_its_name():
+    """A number alone says little."""
+    assert "signal      9 (SIGKILL)" in command_message(host="h", command="x", signal=9)
+
+
+def test_a_signal_without_a_name_here_is_told_by_its_number():
+    """The host may have signals that the manager does not know."""
+    assert "signal      4711\n" in command_message(host="h", command="x", signal=4711)
+
+
+def test_a_timeout_is_told_in_seconds():
+    """The headline says that it was the time."""
+    lines = command_message(host="h", command="x", signal=15, timeout=0.5).splitlines()
+    assert lines[:2] == ["A command took too long.", "  timeout     0.5 seconds"]
+
+
+def test_only_the_last_five_lines_are_told():
+    """The whole output is in the attribute."""
+    message = command_message(host="h", command="x", output="\n".join(map(str, range(100))))
+    assert message.endswith(
+        "output      95\n              96\n              97\n              98\n              99"
+    )
+
+
+def test_a_long_command_is_shortened():
+    """A message is for people."""
+    assert max(map(len, command_message(host="h", command="y" * 10_000).splitlines())) < 220
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    """What the host printed could otherwise rewrite the screen of whoever reads the traceback."""
+    message = command_message(host="h", command="a\nb", output="\x1b[2Jgone\n")
+    assert "\x1b" not in message
+    assert "\\x1b[2Jgone" in message
+    assert "a\\nb" in message

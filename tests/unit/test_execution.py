@@ -1,0 +1,46 @@
+"""How an execution takes what comes from the host, in whatever moments it comes."""
+
+from __future__ import annotations
+
+import errno
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from lazycluster import RuntimeTask
+from lazycluster._execution import Execution, Place
+from lazycluster._remote import frames, trees
+from lazycluster._request import Request
+from lazycluster.exceptions import FileTransferError
+
+
+class QuickHost:
+    """A conversation with a host that has said all before anybody waits for it."""
+
+    def __init__(self, folder, value):
+        self.master = SimpleNamespace(folder=str(folder))
+        self._value = value
+
+    def request(self, steps, *, on_output, on_value, live, **_):
+        writer = SimpleNamespace(send=lambda data: None, feed=lambda source: None)
+        request = Request(1, len(steps), writer, iter(()), on_output, on_value, live=live)
+        request.take(frames.STARTED, json.dumps({"step": 0, "pid": 1}).encode())
+        request.take(frames.VALUE, memoryview(self._value))
+        ended = {"step": 0, "exit_status": 0, "result": None}
+        request.take(frames.ENDED, json.dumps(ended).encode())
+        request.take(frames.FINISHED, b"")
+        return request
+
+
+def test_what_cannot_be_stored_is_the_error_though_the_end_has_come(tmp_path):
+    """And not what comes of going on after it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "taken").write_text("old")
+    value = b"".join(trees.pack(str(tmp_path / "folder")))
+    task = RuntimeTask().get_file("folder", str(tmp_path / "taken"))
+    execution = Execution(task, "host")
+    with pytest.raises(FileTransferError) as caught:
+        execution.run(lambda: Place(QuickHost(tmp_path, value), None, {}))
+    assert caught.value.errno == errno.ENOTDIR
+    assert (tmp_path / "taken").read_text() == "old"

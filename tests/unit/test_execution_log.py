@@ -1,0 +1,498 @@
+"""The log of one execution: in memory while it is small, in a private file always."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lazycluster import _execution_log
+from lazycluster._execution_log import (
+    FILES_PER_HOST,
+    MEMORY_LIMIT,
+    READ_LIMIT,
+    ExecutionLog,
+)
+
+pytestmark = pytest.mark.every_python
+
+
+@pytest.fixture
+def main_directory(tmp_path, monkeypatch):
+    """A main directory that LAZYCLUSTER_HOME names, not made yet."""
+    path = tmp_path / "home"
+    monkeypatch.setenv("LAZYCLUSTER_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def log(main_directory):
+    log = ExecutionLog("host-1", "train")
+    yield log
+    log.close()
+
+
+IMPORTS = """
+from lazycluster import _execution_log
+from lazycluster._execution_log import *
+
+def directory():
+    return _execution_log._temporary_of_this_process().path
+
+"""
+
+
+def mode_of(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def in_new_process(source, **environment):
+    """Run Python source and give what it printed."""
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME")
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORTS + source],
+        env={**variables, **environment},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return result.stdout.splitlines()
+
+
+# --- Entries ---------------------------------------------------------------------------------
+
+
+def test_each_step_begun_has_an_entry(log):
+    """Entry i is step i, and a step that printed nothing has an empty one."""
+    log.begin_step(0)
+    log.begin_step(1)
+    log.append(1, b"one\n")
+    log.begin_step(2)
+    assert log.entries() == ["", "one\n", ""]
+
+
+def test_entry_of_a_step_to_come_is_empty(log):
+    """Asking early is no error."""
+    assert log.entry(5) == ""
+    assert log.entries() == []
+
+
+def test_beginning_a_step_twice_changes_nothing(log):
+    """begin_step keeps what is there."""
+    log.append(0, b"x")
+    log.begin_step(0)
+    assert log.entries() == ["x"]
+
+
+def test_an_entry_grows(log):
+    """What has come can be read while the step runs."""
+    log.append(0, b"a")
+    assert log.entry(0) == "a"
+    log.append(0, b"b")
+    assert log.entry(0) == "ab"
+
+
+def test_late_output_belongs_to_its_own_step(log):
+    """What an earlier step left behind may print while a later one runs."""
+    log.append(0, b"0a ")
+    log.append(1, b"1a ")
+    log.append(0, b"0b ")
+    log.append(1, b"1b ")
+    assert log.entries() == ["0a 0b ", "1a 1b "]
+    assert log.tail(0, 4) == "a 0b "[-4:]
+
+
+def test_a_character_in_two_pieces_is_one(log):
+    """Bytes are put together before they are decoded."""
+    first, second = "ä".encode()[:1], "ä".encode()[1:]
+    log.append(0, first)
+    log.append(0, second)
+    assert log.entry(0) == "ä"
+
+
+def test_what_is_not_utf8_is_shown_with_backslashes(log):
+    """No output is lost and none is an error."""
+    log.append(0, b"\xffok")
+    assert log.entry(0) == "\\xffok"
+
+
+def test_entries_beyond_memory_come_from_the_file(log):
+    """A large log is read by offsets, also of steps that begin in memory."""
+    log.append(0, b"a" * (MEMORY_LIMIT - 1))
+    log.append(1, b"bcd")
+    log.append(2, b"e" * MEMORY_LIMIT)
+    assert log.entry(0) == "a" * (MEMORY_LIMIT - 1)
+    assert log.entry(1) == "bcd"
+    assert log.entry(2) == "e" * MEMORY_LIMIT
+
+
+def test_memory_holds_no_more_than_its_limit(log):
+    """The rest is only in the file."""
+    for _ in range(10):
+        log.append(0, bytes(MEMORY_LIMIT // 3))
+    assert len(log._memory) == MEMORY_LIMIT
+
+
+def test_file_holds_all_output_in_order(log):
+    """The file is the log, steps one after another."""
+    log.append(0, b"one\n")
+    log.append(1, b"\xfftwo\n")
+    assert Path(log.path).read_bytes() == b"one\n\xfftwo\n"
+
+
+def test_vanished_file_is_an_error_that_names_it(log):
+    """What memory still has can be read, for the rest there is a reason."""
+    log.append(0, b"small")
+    log.append(1, bytes(MEMORY_LIMIT))
+    os.unlink(log.path)
+    assert log.entry(0) == "small"
+    with pytest.raises(FileNotFoundError, match="execution log cannot be read") as raised:
+        log.entry(1)
+    assert raised.value.filename == log.path
+
+
+def test_shortened_file_is_an_error_that_names_it(log):
+    """Half an entry is not passed off as one."""
+    log.append(0, bytes(2 * MEMORY_LIMIT))
+    os.truncate(log.path, MEMORY_LIMIT + 1)
+    with pytest.raises(OSError, match="cut short") as raised:
+        log.entry(0)
+    assert log.path in str(raised.value)
+
+
+# --- Tail and live output ---------------------------------------------------------------------
+
+
+def test_tail_is_the_end(log):
+    """For a message the last bytes are enough."""
+    log.append(0, b"0123456789")
+    assert log.tail(0, 4) == "6789"
+    assert log.tail(0, 100) == "0123456789"
+    assert log.tail(0, 0) == ""
+    assert log.tail(3, 10) == ""
+
+
+def test_tail_begins_with_a_whole_character(log):
+    """A character that the cut goes through is left out."""
+    log.append(0, "aä€b".encode())
+    assert log.tail(0, 3) == "b"
+    assert log.tail(0, 4) == "€b"
+
+
+def test_tail_of_a_large_step_reads_only_the_end(log, monkeypatch):
+    """A gigabyte is not read for ten lines."""
+    log.append(0, bytes(MEMORY_LIMIT) + b"the end")
+    sizes = []
+    read = log._read
+    monkeypatch.setattr(
+        log, "_read", lambda start, end: sizes.append(end - start) or read(start, end)
+    )
+    assert log.tail(0, 7) == "the end"
+    assert sizes == [7]
+
+
+def test_read_new_gives_what_has_come_since(log):
+    """Each byte is given once, of whichever step."""
+    log.append(0, b"ab")
+    data, position = log.read_new(0)
+    assert data == b"ab"
+    assert log.read_new(position) == (b"", position)
+    log.append(1, b"cd")
+    assert log.read_new(position) == (b"cd", position + 2)
+
+
+def test_read_new_is_bounded(log):
+    """However much has come, little of it is held at once."""
+    log.append(0, bytes(READ_LIMIT + 5))
+    data, position = log.read_new(0)
+    assert len(data) == READ_LIMIT
+    assert len(log.read_new(position)[0]) == 5
+
+
+def test_readers_see_a_growing_log_whole(log):
+    """While one thread writes, what another reads is a beginning of it."""
+    expected = b"".join(b"%06d\n" % number for number in range(30000))
+    wrong = []
+
+    def read():
+        position, seen = 0, b""
+        while len(seen) < len(expected):
+            data, position = log.read_new(position)
+            seen += data
+            text = log.entry(0).encode()
+            if not expected.startswith(text) or not expected.startswith(seen):
+                wrong.append(len(seen))
+                return
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for start in range(0, len(expected), 700):
+        log.append(0, expected[start : start + 700])
+    thread.join()
+    assert wrong == []
+
+
+# --- The file ---------------------------------------------------------------------------------
+
+
+def test_file_appears_with_the_first_byte(log, main_directory):
+    """A task that prints nothing leaves nothing."""
+    log.begin_step(0)
+    log.append(0, b"")
+    assert log.path is None
+    assert not main_directory.exists()
+    log.append(0, b"x")
+    assert os.path.isfile(log.path)
+
+
+def test_file_lies_under_host_and_task(log, main_directory):
+    """Main directory, execution_log, host; then task, time and something unique."""
+    log.append(0, b"x")
+    path = Path(log.path)
+    assert path.parent == main_directory / "execution_log" / "host-1"
+    assert path.name.startswith("train_")
+    assert path.suffix == ".log"
+
+
+def test_file_and_folders_are_private(log, main_directory):
+    """Output is nobody else's business."""
+    old = os.umask(0)
+    try:
+        log.append(0, b"x")
+    finally:
+        os.umask(old)
+    assert mode_of(log.path) == 0o600
+    for folder in (main_directory, *list(Path(log.path).parents)[:2]):
+        assert mode_of(folder) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("user@host.example-1_x", "user@host.example-1_x"),
+        ("ssh://h:22/../x", "ssh___h_22_.._x"),
+        ("", "_"),
+        (".", "_"),
+        ("..", "_"),
+        ("a b\nc\0ü", "a_b_c__"),
+    ],
+)
+def test_names_are_made_safe(name, safe):
+    """No name leads to another folder."""
+    assert _execution_log._safe_name(name) == safe
+
+
+def test_names_are_bounded(main_directory):
+    """A task may have any name, a file may not."""
+    log = ExecutionLog("h" * 1000, "t" * 1000)
+    log.append(0, b"x")
+    log.close()
+    assert os.path.isfile(log.path)
+
+
+def test_no_descriptor_after_close(log):
+    """One while it runs, none afterwards, and reading goes on."""
+    before = len(os.listdir("/dev/fd"))
+    log.append(0, bytes(2 * MEMORY_LIMIT))
+    assert len(os.listdir("/dev/fd")) == before + 1
+    log.close()
+    log.close()
+    assert len(os.listdir("/dev/fd")) == before
+    assert len(log.entry(0)) == 2 * MEMORY_LIMIT
+
+
+def test_closed_log_takes_nothing_more(log):
+    """A finished log does not change."""
+    log.close()
+    with pytest.raises(ValueError, match="closed"):
+        log.append(0, b"x")
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda log: pickle.loads(pickle.dumps(log))])
+def test_copy_reads_the_same_and_is_closed(log, again):
+    """A task is copied and pickled with its log."""
+    log.append(0, b"a" * MEMORY_LIMIT)
+    log.append(1, b"b")
+    twin = again(log)
+    log.append(1, b"c")
+    assert twin.entries() == ["a" * MEMORY_LIMIT, "b"]
+    assert twin.path == log.path
+    with pytest.raises(ValueError, match="closed"):
+        twin.append(1, b"d")
+
+
+def test_unwritable_main_directory_is_an_error_that_names_it(tmp_path, monkeypatch):
+    """The reason is not lost."""
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("LAZYCLUSTER_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=str(tmp_path / "file")):
+        ExecutionLog("h", "t").append(0, b"x")
+
+
+def make_old_logs(folder, count):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        path = folder / f"old_{number}.log"
+        path.write_bytes(b"")
+        os.utime(path, (number + 1, number + 1))
+
+
+def test_newest_files_of_a_host_are_kept(log, main_directory):
+    """Old logs make room, the oldest first; other files stay."""
+    folder = main_directory / "execution_log" / "host-1"
+    make_old_logs(folder, FILES_PER_HOST + 5)
+    (folder / "notes.txt").write_bytes(b"")
+    (folder / "folder.log").mkdir()
+    log.append(0, b"x")
+    left = {path.name for path in folder.glob("*.log") if path.is_file()}
+    assert len(left) == FILES_PER_HOST
+    assert os.path.basename(log.path) in left
+    assert "old_5.log" not in left
+    assert "old_6.log" in left
+    assert (folder / "notes.txt").exists()
+    assert (folder / "folder.log").exists()
+
+
+def test_pruning_happens_now_and_then(main_directory, monkeypatch):
+    """Folders are not read through for each task."""
+    pruned = []
+    monkeypatch.setattr(_execution_log, "_prune", pruned.append)
+    for _ in range(2 * _execution_log.PRUNE_INTERVAL):
+        log = ExecutionLog("h", "t")
+        log.append(0, b"x")
+        log.close()
+    assert len(pruned) == 2
+
+
+# --- The main directory -----------------------------------------------------------------------
+
+
+def test_state_home_is_used_where_there_is_no_own_variable(tmp_path, monkeypatch):
+    """XDG_STATE_HOME/lazycluster, as the base directory specification has it."""
+    monkeypatch.delenv("LAZYCLUSTER_HOME", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    log = ExecutionLog("h", "t")
+    log.append(0, b"x")
+    log.close()
+    assert Path(log.path).parents[2] == tmp_path / "lazycluster"
+
+
+def test_relative_state_home_is_ignored(monkeypatch):
+    """The specification asks for it."""
+    monkeypatch.delenv("LAZYCLUSTER_HOME", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    log = ExecutionLog("h", "t")
+    log.append(0, b"x")
+    log.close()
+    assert Path(log.path).parents[3] == Path(tempfile.gettempdir())
+
+
+def test_temporary_directory_is_private(tmp_path):
+    """What is printed may be a secret."""
+    (mode,) = in_new_process(
+        "import os\n"
+        "ExecutionLog('h', 't').append(0, b'x')\n"
+        "print(oct(os.stat(directory()).st_mode & 0o777))\n",
+        TMPDIR=str(tmp_path),
+    )
+    assert mode == "0o700"
+
+
+def test_f10_temporary_directory_goes_with_a_killed_process(tmp_path):
+    """Nobody is asked then, and no connection need be open."""
+    code = (
+        "import os, time\n"
+        "ExecutionLog('h', 't').append(0, b'x')\n"
+        "print(flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    for name in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME"):
+        environment.pop(name, None)
+    with subprocess.Popen(
+        [sys.executable, "-c", IMPORTS + code], env=environment, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        assert len(list(tmp_path.iterdir())) == 1
+        process.kill()
+    deadline = time.monotonic() + 100
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_temporary_directory_goes_at_exit(tmp_path):
+    """Nothing is left behind."""
+    in_new_process(
+        "ExecutionLog('h', 't').append(0, b'x')\n",
+        TMPDIR=str(tmp_path),
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_directory_that_exists_already_is_refused(tmp_path):
+    """Nobody can put a folder of theirs in our way."""
+    output = in_new_process(
+        "import os\n"
+        "os.mkdir(directory())\n"
+        "try:\n"
+        "    ExecutionLog('h', 't').append(0, b'x')\n"
+        "except FileExistsError as error:\n"
+        "    print(error.filename == directory())\n",
+        TMPDIR=str(tmp_path),
+    )
+    assert output == ["True"]
+
+
+def test_temporary_directory_that_was_swept_away_is_made_again(tmp_path):
+    """A manager may run for longer than /tmp keeps things."""
+    output = in_new_process(
+        "import os, shutil\n"
+        "ExecutionLog('h', 't').append(0, b'x')\n"
+        "shutil.rmtree(directory())\n"
+        "log = ExecutionLog('h', 't')\n"
+        "log.append(0, b'x')\n"
+        "print(os.path.exists(log.path))\n",
+        TMPDIR=str(tmp_path),
+    )
+    assert output == ["True"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forked_child_has_a_temporary_directory_of_its_own(tmp_path):
+    """Its exit takes nothing away from the parent."""
+    parent, exists, child, gone = in_new_process(
+        "import os, sys\n"
+        "log = ExecutionLog('h', 't')\n"
+        "log.append(0, b'x')\n"
+        "mine = directory()\n"
+        "print(mine, flush=True)\n"
+        "read, write = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    ExecutionLog('h', 't').append(0, b'x')\n"
+        "    os.write(write, directory().encode())\n"
+        "    sys.exit()\n"
+        "os.wait()\n"
+        "print(os.path.exists(log.path))\n"
+        "theirs = os.read(read, 1000).decode()\n"
+        "print(theirs)\n"
+        "print(os.path.exists(theirs))\n",
+        TMPDIR=str(tmp_path),
+    )
+    assert parent != child
+    assert exists == "True"
+    assert gone == "False"
+    assert list(tmp_path.iterdir()) == []

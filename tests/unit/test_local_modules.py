@@ -1,0 +1,143 @@
+"""Which local modules a function's body imports, found without importing any of them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import textwrap
+import types
+
+import pytest
+
+from lazycluster._local_modules import add_imports
+
+pytestmark = pytest.mark.every_python
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    """Make local modules of sources, named by their paths."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def make(**sources):
+        for name, source in sources.items():
+            path = tmp_path / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(source))
+        importlib.invalidate_caches()
+
+    yield make
+    imported = set(sys.modules) - before
+    assert not [name for name in imported if "4711" in name]
+
+
+def function_of(body, package=""):
+    """A function with this body, as if of a module in a package."""
+    text = "def function():\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    namespace = {"__name__": f"{package}.module" if package else "module", "__package__": package}
+    exec(compile(text, "<test>", "exec"), namespace)
+    return namespace["function"]
+
+
+def found(body, package=""):
+    """The names of what a function with this body imports."""
+    sources = {}
+    add_imports(function_of(body, package), sources)
+    return set(sources)
+
+
+def test_import_in_a_body_is_found(local):
+    """With its text and its path, whether or not it is a package."""
+    local(**{"one_4711": "X = 1\n", "two_4711/__init__": "", "three_4711/inner": ""})
+    sources = {}
+    add_imports(function_of("import one_4711, two_4711, three_4711.inner"), sources)
+    assert sources["one_4711"].text == "X = 1\n"
+    assert sources["one_4711"].path.endswith("/one_4711.py")
+    assert not sources["one_4711"].is_package
+    assert sources["two_4711"].is_package
+    assert sources["three_4711"] == ("", None, True)  # a folder without __init__.py
+    assert not sources["three_4711.inner"].is_package
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ("import pack_4711", {"pack_4711"}),
+        ("import pack_4711.sub", {"pack_4711", "pack_4711.sub"}),
+        ("import pack_4711.sub as other", {"pack_4711", "pack_4711.sub"}),
+        ("from pack_4711 import sub", {"pack_4711", "pack_4711.sub"}),
+        ("from pack_4711 import value", {"pack_4711"}),
+        ("from pack_4711.sub import value", {"pack_4711", "pack_4711.sub"}),
+        ("if package:\n    import pack_4711", {"pack_4711"}),
+        ("def inner():\n    import pack_4711", {"pack_4711"}),
+        ("class Inner:\n    import pack_4711", {"pack_4711"}),
+        ("return lambda: __import__('pack_4711')", set()),
+        ("import json, pytest, sys, no_such_4711, lazycluster.runtimes", set()),
+    ],
+)
+def test_each_way_to_import(local, body, names):
+    """Of what is not installed; a name that is made at run time is not known."""
+    local(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
+    assert found(body) == names
+
+
+@pytest.mark.parametrize("body", ["from . import sub", "from .sub import x", "from .. import q"])
+def test_relative_imports_are_of_the_package(local, body):
+    """Those that lead out of it are none."""
+    local(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
+    expected = set() if ".. " in body else {"pack_4711", "pack_4711.sub"}
+    assert found(body, "pack_4711") == expected
+    assert found(body) == set()
+
+
+def test_what_local_modules_import_is_found_too(local):
+    """At any depth, also where they import each other."""
+    local(
+        one_4711="import two_4711, json\n",
+        two_4711="def f():\n    from three_4711 import x\n",
+        three_4711="import one_4711\n",
+    )
+    assert found("import one_4711") == {"one_4711", "two_4711", "three_4711"}
+
+
+def test_many_names_in_one_function(local):
+    """Bytecode has a prefix for numbers above 255."""
+    local(one_4711="")
+    names = "\n".join(f"n{number} = {number + 1000}" for number in range(300))
+    assert found(f"global {', '.join(f'n{n}' for n in range(300))}\n{names}\nimport one_4711") == {
+        "one_4711"
+    }
+
+
+def test_changed_source_is_read_anew(local, tmp_path):
+    """Somebody works on it while the manager runs."""
+    for text in ("X = 1\n", "X = 22\n"):
+        local(one_4711=text)
+        sources = {}
+        add_imports(function_of("import one_4711"), sources)
+        assert sources["one_4711"].text == text
+
+
+@pytest.mark.parametrize("text", ["no python here", "\0", "# coding: no-such\n"])
+def test_source_that_is_no_python_is_left_out(local, text):
+    """The import fails on the host, if it comes to that, as it would here."""
+    local(one_4711=text)
+    assert found("import one_4711") == set()
+
+
+def test_finder_that_raises_is_no_failure(monkeypatch):
+    """Finders are anybody's."""
+    finder = types.SimpleNamespace(find_spec=lambda *_: 1 / 0)
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    assert found("import no_such_4711") == set()
+
+
+def test_extension_module_does_not_travel(local, tmp_path):
+    """It is no source."""
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (tmp_path / f"one_4711{suffix}").write_bytes(b"")
+    os.utime(tmp_path)
+    importlib.invalidate_caches()
+    assert found("import one_4711") == set()

@@ -1,0 +1,674 @@
+"""Calls to bytes and values back, with a host's Python on the other side.
+
+The other side is an isolated interpreter: nothing is on its path but the standard library, and
+cloudpickle is what `cloudpickle_sources` says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import importlib
+import json
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+import types
+
+import pytest
+
+from lazycluster import _local_modules
+from lazycluster._payload import (
+    check_call,
+    cloudpickle_sources,
+    describe,
+    dump_call,
+    load_value,
+)
+from lazycluster._spool import Spool
+from lazycluster.exceptions import SerializationError
+
+pytestmark = pytest.mark.every_python
+
+HOST = """
+import json, sys, types
+sources = json.loads(sys.stdin.buffer.readline())
+for name in sources:
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__package__ = "cloudpickle"
+sys.modules["cloudpickle"].__path__ = []
+sys.modules["cloudpickle"].cloudpickle = sys.modules["cloudpickle.cloudpickle"]
+for name in reversed(list(sources)):
+    exec(compile(sources[name], name, "exec"), sys.modules[name].__dict__)
+import pickle
+assert pickle.load(sys.stdin.buffer) == {}
+function, kwargs = pickle.load(sys.stdin.buffer)
+sys.modules["cloudpickle"].dump(function(**kwargs), sys.stdout.buffer)
+"""
+
+
+def call_there(function, **kwargs):
+    """Call a function in another interpreter and give its value."""
+    spool = dump_call(function, kwargs)
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", HOST],
+        input=json.dumps(cloudpickle_sources()).encode() + b"\n" + spool.read_at(0, len(spool)),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return load_value(Spool(result.stdout).open())
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    """Make local modules of sources, named by their paths, and import the first."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def make(**sources):
+        for name, source in sources.items():
+            path = tmp_path / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(source))
+        importlib.invalidate_caches()
+        return importlib.import_module(next(iter(sources)))
+
+    yield make
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+    _local_modules._known.clear()
+
+
+# --- What travels ----------------------------------------------------------------------------
+
+
+def test_function_of_the_standard_library_travels_by_name():
+    """What is on the host is not sent."""
+    spool = dump_call(json.dumps, {"obj": [1]})
+    assert len(spool) < 100
+    assert call_there(json.dumps, obj=[1]) == "[1]"
+
+
+def test_closure_and_lambda_travel():
+    """What a function has caught goes with it."""
+    caught = [1, 2]
+    assert call_there(lambda x: [*caught, x], x=3) == [1, 2, 3]
+
+
+def test_function_of_a_local_module_travels_with_what_it_uses(local):
+    """Globals of its module, functions among them, and modules it imports from."""
+    module = local(
+        lc_uses="""
+        from lc_used import double
+        import math
+        OFFSET = 1
+        def shift(x):
+            return x + OFFSET
+        def run(x):
+            return math.floor(shift(double(x)))
+        """,
+        lc_used="def double(x):\n    return 2 * x\n",
+    )
+    assert call_there(module.run, x=5) == 11
+
+
+def test_local_module_used_as_a_whole_travels(local):
+    """`import module` in a script is as good as `from module import name`."""
+    module = local(
+        lc_whole="import lc_part\ndef run():\n    return lc_part.name() + lc_part.SUFFIX\n",
+        lc_part="SUFFIX = '!'\ndef name():\n    return __name__\n",
+    )
+    assert call_there(module.run) == "lc_part!"
+
+
+def test_submodule_of_a_local_package_travels(local):
+    """A function that says `package.sub.name` finds it on the host."""
+    module = local(
+        lc_imports_sub="import lc_pkg.sub\ndef run():\n    return lc_pkg.sub.value()\n",
+        **{
+            "lc_pkg/__init__": "",
+            "lc_pkg/sub": "from . import other\ndef value():\n    return other.VALUE\n",
+            "lc_pkg/other": "VALUE = 7\n",
+        },
+    )
+    assert call_there(module.run) == 7
+
+
+def test_folder_without_init_is_a_local_package(local):
+    """A namespace package of the user's own travels too."""
+    module = local(
+        lc_imports_space="import lc_space.sub\ndef run():\n    return lc_space.sub.VALUE\n",
+        **{"lc_space/sub": "VALUE = 8\n"},
+    )
+    assert call_there(module.run) == 8
+
+
+def test_modules_that_import_each_other_travel(local):
+    """A circle of modules is no circle of pickling."""
+    module = local(
+        lc_circle_a="""
+        import lc_circle_b
+        def run(n):
+            return n if n <= 0 else lc_circle_b.down(n)
+        """,
+        lc_circle_b="""
+        import lc_circle_a
+        def down(n):
+            return lc_circle_a.run(n - 1)
+        """,
+    )
+    assert call_there(module.run, n=4) == 0
+
+
+def test_functions_that_call_each_other_travel(local):
+    """Recursion, direct and by way of another."""
+    module = local(
+        lc_recursion="""
+        def even(n):
+            return True if n == 0 else odd(n - 1)
+        def odd(n):
+            return False if n == 0 else even(n - 1)
+        """
+    )
+    assert call_there(module.even, n=10) is True
+
+
+def test_functions_of_a_module_share_its_globals_on_the_host(local):
+    """A `global` set by one is seen by another, and through the module object."""
+    module = local(
+        lc_shares="""
+        import lc_state
+        from lc_state import increase
+        def run():
+            increase()
+            increase()
+            return lc_state.count, lc_state.get()
+        """,
+        lc_state="""
+        count = 0
+        def increase():
+            global count
+            count += 1
+        def get():
+            return count
+        """,
+    )
+    assert call_there(module.run) == (2, 2)
+
+
+def test_local_module_named_like_an_installed_one_is_local(local, monkeypatch):
+    """The path decides, not the name."""
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    module = local(this="def run():\n    return 'mine'\n")
+    assert call_there(module.run) == "mine"
+
+
+def test_decorated_and_cached_functions_travel(local):
+    """With functools.wraps, and with lru_cache around a recursion."""
+    module = local(
+        lc_decorated="""
+        import functools
+        def shout(function):
+            @functools.wraps(function)
+            def wrapper(*args, **kwargs):
+                return function(*args, **kwargs).upper()
+            return wrapper
+        @shout
+        def name():
+            return "a"
+        @functools.lru_cache(maxsize=None)
+        def fibonacci(n):
+            return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+        def run(n):
+            return name(), fibonacci(n)
+        """
+    )
+    assert call_there(module.run, n=30) == ("A", 832040)
+    assert call_there(module.fibonacci, n=30) == 832040
+
+
+def test_partials_and_bound_methods_of_local_classes_travel(local):
+    """Each way to name a function works."""
+    module = local(
+        lc_methods="""
+        class Base:
+            def __init__(self, start):
+                self.start = start
+            def add(self, x):
+                return self.start + x
+        class Child(Base):
+            def add(self, x):
+                return super().add(x) * 10
+            @classmethod
+            def make(cls, start):
+                return cls(start).add(0)
+            @staticmethod
+            def plain(x):
+                return x
+            def __call__(self, x):
+                return self.add(x)
+        """
+    )
+    child = module.Child(1)
+    assert call_there(child.add, x=2) == 30
+    assert call_there(functools.partial(module.Child.add, child), x=2) == 30
+    assert call_there(module.Child.make, start=2) == 20
+    assert call_there(module.Child.plain, x=2) == 2
+    assert call_there(child, x=3) == 40
+
+
+def test_typed_code_travels(local):
+    """Annotations hold objects that pickle knows by name only."""
+    module = local(
+        lc_typed="""
+        import dataclasses
+        import functools
+        import typing
+        T = typing.TypeVar("T")
+        Number = typing.NewType("Number", int)
+        if hasattr(typing, "ParamSpec"):
+            P = typing.ParamSpec("P")
+        else:
+            P = ...
+        class Box(typing.Generic[T]):
+            def __init__(self, content: T) -> None:
+                self.content = content
+            @functools.cached_property
+            def text(self) -> str:
+                return str(self.content)
+        class Pair(typing.NamedTuple):
+            a: Number
+            b: str = ""
+        class Readable(typing.Protocol):
+            def read(self) -> str: ...
+        def typed(x: T, number: Number, call: typing.Callable[P, T]) -> Box[T]:
+            return Box(x)
+        def run(number: Number):
+            return typed([number], number, str).text, Pair(number).a
+        """
+    )
+    assert call_there(module.run, number=3) == ("[3]", 3)
+
+
+def test_dataclass_keeps_its_missing_defaults(local):
+    """`dataclasses.MISSING` is compared with `is`."""
+    module = local(
+        lc_dataclass="""
+        import dataclasses
+        @dataclasses.dataclass
+        class Point:
+            x: int
+            y: list = dataclasses.field(default_factory=list)
+        def run():
+            defaults = [f.default is dataclasses.MISSING for f in dataclasses.fields(Point)]
+            return defaults, dataclasses.asdict(dataclasses.replace(Point(1), x=2))
+        """
+    )
+    assert call_there(module.run) == ([True, True], {"x": 2, "y": []})
+
+
+def test_argument_of_a_local_class_travels(local):
+    """The class goes with its instance, also when the function is not local."""
+    module = local(
+        lc_argument="class Named:\n    def __str__(self):\n        return 'named'\n",
+    )
+    assert call_there(str, object=module.Named()) == "named"
+
+
+def test_registry_of_cloudpickle_is_left_alone(local):
+    """What others pickle in this process is pickled as before."""
+    module = local(lc_registry="def run():\n    return 1\n")
+    dump_call(module.run, {})
+    cloudpickle = importlib.import_module("cloudpickle")
+    assert cloudpickle.list_registry_pickle_by_value() == set()
+    assert pickle.loads(cloudpickle.dumps(module.run)) is module.run
+
+
+def test_lazycluster_never_travels_by_value():
+    """Nothing of the manager's side is sent along."""
+    assert not _local_modules.is_local("lazycluster._payload")
+
+
+@pytest.mark.parametrize("name", ["json", "builtins", "pytest", "_json", "no.such.module"])
+def test_installed_module_is_not_local(name):
+    """The standard library, site-packages, what is compiled and what is not there."""
+    assert not _local_modules.is_local(name)
+
+
+def test_link_into_site_packages_is_installed(tmp_path):
+    """uv links modules to its cache; their own path has no site-packages in it."""
+    cache = tmp_path / "cache" / "module.py"
+    cache.parent.mkdir()
+    cache.write_text("")
+    link = tmp_path / "site-packages" / "module.py"
+    link.parent.mkdir()
+    link.symlink_to(cache)
+    assert _local_modules.is_installed(str(link))
+    assert not _local_modules.is_installed(str(cache))
+
+
+# --- What comes back -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Result:
+    number: int
+
+    made = 0
+
+    def doubled(self):
+        return self.number * factor
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+    def other(self):
+        return Color.BLUE if self is Color.RED else Color.RED
+
+
+class Slotted:
+    __slots__ = ("a",)
+
+    def __init__(self, a):
+        self.a = a
+
+
+factor = 2
+
+
+def make_result(number):
+    Result.made += 1
+    return Result(number)
+
+
+def test_value_of_a_local_class_is_an_instance_of_it():
+    """`isinstance` holds, and so does equality."""
+    value = call_there(make_result, number=3)
+    assert isinstance(value, Result)
+    assert value == Result(3)
+
+
+def test_argument_and_value_of_a_local_class_are_of_one_class():
+    """An instance that goes there comes back as what it was."""
+    value = call_there(lambda given: given, given=Result(4))
+    assert type(value) is Result
+
+
+def test_member_of_a_local_enum_comes_back_as_itself():
+    """`is` holds for members."""
+    assert call_there(lambda color: color.other(), color=Color.RED) is Color.BLUE
+
+
+def test_class_with_slots_has_them_on_the_host():
+    """Its instances have no other attributes there, and so they can come back."""
+
+    def run(given):
+        return given, Slotted(given.a + 1), hasattr(given, "__dict__")
+
+    given, made, has_dict = call_there(run, given=Slotted(1))
+    assert (type(given), given.a) == (Slotted, 1)
+    assert (type(made), made.a) == (Slotted, 2)
+    assert not has_dict
+
+
+def test_class_of_this_process_is_not_changed_by_a_value(monkeypatch):
+    """Neither its attributes nor its methods become those of the host."""
+    method = Result.__dict__["doubled"]
+    value = call_there(make_result, number=3)
+    assert Result.made == 0
+    assert Result.__dict__["doubled"] is method
+    monkeypatch.setattr(sys.modules[__name__], "factor", 100)
+    assert value.doubled() == 300
+
+
+def test_class_made_on_the_host_arrives_whole():
+    """A class that is only there comes with its methods, and is the same class each time."""
+
+    def make():
+        class OnlyThere:
+            def name(self):
+                return "there"
+
+        return OnlyThere(), OnlyThere()
+
+    first, second = call_there(make)
+    assert first.name() == "there"
+    assert type(first) is type(second)
+
+
+def test_unpicklable_value_is_a_serialization_error_with_the_reason():
+    """What is not a pickle, and what is not installed."""
+    with pytest.raises(SerializationError, match="cannot be unpickled here: UnpicklingError"):
+        load_value(Spool(b"nonsense").open())
+    with pytest.raises(SerializationError, match="No module named 'lc_nowhere'") as raised:
+        load_value(Spool(b"clc_nowhere\nname\n.").open())
+    assert isinstance(raised.value.__cause__, ModuleNotFoundError)
+
+
+# --- What cannot be pickled ------------------------------------------------------------------
+
+
+class Stubborn:
+    def __reduce__(self):
+        raise ZeroDivisionError("no way")
+
+
+def returns_nothing(a=None, b=None):
+    pass
+
+
+def test_unpicklable_argument_is_named():
+    """With the function, and what was raised as it was raised."""
+    with pytest.raises(SerializationError) as raised:
+        dump_call(returns_nothing, {"a": 1, "b": Stubborn()})
+    assert str(raised.value) == (
+        "argument `b` of `returns_nothing` cannot be pickled: ZeroDivisionError: no way"
+    )
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_unpicklable_function_is_named():
+    """A function that has caught what cannot travel."""
+    lock = threading.Lock()
+
+    def locked():
+        return lock
+
+    with pytest.raises(SerializationError, match="function `locked` cannot be pickled: TypeError"):
+        dump_call(locked, {})
+
+
+def test_exception_that_has_no_text_does_not_get_in_the_way():
+    """A user's exception may fail when it is asked what it is."""
+
+    class MuteError(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    class Raises:
+        def __reduce__(self):
+            raise MuteError
+
+    with pytest.raises(SerializationError, match=r"cannot be pickled: MuteError$"):
+        dump_call(returns_nothing, {"a": Raises()})
+
+
+def test_module_that_holds_a_lock_is_named_with_the_cure(local):
+    """The module, what in it cannot travel, and what to do."""
+    module = local(
+        lc_uses_locked="import lc_locked\ndef run():\n    return lc_locked.helper()\n",
+        lc_locked="import threading\nLOCK = threading.Lock()\ndef helper():\n    return 1\n",
+    )
+    with pytest.raises(SerializationError) as raised:
+        dump_call(module.run, {})
+    message = str(raised.value)
+    assert message.startswith("function `run` cannot be pickled: it uses the module `lc_locked`")
+    assert "`lc_locked.LOCK` cannot be pickled (TypeError" in message
+    assert "`from lc_locked import ...`" in message
+
+
+def test_function_of_a_module_that_holds_a_lock_travels(local):
+    """The cure works: what is not used is not sent."""
+    module = local(
+        lc_uses_helper="from lc_locked2 import helper\ndef run():\n    return helper()\n",
+        lc_locked2="import threading\nLOCK = threading.Lock()\ndef helper():\n    return 1\n",
+    )
+    assert call_there(module.run) == 1
+
+
+# --- cloudpickle's sources -------------------------------------------------------------------
+
+
+def test_sources_are_those_of_the_installed_cloudpickle():
+    """The package comes first, and each is Python."""
+    sources = cloudpickle_sources()
+    assert list(sources)[:2] == ["cloudpickle", "cloudpickle.cloudpickle"]
+    assert "class Pickler" in sources["cloudpickle.cloudpickle"]
+    for name, source in sources.items():
+        compile(source, name, "exec")
+
+
+def test_sources_are_found_in_a_zip(tmp_path):
+    """An application may be one file."""
+    import zipfile
+
+    archive = tmp_path / "app.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, source in cloudpickle_sources().items():
+            path = name.replace(".", "/") + ("/__init__" if name == "cloudpickle" else "")
+            file.writestr(f"{path}.py", source)
+    script = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(archive)!r})\n"
+        "from lazycluster._payload import cloudpickle_sources\n"
+        "sources = cloudpickle_sources()\n"
+        "import cloudpickle\n"
+        "assert cloudpickle.__file__.startswith(sys.path[0])\n"
+        "assert 'class Pickler' in sources['cloudpickle.cloudpickle']\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_importing_the_payload_does_not_import_cloudpickle():
+    """Who only runs commands does not pay for functions."""
+    script = (
+        "import sys\n"
+        "import lazycluster._payload\n"
+        "sys.exit(any(name.partition('.')[0] == 'cloudpickle' for name in sys.modules))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- Names and signatures --------------------------------------------------------------------
+
+
+def test_describe_names_what_will_be_called():
+    """Without the functions that it was defined in."""
+
+    def inner():
+        pass
+
+    class Callable:
+        def __call__(self):
+            pass
+
+        def method(self):
+            pass
+
+    assert describe(inner) == "inner"
+    assert describe(lambda: 0) == "<lambda>"
+    assert describe(json.dumps) == "dumps"
+    assert describe(Callable) == "Callable"
+    assert describe(Callable().method) == "Callable.method"
+    assert describe(Callable()) == "Callable object"
+    assert describe(functools.partial(functools.partial(inner))) == "inner"
+    assert describe(print) == "print"
+    assert describe(json.JSONEncoder.encode) == "JSONEncoder.encode"
+
+
+@pytest.mark.parametrize("function", [None, "echo", 3])
+def test_function_that_is_none_is_refused(function):
+    """As the reference has it: ValueError if function is empty."""
+    with pytest.raises(ValueError, match="function is empty"):
+        check_call(function, {}, {})
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    """Before anything is sent, with the name of the function."""
+
+    def needs(a, b=1):
+        pass
+
+    check_call(needs, {"a": 1}, {})
+    with pytest.raises(TypeError, match=r"needs\(\) missing a required argument: 'a'"):
+        check_call(needs, {}, {})
+    with pytest.raises(TypeError, match=r"needs\(\) got an unexpected keyword argument 'c'"):
+        check_call(needs, {"a": 1, "c": 1}, {})
+
+
+def test_function_without_a_signature_is_not_judged():
+    """Only the host can tell."""
+    check_call(type("NoSignature", (), {"__signature__": 1, "__call__": print})(), {"a": 1}, {})
+    check_call(dict, {"a": 1}, {})
+
+
+def test_decorator_may_supply_arguments():
+    """It is the wrapper that will be called, whatever it wraps."""
+
+    def wrapped(injected, a):
+        pass
+
+    @functools.wraps(wrapped)
+    def wrapper(**kwargs):
+        pass
+
+    check_call(wrapper, {"a": 1}, {})
+
+
+def test_reserved_keyword_that_the_function_has_too_is_refused():
+    """Whose was it? The message says how to tell."""
+
+    def function(x=1, debug=False):
+        pass
+
+    check_call(function, {"x": 1}, {"debug": False, "execute_async": False})
+    with pytest.raises(ValueError, match=r"`debug`.*functools\.partial\(function, debug="):
+        check_call(function, {"x": 1}, {"debug": True})
+
+
+def test_reserved_keyword_that_the_function_needs_is_refused():
+    """It cannot be given at all, except by functools.partial."""
+
+    def function(function):
+        pass
+
+    with pytest.raises(ValueError, match=r"`function`.*functools\.partial"):
+        check_call(function, {}, {"function": None, "debug": False})
+
+
+def test_partial_settles_a_reserved_keyword():
+    """The cure works, also when the method's own keyword is used as well."""
+
+    def function(x, debug):
+        pass
+
+    check_call(functools.partial(function, debug=True), {"x": 1}, {"debug": True})
+
+
+def test_reserved_keyword_of_the_method_only_is_fine():
+    """Most functions have no such parameter."""
+    check_call(lambda x: x, {"x": 1}, {"debug": True, "function": None})
+    check_call(lambda **kwargs: kwargs, {"x": 1}, {"debug": True})
+
+
+def test_module_object_is_not_needed_for_a_function_made_at_run_time():
+    """A module that is in no file and no longer known is cloudpickle's business."""
+    module = types.ModuleType("lc_dynamic")
+    exec("def run():\n    return 5", module.__dict__)
+    assert call_there(module.run) == 5

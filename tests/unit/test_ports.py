@@ -1,0 +1,438 @@
+"""Ports in use, by real sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+from remote.pipe_host import find_interpreters
+
+from lazycluster._remote import ports
+
+INTERPRETERS = find_interpreters()
+ADDRESSES = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"]
+NOBODY = 65534
+
+
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def bind(stack):
+    """Binds sockets, to a port that nobody uses unless one is given."""
+
+    def bind(address, port=0, *, reuse=False, dual=False):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            bound = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not dual))
+            bound.bind((address, port))
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                pytest.skip(f"this host does not have {address}")
+            raise
+        return bound
+
+    return bind
+
+
+@pytest.fixture
+def listen(bind):
+    """Like bind, and listens."""
+
+    def listen(*arguments, **options):
+        bound = bind(*arguments, **options)
+        bound.listen(1)
+        return bound
+
+    return listen
+
+
+@pytest.fixture
+def free_port(bind):
+    """A port that was free a moment ago."""
+    bound = bind("127.0.0.1")
+    port = port_of(bound)
+    bound.close()
+    return port
+
+
+@pytest.fixture
+def connect(stack):
+    """Both ends of a connection to a listening socket: the client's and the server's."""
+
+    def connect(listener):
+        client = stack.enter_context(socket.create_connection(listener.getsockname()[:2]))
+        server, _ = listener.accept()
+        return client, stack.enter_context(server)
+
+    return connect
+
+
+def port_of(bound):
+    return bound.getsockname()[1]
+
+
+def may_bind(port, *, reuse):
+    """Whether a server could, as the system has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        return True
+
+
+# --- Somebody there ---
+
+
+def test_a_port_of_nobody_is_free(free_port):
+    """Nothing is bound, and nothing answers."""
+    assert ports.port_is_free(free_port)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_f39_a_port_that_is_listened_on_is_not_free(listen, address, reuse):
+    """Whatever the address."""
+    assert not ports.port_is_free(port_of(listen(address, reuse=reuse)))
+
+
+def test_a_port_that_is_listened_on_for_both_families_is_not_free(listen):
+    """One socket may serve IPv4 and IPv6."""
+    assert not ports.port_is_free(port_of(listen("::", dual=True)))
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_port_that_is_only_bound_is_not_free(bind, address, reuse):
+    """Its owner is about to listen. (With SO_REUSEADDR the system would let two bind it.)"""
+    if reuse and not os.path.exists("/proc/net/tcp"):
+        pytest.skip("this cannot be seen without /proc")
+    assert not ports.port_is_free(port_of(bind(address, reuse=reuse)))
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT here")
+def test_a_port_that_its_listener_shares_is_not_free(stack):
+    """SO_REUSEPORT lets in those who ask for it."""
+    listener = stack.enter_context(socket.socket())
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+    assert not ports.port_is_free(port_of(listener))
+
+
+def test_a_port_with_a_full_queue_is_not_free(stack, listen):
+    """Its listener accepts nothing; nobody waits for it."""
+    listener = listen("127.0.0.1")
+    for _ in range(4):
+        waiting = stack.enter_context(socket.socket())
+        waiting.setblocking(False)
+        waiting.connect_ex(listener.getsockname())
+    assert not ports.port_is_free(port_of(listener))
+
+
+def test_a_listener_is_not_connected_to(listen):
+    """Binding has told enough; a service sees nothing of it."""
+    listener = listen("127.0.0.1")
+    ports.port_is_free(port_of(listener))
+    listener.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+def test_the_question_leaves_the_port_free(free_port):
+    """It can be asked again."""
+    assert [ports.port_is_free(free_port) for _ in range(3)] == [True] * 3
+
+
+def test_the_port_can_be_used_after_the_question(free_port, listen):
+    """By whoever does without SO_REUSEADDR."""
+    ports.port_is_free(free_port)
+    assert port_of(listen("127.0.0.1", free_port)) == free_port
+
+
+def test_a_port_is_free_again_when_its_listener_has_gone(listen):
+    """At once."""
+    listener = listen("0.0.0.0")
+    port = port_of(listener)
+    listener.close()
+    assert ports.port_is_free(port)
+
+
+# --- Left over from connections ---
+
+
+def test_f39_time_wait_is_free(listen, connect):
+    """The server closed first; the next can listen, as servers have SO_REUSEADDR."""
+    listener = listen("127.0.0.1", reuse=True)
+    port = port_of(listener)
+    client, server = connect(listener)
+    server.close()
+    assert client.recv(1) == b""
+    client.close()
+    listener.close()
+    assert not may_bind(port, reuse=False)
+    assert ports.port_is_free(port)
+
+
+def test_a_connection_that_outlives_its_listener_is_free(listen, connect):
+    """Likewise."""
+    listener = listen("127.0.0.1", reuse=True)
+    port = port_of(listener)
+    connect(listener)
+    listener.close()
+    assert not may_bind(port, reuse=False)
+    assert ports.port_is_free(port)
+
+
+def test_a_listener_among_connections_is_not_free(listen, connect):
+    """What is left over does not hide it."""
+    listener = listen("127.0.0.1", reuse=True)
+    connect(listener)
+    assert not ports.port_is_free(port_of(listener))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="so it is on Linux")
+def test_leftovers_that_nobody_can_bind_over_are_not_free(listen, connect):
+    """The server had no SO_REUSEADDR: for a minute Linux lets nobody have the port."""
+    listener = listen("127.0.0.1", reuse=False)
+    port = port_of(listener)
+    client, server = connect(listener)
+    server.close()
+    assert client.recv(1) == b""
+    client.close()
+    listener.close()
+    assert not may_bind(port, reuse=True)
+    assert not ports.port_is_free(port)
+
+
+# --- Where binding tells nothing ---
+
+
+@pytest.fixture
+def not_allowed(monkeypatch):
+    """Every port is as those below 1024 are."""
+    monkeypatch.setattr(ports, "_bind", lambda family, port, reuse: errno.EACCES)
+
+
+@pytest.fixture
+def without_proc(monkeypatch):
+    """As on macOS."""
+    monkeypatch.setattr(ports, "SOCKET_TABLES", ("/nonexistent/tcp",))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="needs /proc/net/tcp")
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_listener_on_a_port_that_may_not_be_bound_is_seen(not_allowed, listen, address):
+    """In the system's tables, also where loopback does not reach it."""
+    assert not ports.port_is_free(port_of(listen(address)))
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::", "::1"])
+def test_a_listener_that_answers_is_seen(not_allowed, without_proc, listen, address):
+    """By connecting."""
+    assert not ports.port_is_free(port_of(listen(address)))
+
+
+def test_a_port_that_may_not_be_bound_can_be_free(not_allowed, free_port):
+    """Nobody answers."""
+    assert ports.port_is_free(free_port)
+
+
+def as_nobody(port):
+    """Whether the port is free, asked by an account that may not bind it."""
+    code = (
+        "import ports, errno, os, socket\n"
+        f"if os.getuid() == 0: os.setuid({NOBODY})\n"
+        f"may_not = ports._bind(socket.AF_INET, {port}, False) == errno.EACCES\n"
+        f"print(may_not, ports.port_is_free({port}))"
+    )
+    may_not, free = python_prints(sys.executable, code).split()
+    if may_not == b"False":
+        pytest.skip("here everybody may bind every port")
+    return free == b"True"
+
+
+def test_a_low_port_is_free_for_others_than_root():
+    """They may not bind it, but nobody is there."""
+    assert as_nobody(7)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to listen on a low port")
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_listener_on_a_low_port_is_seen_by_others_than_root(listen, address):
+    """On all addresses."""
+    port = next(port for port in range(1023, 600, -1) if ports.port_is_free(port))
+    listen(address, port)
+    assert not as_nobody(port)
+
+
+def test_silence_is_somebody(monkeypatch, stack, listen):
+    """A full queue, or a rule that drops packets; it takes half a second at most."""
+    listener = listen("127.0.0.1")
+    listener.listen(0)
+    for _ in range(3):
+        waiting = stack.enter_context(socket.socket())
+        waiting.setblocking(False)
+        waiting.connect_ex(listener.getsockname())
+    monkeypatch.setattr(ports, "PATIENCE", 0.05)
+    assert ports._answers("127.0.0.1", port_of(listener))
+
+
+def test_a_socket_connected_to_itself_is_nobody(monkeypatch, free_port):
+    """The system may pick the very port as the source, and TCP allows it."""
+    with_source(monkeypatch, free_port)
+    assert not ports._answers("127.0.0.1", free_port)
+
+
+def test_a_socket_connected_to_itself_leaves_nothing(monkeypatch, free_port):
+    """Or the port would not be free next time."""
+    with_source(monkeypatch, free_port)
+    ports._answers("127.0.0.1", free_port)
+    assert may_bind(free_port, reuse=False)
+
+
+def with_source(monkeypatch, port):
+    """Make every socket connect from a certain port."""
+    connect_ex = socket.socket.connect_ex
+
+    def connect_from_port(self, address):
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.bind(("127.0.0.1", port))
+        error = connect_ex(self, address)
+        assert error == 0
+        monkeypatch.undo()
+        return error
+
+    monkeypatch.setattr(socket.socket, "connect_ex", connect_from_port)
+
+
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL])
+def test_a_host_without_ipv6(monkeypatch, free_port, number):
+    """IPv4 decides."""
+    without_ipv6(monkeypatch, number)
+    assert ports.port_is_free(free_port)
+
+
+def test_a_listener_on_a_host_without_ipv6(monkeypatch, listen):
+    """IPv4 decides."""
+    port = port_of(listen("127.0.0.1"))
+    without_ipv6(monkeypatch, errno.EAFNOSUPPORT)
+    assert not ports.port_is_free(port)
+
+
+def without_ipv6(monkeypatch, number):
+    class Socket(socket.socket):
+        def __init__(self, family=-1, *arguments, **options):
+            if family == socket.AF_INET6:
+                raise OSError(number, os.strerror(number))
+            super().__init__(family, *arguments, **options)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+
+
+def test_what_cannot_be_found_out_is_an_error(monkeypatch, free_port):
+    """Not a port in use: there are no descriptors left."""
+
+    def fail(*arguments):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        ports.port_is_free(free_port)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"x\n\n  sl\n", b"\xff\0" * 99])
+def test_broken_tables_do_not_matter(monkeypatch, tmp_path, free_port, content):
+    """Nor do they raise."""
+    table = tmp_path / "tcp"
+    table.write_bytes(content)
+    monkeypatch.setattr(ports, "SOCKET_TABLES", (str(table),))
+    monkeypatch.setattr(ports, "_bind", lambda family, port, reuse: errno.EACCES)
+    assert ports.port_is_free(free_port)
+
+
+# --- The first of several ---
+
+
+def test_the_first_free_port_is_given(listen, free_port):
+    """In the order of the list."""
+    taken = [port_of(listen(address)) for address in ("127.0.0.1", "127.0.0.1")]
+    assert ports.first_free_port([*taken, free_port]) == free_port
+
+
+def test_the_order_is_that_of_the_list(bind):
+    """Not that of the numbers."""
+    pair = [bind("127.0.0.1") for _ in range(2)]
+    numbers = sorted((port_of(bound) for bound in pair), reverse=True)
+    for bound in pair:
+        bound.close()
+    assert ports.first_free_port(numbers) == numbers[0]
+
+
+def test_no_free_port_is_none(listen):
+    """All are in use."""
+    assert ports.first_free_port([port_of(listen("127.0.0.1"))]) is None
+
+
+def test_no_port_at_all_is_none():
+    """An empty list has no free one."""
+    assert ports.first_free_port([]) is None
+
+
+# --- Every Python that a host may have ---
+
+
+@pytest.fixture(params=INTERPRETERS.values(), ids=INTERPRETERS.keys())
+def host_python(request):
+    """The path of an interpreter, each that is here."""
+    return request.param
+
+
+def python_prints(python, code, *arguments):
+    argv = [python, "-B", "-s", "-W", "error", "-c", "import sys; sys.path.insert(0, sys.argv[1])"]
+    argv[-1] += "\n" + code
+    return subprocess.run(
+        [*argv, os.path.dirname(ports.__file__), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=200,
+        check=True,
+    ).stdout
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_each_python_sees_listeners(host_python, listen, address):
+    """On all addresses."""
+    code = "import ports; print(ports.port_is_free(int(sys.argv[2])))"
+    assert python_prints(host_python, code, port_of(listen(address))) == b"False\n"
+
+
+def test_each_python_finds_the_first_free(host_python, listen, free_port):
+    """Behind one that is taken."""
+    code = "import ports; print(ports.first_free_port([int(word) for word in sys.argv[2:]]))"
+    taken = port_of(listen("127.0.0.1"))
+    assert python_prints(host_python, code, taken, free_port) == b"%d\n" % free_port
+
+
+def test_the_import_loads_nothing_costly(host_python):
+    """Each connection imports it, and few ask it anything."""
+    code = (
+        "import errno, struct; before = set(sys.modules); "
+        "import ports; print(sorted(set(sys.modules) - before))"
+    )
+    assert python_prints(host_python, code) == b"['ports']\n"

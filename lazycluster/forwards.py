@@ -171,10 +171,10 @@ def open_forward(
 
 
 def _listen_here(conversation: Conversation, port: int, to_port: int) -> int:
-    if port and not ports.port_is_free(port):
+    port = port or _free_port()
+    if not ports.port_is_free(port):
         raise _in_use(port, "manager")
     _check_permission(conversation, to_port)
-    port = port or _free_port()
     before = conversation.master.log_size()
     argv = _openssh.forward_argv(conversation.master.control_path, "forward", "-L", port, to_port)
     status, _, said = _clients.control(argv)
@@ -192,7 +192,7 @@ def _listen_here(conversation: Conversation, port: int, to_port: int) -> int:
             status,
             log + said,
         )
-    if not _is_bound_here(port):
+    if not _is_listened_on_here(port):
         _cancel(conversation, port, to_port, on_host=False)
         raise _failed(
             conversation,
@@ -210,8 +210,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _is_bound_here(port: int) -> bool:
+def _is_listened_on_here(port: int) -> bool:
     with socket.socket() as probe:
+        # What is left of connections (TIME_WAIT) does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
@@ -254,13 +256,15 @@ def _probe(conversation: Conversation, port: int) -> tuple[int | None, str]:
 
 def _listen_on_host(conversation: Conversation, port: int, to_port: int) -> int:
     host = conversation.settings.host
-    if port and conversation.has_python and not _is_free_on_host(conversation, port)[0]:
-        raise _in_use(port, host)
     if not port:
         # Told of port 0, sshd chooses one. But ssh knows that forward as "port 0" and has but one
         # of them for each target, so it is asked for again by its number.
         port = int(_ask_host(conversation, 0, to_port))
         _cancel(conversation, 0, to_port, on_host=True)
+    # The one that sshd chose, too: it asks for no other address than its own, and Docker's name
+    # server listens on any port of 127.0.0.11.
+    if conversation.has_python and not _is_free_on_host(conversation, port)[0]:
+        raise _in_use(port, host)
     _ask_host(conversation, port, to_port)
     if not conversation.has_python:
         return port
@@ -277,7 +281,7 @@ def _listen_on_host(conversation: Conversation, port: int, to_port: int) -> int:
     except BaseException:
         _cancel(conversation, port, to_port, on_host=True)
         raise
-    wide = [address for address in listeners if address not in LOOPBACK]
+    wide = [address for address in listeners if _is_any(address)]
     if wide:
         logger.warning(
             "Port %d of %s can be reached from its network, and not from itself alone: its sshd "
@@ -376,12 +380,12 @@ def _await_free(conversation: Conversation, port: int, on_host: bool) -> None:
         try:
             if on_host and conversation.ended:
                 return
-            free = _is_free_on_host(conversation, port)[0] if on_host else ports.port_is_free(port)
+            is_over = _is_over_on_host(conversation, port) if on_host else _is_over_here(port)
         except LazyclusterError:
             if conversation.ended:
                 return
             raise
-        if free:
+        if is_over:
             return
         if time.monotonic() > deadline:
             raise _failed(
@@ -392,6 +396,27 @@ def _await_free(conversation: Conversation, port: int, on_host: bool) -> None:
                 "",
             )
         time.sleep(PAUSE)
+
+
+# Somebody else may have begun to listen on the same port of another address meanwhile.
+
+
+def _is_over_here(port: int) -> bool:
+    return ports.port_is_free(port) or not _is_listened_on_here(port)
+
+
+def _is_over_on_host(conversation: Conversation, port: int) -> bool:
+    free, listeners = _is_free_on_host(conversation, port)
+    return free or (bool(listeners) and not any(map(_may_be_sshd, listeners)))
+
+
+def _may_be_sshd(address: str) -> bool:
+    return address in LOOPBACK or _is_any(address)
+
+
+def _is_any(address: str) -> bool:
+    """Whether it is 0.0.0.0 or ::, all addresses."""
+    return not address.strip("0")
 
 
 def _in_use(port: int, side: str) -> PortInUseError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from endings import await_nothing_on_manager, logins, sshs
 from on_host import commands, wait_until
 
-from lazycluster import Connection
+from lazycluster import Connection, forwards
 from lazycluster.exceptions import (
     ForwardError,
     LazyclusterError,
@@ -109,6 +110,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@contextlib.contextmanager
+def on_another_address(port):
+    """Somebody on the same port of another address, as Docker's name server in its containers."""
+    service = Service("127.0.0.11", port)
+    try:
+        yield
+    finally:
+        service.close()
+
+
 # --- as it should be ---
 
 
@@ -129,13 +140,13 @@ def test_a_service_is_reached(connect, any_sshd, service, on_host):
 def test_f38_port_0_is_any_that_is_free(connect, any_sshd, service, on_host):
     """Each time another, though they lead to the same."""
     connection = connect(any_sshd)
-    forwards = [connection.forward(0, service.port, on_host=on_host) for _ in range(3)]
-    assert len({forward.port for forward in forwards}) == 3
-    forwards[1].cancel()
-    for forward in (forwards[0], forwards[2]):
+    made = [connection.forward(0, service.port, on_host=on_host) for _ in range(3)]
+    assert len({forward.port for forward in made}) == 3
+    made[1].cancel()
+    for forward in (made[0], made[2]):
         assert forward.port > 0
         assert fetch(forward.port) == b"service %d" % service.port
-    assert not is_listened_on(forwards[1].port)
+    assert not is_listened_on(made[1].port)
 
 
 @BOTH
@@ -192,6 +203,37 @@ def test_f38_cancel_returns_with_the_port_free(connect, any_sshd, service, on_ho
         assert not forward.lost
         assert forward.wait(0)
         forward.cancel()
+
+
+@BOTH
+def test_cancel_while_another_address_has_the_port(connect, sshd, service, on_host, caplog):
+    forward = connect(sshd).forward(0, service.port, on_host=on_host)
+    with on_another_address(forward.port):
+        assert fetch(forward.port) == b"service %d" % service.port
+        forward.cancel()
+        assert not is_listened_on(forward.port)
+    assert caplog.messages == []
+
+
+@BOTH
+def test_port_0_is_free_on_all_addresses(connect, sshd, service, on_host, monkeypatch, caplog):
+    """Else `cancel` could not tell who listens, and with GatewayPorts two would be on one port."""
+    chosen = []
+    with contextlib.ExitStack() as others:
+
+        def take(find, *arguments):
+            found = find(*arguments)
+            if not chosen:
+                chosen.append(int(found))
+                others.enter_context(on_another_address(chosen[0]))
+            return found
+
+        name = "_ask_host" if on_host else "_free_port"
+        monkeypatch.setattr(forwards, name, functools.partial(take, getattr(forwards, name)))
+        forward = connect(sshd).forward(0, service.port, on_host=on_host)
+        assert forward.port != chosen[0]
+        assert fetch(forward.port) == b"service %d" % service.port
+    assert caplog.messages == []
 
 
 @BOTH

@@ -17,11 +17,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 from lazycluster import _diagnosis, _lifelines, _login, _openssh, _payload, _ssh_errors
 from lazycluster._askpass import Askpass
-from lazycluster._remote import frames
+from lazycluster._remote import archive, frames
 from lazycluster._request import Request, Storage
 from lazycluster._settings import Settings
 from lazycluster._writer import Writer
@@ -223,8 +224,7 @@ class Conversation:
             request.number = number = self._last_number + 1
             self._last_number = number
             needed, modules = self._modules_for(steps)
-            if modules:
-                data.append(frames.encode(frames.MODULES, 0, _json(modules)))
+            data += [frames.encode(frames.MODULES, 0, packed) for packed in modules]
             for start in range(0, len(description), frames.CHUNK):
                 last = start + frames.CHUNK >= len(description)
                 kind = frames.REQUEST if last else frames.REQUEST_PART
@@ -249,16 +249,10 @@ class Conversation:
             self._writer.feed(request)
         return request
 
-    def _modules_for(self, steps: Sequence[Mapping[str, Any]]) -> tuple[set[str], dict[str, str]]:
-        """What these steps need on the host, and the sources of what it has not got yet."""
+    def _modules_for(self, steps: Sequence[Mapping[str, Any]]) -> tuple[set[str], list[bytes]]:
+        """What these steps need on the host, and the archives of what it has not got yet."""
         needed = {_MODULES.get(step.get("operation", step["kind"]), "") for step in steps}
-        sources = {}
-        for name in sorted(needed - self._modules_sent - {""}):
-            if name == "cloudpickle":
-                sources.update(_payload.cloudpickle_sources())
-            else:
-                sources[_login.PACKAGE + "." + name] = _login.source(name).decode()
-        return needed, sources
+        return needed, [_packed(name) for name in sorted(needed - self._modules_sent - {""})]
 
     # For those who ride on the master
 
@@ -521,6 +515,13 @@ class Conversation:
             stderr=log,
             started=started,
         )
+
+
+@cache
+def _packed(name: str) -> bytes:
+    if name == "cloudpickle":
+        return archive.pack(_payload.cloudpickle_sources())
+    return archive.pack({f"{_login.PACKAGE}.{name}": _login.source(name).decode()})
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 
 from lazycluster import _lifelines, _openssh, _ssh_errors
 from lazycluster._askpass import Askpass
-from lazycluster._remote import frames
+from lazycluster._remote import archive, frames
 from lazycluster._settings import Settings
 from lazycluster.exceptions import LazyclusterError, PythonNotFoundError, PythonVersionError
 
@@ -92,7 +92,7 @@ BOOTSTRAP = (
 SPARE_LINES = "\n" * 8  # for start files that read a line or two
 TRIES = 2  # interpreters that are looked for, at most
 # In the order of import.
-SOURCES = ("files", "frames", "function", "loop", "processes", "supervisor")
+ROOMS = ("files", "frames", "function", "loop", "processes", "supervisor")
 PACKAGE = "_lazycluster"  # what the host's half calls it, see loader
 _OWN_VERSION = "{}.{}".format(*sys.version_info)
 LOG_READ = 1 << 16  # bytes of what ssh has printed, at most
@@ -258,14 +258,13 @@ def bootstrap(token: str, settings: Settings) -> bytes:
     """What the host reads first, by exact counts: the loader and the modules it loads."""
     guards = "".join("#" * number + token + "\n" for number in range(1, TRIES + 1))
     loader = guards.encode() + source("loader")
-    texts = [source(name) for name in SOURCES]
-    counts = [f"{name} {len(text)}" for name, text in zip(SOURCES, texts)]
+    unpacker, packed = source("archive"), _rooms()
     first = (
         f"{SPARE_LINES}exit {_ssh_errors.OTHER_SHELL}; # "
         f"{token} {len(loader)} {_OWN_VERSION} {settings.python or ''}\n"
     )
-    table = f"{settings.keepalive} {' '.join(counts)}\n"
-    return b"".join([first.encode(), loader, table.encode(), *texts])
+    head = f"{settings.keepalive} {len(unpacker)} {len(packed)}\n"
+    return b"".join([first.encode(), loader, head.encode(), unpacker, packed])
 
 
 def python_error(
@@ -307,6 +306,11 @@ def python_error(
 def make_token() -> str:
     """A word that nothing prints by chance."""
     return "lazycluster-" + os.urandom(16).hex()
+
+
+@cache
+def _rooms() -> bytes:
+    return archive.pack({name: source(name).decode() for name in ROOMS})
 
 
 @cache

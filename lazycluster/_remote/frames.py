@@ -21,9 +21,7 @@ REQUEST_PART = 1  # a piece of a request's description
 REQUEST = 2  # its last piece; together JSON: {"steps", "working_dir", "environment"}
 INPUT = 3  # bytes for the steps of a request, one step's after the other's
 KILL = 4  # JSON: {"grace": seconds between SIGTERM and SIGKILL}
-MODULES = (
-    5  # JSON: {module name: source}, what functions are pickled with; before the first of them
-)
+MODULES = 5  # see archive: what functions are pickled with, and rooms; before their first use
 
 # From the supervisor to the manager.
 HELLO = 16  # JSON: who answers

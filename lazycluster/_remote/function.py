@@ -16,6 +16,8 @@ import struct
 import sys
 import time
 
+from . import archive
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
@@ -33,24 +35,24 @@ _dumps, _open = json.dumps, open
 
 
 class Modules:
-    """What is imported from sources that the manager has sent: cloudpickle, and rooms of ours."""
+    """What is imported of what the manager has sent: cloudpickle, and rooms of ours."""
 
     def __init__(self) -> "None":
-        self._sources = {}  # type: dict[str, str]
+        self._contents = {}  # type: dict[str, Any]  # for archive.execute
         self._missing = {}  # type: dict[str, str | None]
         self.count = 0  # of those imported; a process forked before one was does not have it
         sys.meta_path.insert(0, self)
 
-    def add(self, sources: "dict[str, str]") -> "None":
-        """Take sources by module name; nothing is imported yet."""
-        self._sources.update(sources)
+    def add(self, data: "bytes") -> "None":
+        """Take an archive of modules; nothing is imported yet."""
+        self._contents.update(archive.unpack(data))
 
     def load(self, name: "str") -> "str | None":
         """Import a module here, once, so that each fork has it; what it lacks, None if nothing."""
-        if name not in self._sources:
+        if name not in self._contents:
             return "the manager has not sent it"
         if name not in self._missing:
-            for known in self._sources:
+            for known in self._contents:
                 if known.partition(".")[0] == name:
                     sys.modules.pop(known, None)  # the host's own, if a start hook imported it
             # As in the loader: what it imports is not what PYTHONPATH has of the same name.
@@ -70,9 +72,9 @@ class Modules:
         self, name: "str", path: "object" = None, target: "object" = None
     ) -> "importlib.machinery.ModuleSpec | None":
         """See importlib.abc.MetaPathFinder."""
-        if name not in self._sources:
+        if name not in self._contents:
             return None
-        package = any(other.startswith(name + ".") for other in self._sources)
+        package = any(other.startswith(name + ".") for other in self._contents)
         return importlib.machinery.ModuleSpec(name, self, is_package=package)  # type: ignore[arg-type]
 
     def create_module(self, spec: "importlib.machinery.ModuleSpec") -> "None":
@@ -80,8 +82,7 @@ class Modules:
 
     def exec_module(self, module: "types.ModuleType") -> "None":
         """See importlib.abc.Loader."""
-        source = self._sources[module.__name__]
-        exec(compile(source, "<lazycluster>/" + module.__name__, "exec"), module.__dict__)
+        archive.execute(self._contents[module.__name__], module)
 
 
 class LocalModules:

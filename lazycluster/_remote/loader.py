@@ -4,6 +4,10 @@
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any  # noqa: F401 - stands in a comment
+
 PROGRAM_FAILED = 95  # the exit status that the bootstrap takes for an end, not for a bad Python
 
 
@@ -25,6 +29,14 @@ def read_line():  # type: () -> list[str]
     return line.decode("ascii").split()
 
 
+def new_module(package, name):  # type: (Any, str) -> Any
+    module = type(sys)(package.__name__ + "." + name)
+    module.__package__ = package.__name__
+    sys.modules[module.__name__] = module
+    setattr(package, name, module)
+    return module
+
+
 def load(token):  # type: (str) -> None
     # "-c" put the current folder, here the home directory, in front: a json.py there is not meant.
     if sys.path[:1] == [""]:
@@ -39,20 +51,18 @@ def load(token):  # type: (str) -> None
     package = type(sys)("_lazycluster")
     package.__path__ = []
     sys.modules["_lazycluster"] = package
-    settings = read_line()  # keepalive, then name and length of each source, in import order
+    keepalive, text_length, archive_length = read_line()  # the lengths of what follows
     # Neither is one meant that is in PYTHONPATH, which is for functions.
     library = os.path.dirname(os.__file__)
     sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
-    for name, length in zip(settings[1::2], settings[2::2]):
-        module = type(sys)("_lazycluster." + name)
-        module.__package__ = "_lazycluster"
-        sys.modules[module.__name__] = module
-        source = read_exactly(int(length))
-        exec(compile(source, "<lazycluster>/" + name + ".py", "exec"), module.__dict__)
-        setattr(package, name, module)
+    archive = new_module(package, "archive")
+    text = read_exactly(int(text_length))
+    exec(compile(text, "<lazycluster>/archive", "exec"), archive.__dict__)
+    for name, content in archive.unpack(read_exactly(int(archive_length))).items():
+        archive.execute(content, new_module(package, name))
     del sys.path[:2]
     os.write(1, (token + " python\n").encode("ascii"))
-    package.supervisor.main(float(settings[0]))
+    package.supervisor.main(float(keepalive))
 
 
 # Not sys.exit: with PYTHONINSPECT it would go on, and read frames as Python.

@@ -127,7 +127,7 @@ class Supervisor:
                 grace = json.loads(payload.decode("ascii"))["grace"]
                 self._kill_request(self.requests[number], float(grace))
         elif kind == frames.MODULES:
-            self.modules.add(json.loads(payload.decode("ascii")))
+            self.modules.add(payload)
 
     def _take_input(self, number: "int", payload: "memoryview") -> "None":
         request = self.requests.get(number)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lazycluster import _login, _payload
-from lazycluster._remote import frames
+from lazycluster._remote import archive, frames
 from lazycluster._settings import Settings
 
 PATIENCE = 150.0
@@ -364,7 +364,7 @@ class PipeHost:
         """Have cloudpickle sent, once."""
         if not self._modules_sent:
             self._modules_sent = True
-            self.send(frames.MODULES, 0, _payload.cloudpickle_sources())
+            self.send(frames.MODULES, 0, archive.pack(_payload.cloudpickle_sources()))
 
     # What is waited for
 

@@ -20,7 +20,7 @@ import pytest
 from pipe_host import command, exists, function, memory_peak, own_version, wait_until_gone
 
 from lazycluster import _payload
-from lazycluster._remote import frames
+from lazycluster._remote import archive, frames
 
 BIG = 64 << 20
 FLAT = 32 << 20
@@ -103,7 +103,7 @@ def broken_modules(first_lines):
     sources = dict(_payload.cloudpickle_sources())
     name = "cloudpickle.cloudpickle"
     sources[name] = f"{first_lines}\n{sources[name]}"
-    return sources
+    return archive.pack(sources)
 
 
 def test_a_python_that_lacks_a_module_says_which(new_own_host):
@@ -114,7 +114,7 @@ def test_a_python_that_lacks_a_module_says_which(new_own_host):
     assert "nosuchmodule_x" in asked.ended[0]["message"]
 
 
-@pytest.mark.parametrize("line", ["1 / 0", "raise RuntimeError('no')", "no syntax here"])
+@pytest.mark.parametrize("line", ["1 / 0", "raise RuntimeError('no')", "exec('no syntax')"])
 def test_a_cloudpickle_that_fails_in_any_way_fails_the_function_only(line, new_own_host):
     """Commands work all the same."""
     new_own_host.send(frames.MODULES, 0, broken_modules(line))

@@ -1,0 +1,58 @@
+"""Modules on their way to a host: what comes out of an archive is what went in."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+from lazycluster._remote import archive
+
+pytestmark = pytest.mark.every_python
+
+SOURCES = {
+    "first": "def fail():\n    'ä'\n    raise KeyError(1)\n",
+    "first.second": "VALUE = [n * n for n in range(3)]\n",
+}
+
+
+@pytest.fixture(params=["this Python", "another"])
+def data(request, monkeypatch):
+    if request.param == "this Python":
+        return archive.pack(SOURCES)
+    with monkeypatch.context() as patch:
+        patch.setattr(archive.importlib.util, "MAGIC_NUMBER", b"\0\1\r\n")
+        return archive.pack(SOURCES)
+
+
+def test_modules_can_be_executed(data):
+    """In the order in which they were given, and their lines are known."""
+    contents = archive.unpack(data)
+    assert list(contents) == list(SOURCES)
+    modules = {name: types.ModuleType(name) for name in contents}
+    for name, content in contents.items():
+        archive.execute(content, modules[name])
+    assert modules["first.second"].VALUE == [0, 1, 4]
+    with pytest.raises(KeyError) as raised:
+        modules["first"].fail()
+    line = raised.traceback[-1]
+    assert (str(line.path), line.lineno) == ("<lazycluster>/first", 2)
+
+
+def test_bytecode_is_for_the_python_that_made_it(data, request):
+    own = "this Python" in request.node.name
+    kinds = {type(content) for content in archive.unpack(data).values()}
+    assert kinds == {types.CodeType if own else str}
+
+
+def test_nothing_of_the_managers_module_is_compiled_in():
+    """What it imports from __future__ is its own business."""
+    module = types.ModuleType("annotated")
+    archive.execute(archive.unpack(archive.pack({"annotated": "x: 1 + 1\n"}))["annotated"], module)
+    assert module.__annotations__ == {"x": 2}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 30, 80, -200])
+def test_half_an_archive_is_none(data, cut):
+    with pytest.raises(ValueError):  # noqa: PT011 - whichever
+        archive.unpack(data[:cut])

@@ -32,6 +32,7 @@ TEXT_LIMIT = 1 << 15  # characters of a message or a traceback that are told
 # A function may replace what is in os, json or builtins. What comes after it is bound before it.
 _exit, _fstat, _getpid, _write = os._exit, os.fstat, os.getpid, os.write
 _dumps, _open = json.dumps, open
+_COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 
 
 class Modules:
@@ -66,6 +67,7 @@ class Modules:
                 self._missing[name] = "{}: {}".format(type(error).__name__, error)
             finally:
                 del sys.path[:2]
+            note_silent_modules()
         return self._missing[name]
 
     def find_spec(
@@ -393,20 +395,25 @@ def write_all(fd: "int", data: "bytes") -> "None":
         view = view[_write(fd, view) :]
 
 
-_c_library = None  # type: Any
+_silent_modules = 0  # how many of the first in sys.modules print nothing from C
 
 
-def load_c_library() -> "None":
-    """For what a function prints from C; once in the supervisor, as it takes milliseconds."""
-    global _c_library
-    if _c_library is None:
-        try:
-            import ctypes
+def note_silent_modules() -> "None":
+    """Look at what is imported by now; in the supervisor, as it touches each module."""
+    global _silent_modules
+    if not _may_print_from_c(list(sys.modules)):
+        _silent_modules = len(sys.modules)
 
-            _c_library = ctypes.CDLL(None)
-            _c_library.stdout = ctypes.c_void_p.in_dll(_c_library, "stdout")
-        except Exception:  # not every Python has it, not every C library calls it so
-            _c_library = False
+
+def _may_print_from_c(names: "list[str]") -> "bool":
+    """Whether any of these modules is compiled, and not of the standard library, or ctypes."""
+    library = os.path.join(os.path.dirname(os.__file__), "lib-dynload", "")
+    for name in names:
+        # Not getattr: some modules import others when they are asked for anything.
+        path = str(getattr(sys.modules.get(name), "__dict__", {}).get("__file__"))
+        if name == "ctypes" or (path.endswith(_COMPILED) and not path.startswith(library)):
+            return True
+    return False
 
 
 def _flush_streams() -> "None":
@@ -416,8 +423,14 @@ def _flush_streams() -> "None":
             getattr(sys, name).flush()
         except Exception:  # noqa: S110 - what it did to its streams must not cost its value
             pass
-    if _c_library:
-        _c_library.fflush(_c_library.stdout)
+    try:
+        if _may_print_from_c(list(sys.modules)[_silent_modules:]):
+            import ctypes  # takes milliseconds
+
+            library = ctypes.CDLL(None)
+            library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))
+    except Exception:  # noqa: S110 - not every Python has it, not every C library calls it so
+        pass
 
 
 def _describe(stage: "str", error: "BaseException") -> "Outcome":

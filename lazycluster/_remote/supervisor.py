@@ -215,7 +215,6 @@ class Supervisor:
             self._want_input(request, step["input"])
             if function.is_this_python(step["python"]):
                 missing = self.modules.load("cloudpickle")
-                function.load_c_library()
         elif kind == "operation":
             self._load_room(processes.OPERATIONS[step["operation"]])
         else:

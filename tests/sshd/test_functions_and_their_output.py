@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -80,6 +81,27 @@ def test_f24_prints_from_c(runtime):
         return "value"
 
     assert logged(runtime, talk) == ("from C\nno end of line", "value")
+
+
+def test_f24_prints_from_a_compiled_module(runtime, tmp_path):
+    """Of somebody else's, and not of the standard library's."""
+    import _ctypes
+
+    if not hasattr(_ctypes, "__file__"):
+        pytest.skip("it is compiled into this Python")
+    shutil.copy(_ctypes.__file__, tmp_path)
+
+    def talk(folder):
+        import sys
+
+        sys.path.insert(0, folder)
+        import _ctypes
+
+        puts = _ctypes.dlsym(_ctypes.dlopen(None, 0), "puts")
+        _ctypes.call_cdeclfunction(puts, (b"from C",))
+        return _ctypes.__file__.startswith(folder)
+
+    assert logged(runtime, talk, folder=str(tmp_path)) == ("from C\n", True)
 
 
 def test_f24_prints_from_c_before_an_exception(runtime):

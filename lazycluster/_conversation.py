@@ -245,7 +245,7 @@ class Conversation:
                 request.kill(0)
                 raise
             self._modules_sent |= needed
-        if first_input is not None:
+        if request.has_input:
             self._writer.feed(request)
         return request
 
@@ -418,8 +418,7 @@ class Conversation:
         self._received = time.monotonic()
         while True:
             try:
-                for kind, number, payload in reader.feed(data):
-                    self._dispatch(kind, number, payload)
+                self._take(reader.feed(data))
             except _NO_SENSE as error:
                 return ProtocolError(
                     f"{self.settings.host} sent bytes that make no sense: {error}. "
@@ -457,14 +456,22 @@ class Conversation:
             return None
         return self._buffer[: os.readv(self.master.output, [self._buffer])]
 
-    def _dispatch(self, kind: int, number: int, payload: Any) -> None:
-        if kind in (frames.HELLO, frames.HEARTBEAT):
-            return
-        request = self._requests[number]
-        if kind == frames.FINISHED:
-            with self._state:
-                del self._requests[number]
-        request.take(kind, payload)
+    def _take(self, found: list[tuple[int, int, Any]]) -> None:
+        """Hand on what has come together, and then wake who waits for any of it."""
+        concerned: dict[int, Request] = {}
+        try:
+            for kind, number, payload in found:
+                if kind in (frames.HELLO, frames.HEARTBEAT):
+                    continue
+                request = self._requests[number]
+                if kind == frames.FINISHED:
+                    with self._state:
+                        del self._requests[number]
+                if request.take(kind, payload):
+                    concerned[number] = request
+        finally:  # also before what makes no sense
+            for request in concerned.values():
+                request.wake()
 
     # The end
 

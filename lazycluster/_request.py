@@ -98,6 +98,11 @@ class Request:
 
     # For the writer
 
+    @property
+    def has_input(self) -> bool:
+        """Whether there is more for the host, wanted or not."""
+        return self._next is not None
+
     def next_frame(self) -> bytes | None:
         """The next piece of input as a frame, if the host wants one."""
         with self._changed:
@@ -119,8 +124,8 @@ class Request:
 
     # For the reader
 
-    def take(self, kind: int, payload: Any) -> None:
-        """Store what has come, and wake who waits if it concerns them.
+    def take(self, kind: int, payload: Any) -> bool:
+        """Store what has come; whether it concerns who waits, who is to be woken then.
 
         Args:
             kind: The frame's.
@@ -131,7 +136,7 @@ class Request:
         """
         if kind in (frames.OUTPUT, frames.VALUE):
             if self.step is None or self._error is not None:
-                return
+                return False
             store = self._on_output if kind == frames.OUTPUT else self._on_value
             try:
                 store(self.step, payload)
@@ -140,14 +145,14 @@ class Request:
                 ValueError,
             ) as error:  # a full disk; who waits kills the request
                 self.fail(error)
-                return
+                return False
             if kind == frames.VALUE or not self._live:
-                return  # to wake who waits, for each piece, costs as much as all the rest
+                return False  # to wake who waits, for each piece, costs as much as all the rest
         if kind == frames.CREDIT:
             with self._changed:
                 self._credit += int(json.loads(payload)["bytes"])
             self._writer.feed(self)
-            return
+            return False
         with self._changed:
             if kind == frames.STARTED:
                 told = json.loads(payload)
@@ -164,4 +169,9 @@ class Request:
             elif kind == frames.FINISHED:
                 self.finished = True
             self._news = True
+        return True
+
+    def wake(self) -> None:
+        """Have who waits look; once for all that came together, as it costs two threads time."""
+        with self._changed:
             self._changed.notify_all()

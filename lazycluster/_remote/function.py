@@ -179,14 +179,25 @@ def _read_exactly(fd: "int", count: "int") -> "bytes":
 
 
 def _warm_up() -> "None":
-    """Touch what a call touches, which a forked process has to copy."""
+    """Make a call: a forked process copies what it touches, better now than when one waits."""
     try:
         import pickle
 
         import cloudpickle
 
-        function, _ = pickle.loads(cloudpickle.dumps((lambda x: x, {})))
-        cloudpickle.dumps(function(x=1), protocol=pickle.HIGHEST_PROTOCOL)
+        python = list(sys.version_info[:2])
+        description = {"working_dir": None, "environment": {}, "python": python}
+        payload, source = os.pipe()
+        target, value = os.pipe()
+        write_all(source, encode_job(description) + pickle.dumps({}))
+        write_all(source, cloudpickle.dumps((lambda x: x, {"x": 1})))
+        job = read_job(payload)
+        settle(job["working_dir"], job["environment"])
+        outcome = call(job["python"], None, payload, os.dup(value))
+        _flush_streams()
+        tell_more(value, outcome)
+        for fd in (source, target, value):
+            os.close(fd)
     except Exception:  # noqa: S110 - a Python that is not complete: the call says what it lacks
         pass
 

@@ -125,7 +125,7 @@ class Request:
     # For the reader
 
     def take(self, kind: int, payload: Any) -> bool:
-        """Store what has come; whether it concerns who waits, who is to be woken then.
+        """Store what has come; whether who waits is to be woken.
 
         Args:
             kind: The frame's.

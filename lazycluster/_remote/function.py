@@ -33,6 +33,7 @@ TEXT_LIMIT = 1 << 15  # characters of a message or a traceback that are told
 _exit, _fstat, _getpid, _write = os._exit, os.fstat, os.getpid, os.write
 _dumps, _open = json.dumps, open
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+_LIBRARY = os.path.join(os.path.dirname(os.__file__), "lib-dynload", "")
 
 
 class Modules:
@@ -418,11 +419,10 @@ def note_silent_modules() -> "None":
 
 def _may_print_from_c(names: "list[str]") -> "bool":
     """Whether any of these modules is compiled, and not of the standard library, or ctypes."""
-    library = os.path.join(os.path.dirname(os.__file__), "lib-dynload", "")
     for name in names:
         # Not getattr: some modules import others when they are asked for anything.
         path = str(getattr(sys.modules.get(name), "__dict__", {}).get("__file__"))
-        if name == "ctypes" or (path.endswith(_COMPILED) and not path.startswith(library)):
+        if name == "ctypes" or (path.endswith(_COMPILED) and not path.startswith(_LIBRARY)):
             return True
     return False
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import subprocess
 import time
 
 from . import files, function
@@ -63,8 +64,6 @@ class StepProcess:
             null: `/dev/null`, for its standard input.
             script: Where a command too long for an argv may be written.
         """
-        import subprocess  # who only calls functions does not need it
-
         argv = [shell, b"-c", command]
         if len(command) > LONG_COMMAND:
             fd = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -187,7 +187,7 @@ def _warm_up() -> "None":
         import cloudpickle
 
         python = list(sys.version_info[:2])
-        description = {"python": python, "working_dir": None, "environment": {}}  # type: Outcome
+        description = {"python": python, "working_dir": None, "environment": {}}  # type: dict[str, Any]
         payload, source = os.pipe()
         target, value = os.pipe()
         write_all(source, encode_job(description) + pickle.dumps({}))

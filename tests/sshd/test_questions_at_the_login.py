@@ -23,7 +23,8 @@ from on_host import wait_until
 from lazycluster import Connection
 from lazycluster.exceptions import AuthenticationError, ConnectionLostError, HostKeyError
 
-PASSPHRASE = 'a phrase, $with "quotes" and \\backslashes\\'
+# What another run of these tests tells its ssh-keygen is not ours.
+PASSPHRASE = 'a phrase, $with "quotes" and \\backslashes\\' + os.urandom(4).hex()
 PATIENCE = 150.0  # seconds for what happens in one
 
 

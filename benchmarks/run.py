@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def _says(line: str, keyword: str) -> bool:
 class Site:
     """An sshd, the ssh_config that leads to it, and files to copy."""
 
-    def __init__(self, sshd: LoopbackSshd, folder: Path, delayed_port: int) -> None:
+    def __init__(self, sshd: LoopbackSshd, folder: Path, python: Path, delayed_port: int) -> None:
         text = sshd.config_file.read_text()
         lines = [
             line for line in text.splitlines() if not line.lower().lstrip().startswith("host ")
@@ -65,7 +66,7 @@ class Site:
             f"HostKeyAlias [127.0.0.1]:{sshd.port}\n{slow}\n"
         )
         self.folder = folder
-        self.python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info[1]}"
+        self.python = python
         self.big = folder / "big"
         self.many = folder / "many"
         block = os.urandom(1 << 20)
@@ -641,12 +642,14 @@ def main(words: list[str]) -> None:
     lines = ["# Results", "", f"    {command}", "", versions()]
     with ExitStack() as stack:
         options = ["MaxStartups 500"]
-        path = [Path(sys.base_prefix) / "bin"]
-        sshd = stack.enter_context(LoopbackSshd(sshd_config=options, path=path))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lcbench-")))
+        os.environ["LAZYCLUSTER_HOME"] = str(folder)
+        # The host's Python has nothing installed: what a .pth file imports would be in each login.
+        python = folder / "python"
+        venv.create(python, symlinks=True)
+        sshd = stack.enter_context(LoopbackSshd(sshd_config=options, path=[python / "bin"]))
         port = stack.enter_context(delayed(sshd.port))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lcbench-"))
-        os.environ["LAZYCLUSTER_HOME"] = folder
-        site = Site(sshd, Path(folder), port)
+        site = Site(sshd, folder, python / "bin" / f"python3.{sys.version_info[1]}", port)
         for name, (rounds, makers) in rows.items():
             found = table(measure(site, rounds, makers()))
             lines += ["", f"## {name[0].upper()}{name[1:]}", "", found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,6 +18,10 @@ from loopback_sshd import LoopbackSshd
 # sshd has its own HOME, so these are not the developer's: bash reads the first when ssh starts it,
 # zsh always reads the second.
 START_FILES = (".bashrc", ".zshenv")
+pytestmark = pytest.mark.skipif(
+    os.path.basename(pwd.getpwuid(os.getuid()).pw_shell) not in ("bash", "zsh"),
+    reason="the account's shell reads no such file",
+)
 
 HARMLESS = {
     "prints text": "echo Welcome; echo to the host >&2; printf 'no newline'",

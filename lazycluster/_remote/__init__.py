@@ -1,6 +1,6 @@
-"""What runs on the host: standard library only, Python 3.6 syntax, sent as text.
+"""What runs on the host: standard library only, Python 3.6 syntax; how it travels says `archive`.
 
-Nothing here imports anything of lazycluster; the manager imports `frames` (and later `files`) from
-here so that the wire format is stated once. Annotations are quoted: importing `typing` would cost
-the host milliseconds at each connection.
+Nothing here imports anything of lazycluster; the manager imports from here what both halves use:
+`archive`, `frames`, `ports` and `trees`. Annotations are quoted: importing `typing` would cost the
+host milliseconds at each connection.
 """

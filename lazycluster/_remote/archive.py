@@ -20,7 +20,7 @@ TEXT_FORMAT = 2  # of marshal, which every Python reads
 
 def pack(sources: "dict[str, str]") -> "bytes":
     """Modules by name, as `unpack` takes them."""
-    codes = {name: compile(text, _path(name), "exec", 0, True, 0) for name, text in sources.items()}
+    codes = {name: _compile(name, text) for name, text in sources.items()}
     code = zlib.compress(marshal.dumps(codes))
     text = zlib.compress(marshal.dumps(sources, TEXT_FORMAT))
     tag = _tag()
@@ -48,12 +48,13 @@ def unpack(data: "bytes") -> "dict[str, Any]":
 def execute(content: "Any", module: "types.ModuleType") -> "None":
     """Run what `unpack` gave for a module in it."""
     if isinstance(content, str):
-        content = compile(content, _path(module.__name__), "exec", 0, True, 0)
+        content = _compile(module.__name__, content)
     exec(content, module.__dict__)
 
 
-def _path(name: "str") -> "str":
-    return "<lazycluster>/" + name
+def _compile(name: "str", text: "str") -> "types.CodeType":
+    """As it is, whatever `-O` this Python was started with."""
+    return compile(text, "<lazycluster>/" + name, "exec", dont_inherit=True, optimize=0)
 
 
 def _tag() -> "bytes":

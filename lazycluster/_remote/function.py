@@ -68,7 +68,7 @@ class Modules:
                 self._missing[name] = "{}: {}".format(type(error).__name__, error)
             finally:
                 del sys.path[:2]
-            note_silent_modules()
+            _note_silent_modules()
         return self._missing[name]
 
     def find_spec(
@@ -410,7 +410,7 @@ def write_all(fd: "int", data: "bytes") -> "None":
 _silent_modules = 0  # how many of the first in sys.modules print nothing from C
 
 
-def note_silent_modules() -> "None":
+def _note_silent_modules() -> "None":
     """Look at what is imported by now; in the supervisor, as it touches each module."""
     global _silent_modules
     if not _may_print_from_c(list(sys.modules)):

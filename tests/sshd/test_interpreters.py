@@ -13,6 +13,7 @@ from on_host import OWN_PYTHON, call, commands, run
 
 from lazycluster import Connection, Runtime
 from lazycluster.exceptions import (
+    ConnectError,
     InvalidRuntimeError,
     PythonNotFoundError,
     PythonVersionError,
@@ -157,6 +158,14 @@ def test_f21_host_with_another_cloudpickle(
     runtime = make_runtime(on=make_sshd(environment={"PYTHONPATH": str(tmp_path)}))
     doubled = 2
     assert call(runtime, lambda: doubled * 2) == 4
+
+
+def test_f20_python_without_zlib_is_one_sentence(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    """What is sent is compressed; the error names what such a Python lacks."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['zlib'] = None\n")
+    sshd = make_sshd(environment={"PYTHONPATH": str(tmp_path)})
+    with pytest.raises(ConnectError, match=r"could not run our program.*zlib.*with python="):
+        Connection(sshd.alias, config_file=sshd.config_file).open()
 
 
 # ── its locale ────────────────────────────────────────────────────────────────────────────────────

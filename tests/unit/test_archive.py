@@ -45,13 +45,6 @@ def test_bytecode_is_for_the_python_that_made_it(data, request):
     assert kinds == {types.CodeType if own else str}
 
 
-def test_nothing_of_the_managers_module_is_compiled_in():
-    """What it imports from __future__ is its own business."""
-    module = types.ModuleType("annotated")
-    archive.execute(archive.unpack(archive.pack({"annotated": "x: 1 + 1\n"}))["annotated"], module)
-    assert module.__annotations__ == {"x": 2}
-
-
 @pytest.mark.parametrize("cut", [0, 1, 7, 30, 80, -200])
 def test_half_an_archive_is_none(data, cut):
     with pytest.raises(ValueError):  # noqa: PT011 - whichever

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 
-from lazycluster._settings import Settings
+from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import (
     CommandError,
     ConnectError,
@@ -25,8 +25,8 @@ from lazycluster.exceptions import (
 
 # What it takes to log in is imported at the first login: it is half of the time of our import.
 if TYPE_CHECKING:
-    from lazycluster import _clients
-    from lazycluster._conversation import Conversation
+    from lazycluster._conversation.conversation import Conversation
+    from lazycluster._ssh import mux as _clients
     from lazycluster.forwards import Forward
 
 OUTPUT_IN_ERRORS = 1 << 14  # bytes of stdout and stderr each that an error carries
@@ -226,7 +226,7 @@ class Connection:
             ConnectError: No connection came up.
             ValueError: The command holds a NUL or is too long.
         """
-        from lazycluster import _clients
+        from lazycluster._ssh import mux as _clients
 
         _clients.session_command(command)  # before any process is started
         ending = self._riding(lambda conversation: _clients.run(conversation, command, timeout))
@@ -269,7 +269,7 @@ class Connection:
                 raise ValueError(f"A path must be a string that is not empty, not {path!r}.")
         if to_host and not os.path.exists(paths[0]):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), paths[0])
-        from lazycluster import _clients
+        from lazycluster._ssh import mux as _clients
 
         self._riding(lambda conversation: _clients.copy(conversation, *paths, to_host=to_host))
 
@@ -386,7 +386,7 @@ class Connection:
                         host=self.host,
                         started=False,
                     )
-                from lazycluster._conversation import Conversation
+                from lazycluster._conversation.conversation import Conversation
 
                 self._conversation = Conversation(self._settings, began)
                 # Whoever forgets to close: the host's half ends when this object has gone.

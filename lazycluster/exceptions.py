@@ -33,7 +33,7 @@ import os
 import signal as signals
 from typing import Any, TypeVar
 
-from lazycluster._terminal import escaped
+from lazycluster._text import escaped
 
 __all__ = [
     "AuthenticationError",

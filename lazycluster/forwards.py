@@ -11,9 +11,10 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lazycluster import _clients, _openssh
-from lazycluster._conversation import Conversation
-from lazycluster._remote import ports
+from lazycluster._conversation.conversation import Conversation
+from lazycluster._shared import ports
+from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh import mux as _clients
 from lazycluster.exceptions import ForwardError, LazyclusterError, PortInUseError
 
 if TYPE_CHECKING:

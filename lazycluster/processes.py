@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from lazycluster._execution import TERMINATE_GRACE, Execution
+from lazycluster._tasks.execution import TERMINATE_GRACE, Execution
 
 if TYPE_CHECKING:
     from lazycluster.forwards import Forward

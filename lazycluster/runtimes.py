@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lazycluster import _payload
 from lazycluster._checks import check_path, checked_environment, checked_port
-from lazycluster._execution import Place
-from lazycluster._information import Information
-from lazycluster._settings import translate_connection_kwargs
+from lazycluster._functions import payload as _payload
+from lazycluster._host_info import Information
+from lazycluster._ssh.settings import translate_connection_kwargs
+from lazycluster._tasks.execution import Place
 from lazycluster.connection import Connection
 from lazycluster.exceptions import (
     InvalidRuntimeError,
@@ -25,7 +25,7 @@ from lazycluster.processes import PortExposure, TaskProcess
 from lazycluster.tasks import RuntimeTask
 
 if TYPE_CHECKING:
-    from lazycluster._conversation import Conversation
+    from lazycluster._conversation.conversation import Conversation
     from lazycluster.forwards import Forward
 
 __all__ = ["Runtime", "RuntimeTask"]

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from lazycluster import _payload
 from lazycluster._checks import check_path, check_text, checked_environment, checked_timeout
-from lazycluster._execution import Execution, Place
-from lazycluster._progress import checked_progress
-from lazycluster._steps import GetFile, RunCommand, RunFunction, SendFile, Step
-from lazycluster._terminal import show
+from lazycluster._functions import payload as _payload
+from lazycluster._tasks.execution import Execution, Place
+from lazycluster._tasks.progress import checked_progress
+from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile, Step
+from lazycluster._text import show
 from lazycluster.connection import Connection
 from lazycluster.processes import TaskProcess
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lazycluster import _execution_log
+from lazycluster._tasks import log as _execution_log
 from loopback_sshd import LoopbackSshd
 
 MARKER = "LAZYCLUSTER_TEST_SESSION"

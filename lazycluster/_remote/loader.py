@@ -29,11 +29,20 @@ def read_line():  # type: () -> list[str]
     return line.decode("ascii").split()
 
 
-def new_module(package, name):  # type: (Any, str) -> Any
-    module = type(sys)(package.__name__ + "." + name)
-    module.__package__ = package.__name__
-    sys.modules[module.__name__] = module
-    setattr(package, name, module)
+def new_package(name):  # type: (str) -> Any
+    package = type(sys)(name)
+    package.__path__ = []
+    package.__package__ = name
+    sys.modules[name] = package
+    return package
+
+
+def new_module(name):  # type: (str) -> Any
+    parent, _, last = name.rpartition(".")
+    module = type(sys)(name)
+    module.__package__ = parent
+    sys.modules[name] = module
+    setattr(sys.modules[parent], last, module)
     return module
 
 
@@ -48,21 +57,21 @@ def load(token):  # type: (str) -> None
         os.write(1, (token + " old " + version + "\n").encode("ascii"))
         while True:
             read_exactly(65536)  # until the manager has gone
-    package = type(sys)("_lazycluster")
-    package.__path__ = []
-    sys.modules["_lazycluster"] = package
+    package = new_package("_lazycluster")
     keepalive, text_length, archive_length = read_line()  # the lengths of what follows
     # Neither is one meant that is in PYTHONPATH, which is for functions.
     library = os.path.dirname(os.__file__)
     sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
-    archive = new_module(package, "archive")
+    for name in ("_shared", "_remote"):
+        setattr(package, name, new_package("_lazycluster." + name))
+    archive = new_module("_lazycluster._shared.archive")
     text = read_exactly(int(text_length))
     exec(compile(text, "<lazycluster>/archive", "exec"), archive.__dict__)
     for name, content in archive.unpack(read_exactly(int(archive_length))).items():
-        archive.execute(content, new_module(package, name))
+        archive.execute(content, new_module("_lazycluster." + name))
     del sys.path[:2]
     os.write(1, (token + " python\n").encode("ascii"))
-    package.supervisor.main(float(keepalive))
+    package._remote.supervisor.main(float(keepalive))
 
 
 # Not sys.exit: with PYTHONINSPECT it would go on, and read frames as Python.

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-from . import frames
+from .._shared import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

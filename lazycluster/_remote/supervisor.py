@@ -14,8 +14,10 @@ import signal
 import sys
 import time
 
-from . import files, frames, function, loop, processes
-from .function import to_bytes
+from .._shared import folders, frames
+from .._shared.operations import OPERATIONS, STEP_MODULES
+from . import child, loop, step_process
+from .child import to_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     Description = dict[str, Any]  # a request, a step or an outcome, as JSON has it
 
-LEFTOVER_GRACE, POLL = processes.LEFTOVER_GRACE, processes.POLL
+LEFTOVER_GRACE, POLL = step_process.LEFTOVER_GRACE, step_process.POLL
 DRAIN_READS = 64  # of a pipe after its step has ended; one that is refilled does not hold it up
 SPARE_DELAY = 0.001  # seconds, in which the value is on its way, and needs the processor
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # until another step ends
@@ -53,7 +55,7 @@ class Request:
         self.environment = description["environment"]  # type: dict[str, str]
         self.task = description.get("task") or number  # type: int  # its first request
         self.index = 0  # of the running step
-        self.process = processes.StepProcess()  # of the running step
+        self.process = step_process.StepProcess()  # of the running step
         self.told = bytearray()  # by the running step, of a line that is not complete
         self.outcome = {}  # type: Description  # what the running step has told
         self.temporary = None  # type: str | None  # what it writes to before it is whole
@@ -77,12 +79,12 @@ class Supervisor:
         self.last_request = 0
         self.waiting = collections.deque()  # type: collections.deque[Request]
         self.running = {}  # type: dict[int, Request]  # by the pid of its running step
-        self.spare = None  # type: processes.StepProcess | None  # forked, and without a job
+        self.spare = None  # type: step_process.StepProcess | None  # forked, and without a job
         self.leftovers = {}  # type: dict[int, Request]  # by the session that an ended step led
         self.temporary = set()  # type: set[str]
-        self.heir = processes.Heir()
+        self.heir = step_process.Heir()
         self.scripts = None  # type: str | None
-        self.modules = function.Modules()
+        self.modules = child.Modules()
 
     def run(self) -> "None":
         """Serve until the manager has gone."""
@@ -150,7 +152,7 @@ class Supervisor:
             self._finish(request)
             return
         step = request.steps[request.index]
-        request.process = processes.StepProcess()
+        request.process = step_process.StepProcess()
         del request.told[:]
         request.outcome, request.temporary = {}, None
         try:
@@ -168,11 +170,11 @@ class Supervisor:
             if isinstance(error, ValueError):  # a NUL, or text that is no bytes
                 self._end_step(request, {"failure": "os", "message": "it holds what no file can"})
             elif error.errno in SHORT_OF and (self.running or self.spare):
-                request.process = processes.StepProcess()
+                request.process = step_process.StepProcess()
                 self.waiting.append(request)
                 self._dismiss_spare()
             else:
-                self._end_step(request, function.os_failure(error))
+                self._end_step(request, child.os_failure(error))
             return
         process = request.process
         self.running[process.pid] = process.request = request
@@ -192,16 +194,19 @@ class Supervisor:
 
     def _start_command(self, request: "Request", step: "Description") -> "None":
         if self.scripts is None:
-            self.scripts = files.temporary_path()
-        if len(step["command"]) * 4 > processes.LONG_COMMAND and self.scripts not in self.temporary:
+            self.scripts = folders.temporary_path()
+        if (
+            len(step["command"]) * 4 > step_process.LONG_COMMAND
+            and self.scripts not in self.temporary
+        ):
             self._is_temporary(self.scripts)
-            files.make_private_directory(self.scripts)
+            folders.make_private_directory(self.scripts)
         environment = dict(os.environb)
         for name, value in request.environment.items():
             environment[to_bytes(name)] = to_bytes(value)
         request.process.start_command(
             to_bytes(step["command"]),
-            to_bytes(step["shell"]) if step.get("shell") else processes.account_shell(),
+            to_bytes(step["shell"]) if step.get("shell") else step_process.account_shell(),
             None if request.working_dir is None else to_bytes(request.working_dir),
             environment,
             self.null,
@@ -213,33 +218,31 @@ class Supervisor:
         missing = None  # type: str | None
         if kind == "function":
             self._want_input(request, step["input"])
-            if function.is_this_python(step["python"]):
+            if child.is_this_python(step["python"]):
                 missing = self.modules.load("cloudpickle")
-        elif kind == "operation":
-            self._load_room(processes.OPERATIONS[step["operation"]])
         else:
-            self._load_room("trees")
+            self._load(OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind])
             if kind == "unpack":
                 self._want_input(request, sys.maxsize)  # the stream says where it ends
         arguments = dict(step.get("arguments", {}))
         if step.get("operation") == "make_private_directory":
             # Known before it is made, so that no way of ending leaves it behind.
-            arguments["path"] = files.temporary_path()
+            arguments["path"] = folders.temporary_path()
             self._is_temporary(arguments["path"])
-        job = function.encode_job(
+        job = child.encode_job(
             {
                 "step": step,
                 "working_dir": request.working_dir,
                 "environment": request.environment,
                 "missing": missing,
-                "room": processes.OPERATIONS.get(step.get("operation", "")),
+                "module": _host_name(OPERATIONS.get(step.get("operation", ""), "")),
                 "arguments": arguments,
             }
         )
         request.process = self._forked()
         request.process.job = memoryview(job)
 
-    def _forked(self) -> "processes.StepProcess":
+    def _forked(self) -> "step_process.StepProcess":
         """A process for a job: the spare one, if that is as good as a new one."""
         spare = self.spare
         if spare is not None and spare.modules == self.modules.count and spare.value >= 0:
@@ -248,8 +251,8 @@ class Supervisor:
         self._dismiss_spare()  # it lacks a module, or has just been killed
         return self._fork(warm=False)
 
-    def _fork(self, warm: "bool") -> "processes.StepProcess":
-        process = processes.StepProcess()
+    def _fork(self, warm: "bool") -> "step_process.StepProcess":
+        process = step_process.StepProcess()
         process.modules = self.modules.count
         try:
             process.start_fork(self._close_all, warm)
@@ -282,11 +285,10 @@ class Supervisor:
                     self.loop.close_reader(fd)
             spare.close_payload()
 
-    def _load_room(self, name: "str") -> "Any":
-        """A module of ours; most come with the bootstrap, some at their first use."""
-        name = "{}.{}".format(__package__, name)
-        self.modules.load(name)
-        return importlib.import_module(name)
+    def _load(self, name: "str") -> "Any":
+        """Import a module of ours; most come with the bootstrap, some at their first use."""
+        self.modules.load(_host_name(name))
+        return importlib.import_module(_host_name(name))
 
     def _want_input(self, request: "Request", count: "int") -> "None":
         request.wanted = count
@@ -307,7 +309,7 @@ class Supervisor:
 
     # The streams of a running step. Each reads once and says whether something may be left.
 
-    def _read_output(self, process: "processes.StepProcess") -> "bool":
+    def _read_output(self, process: "step_process.StepProcess") -> "bool":
         request = process.request
         if request is not None and request.process is process:
             count = self.loop.relay(process.output, frames.OUTPUT, request.number)
@@ -319,7 +321,7 @@ class Supervisor:
             process.output = -1
         return bool(count)
 
-    def _read_value(self, process: "processes.StepProcess") -> "bool":
+    def _read_value(self, process: "step_process.StepProcess") -> "bool":
         request = process.request
         if request is None:  # a spare one has ended
             count = 0  # type: int | None
@@ -331,7 +333,7 @@ class Supervisor:
             process.value = -1
         return bool(count)
 
-    def _read_told(self, process: "processes.StepProcess") -> "bool":
+    def _read_told(self, process: "step_process.StepProcess") -> "bool":
         request = process.request
         data = read_some(process.tell)
         if data == b"" or request is None or len(request.told) > frames.MAX_PAYLOAD:
@@ -351,7 +353,7 @@ class Supervisor:
         except ValueError:
             return  # a function has found the pipe; the status says how it ended
         if isinstance(told, dict) and "temporary" in told:
-            request.temporary = function.to_native(told["temporary"])
+            request.temporary = child.to_native(told["temporary"])
             self._is_temporary(request.temporary)
         elif isinstance(told, dict):
             request.outcome = told
@@ -381,7 +383,7 @@ class Supervisor:
             self.loop.stop_writing(process.payload)  # there is room, which would wake us again
 
     @staticmethod
-    def _hand_job(process: "processes.StepProcess") -> "bool":
+    def _hand_job(process: "step_process.StepProcess") -> "bool":
         """Write the job, if that is still to be done; False if the pipe takes no more now."""
         while process.job:
             try:
@@ -409,7 +411,7 @@ class Supervisor:
         request.owed += written
         return written
 
-    def _close_payload(self, process: "processes.StepProcess") -> "None":
+    def _close_payload(self, process: "step_process.StepProcess") -> "None":
         self.loop.stop_writing(process.payload)
         process.close_payload()
 
@@ -450,12 +452,12 @@ class Supervisor:
             outcome["exit_status"] = os.WEXITSTATUS(process.status)
         step = request.steps[request.index]
         if step.get("operation") == "remove_tree" and outcome.get("result"):
-            self._is_no_longer_temporary(function.to_native(step["arguments"]["path"]))
+            self._is_no_longer_temporary(child.to_native(step["arguments"]["path"]))
         if request.temporary is not None:  # it has its real name by now, or is to go
             if "result" not in outcome:
-                self._load_room("trees").remove(request.temporary)
+                self._load("_shared.trees").remove(request.temporary)
             self._is_no_longer_temporary(request.temporary)
-        request.process = processes.StepProcess()
+        request.process = step_process.StepProcess()
         self._tell(frames.ENDED, request.number, outcome)
         if step["kind"] == "function":
             self.loop.later(SPARE_DELAY, self._fork_spare)
@@ -490,11 +492,11 @@ class Supervisor:
     def _signal(self, request: "Request", number: "int") -> "None":
         process = request.process
         led = {process.pid} if process.pid and process.status is None else set()
-        processes.signal_sessions(self._sessions(request) | led, number, led)
+        step_process.signal_sessions(self._sessions(request) | led, number, led)
 
     def _end_when_all_have(self, request: "Request") -> "None":
         """End a killed request's step when all it started has gone, as terminate() promises."""
-        if processes.living_groups(self._sessions(request)):
+        if step_process.living_groups(self._sessions(request)):
             self.loop.later(POLL, lambda: self._end_when_all_have(request))
         else:
             self._end_step(request, {})
@@ -505,7 +507,7 @@ class Supervisor:
         self.loop.later(self.keepalive, self._look_after_leftovers)
 
     def _forget_empty_sessions(self) -> "None":
-        living = processes.living_groups(set(self.leftovers))
+        living = step_process.living_groups(set(self.leftovers))
         for session in set(self.leftovers) - set(living):
             del self.leftovers[session]
             self.heir.is_empty(session)
@@ -529,7 +531,7 @@ class Supervisor:
         self._dismiss_spare()
         for number in (signal.SIGTERM, signal.SIGKILL):
             led = set(self.running)
-            processes.signal_sessions(led | set(self.leftovers), number, led)
+            step_process.signal_sessions(led | set(self.leftovers), number, led)
             until = time.monotonic() + LEFTOVER_GRACE
             while time.monotonic() < until:
                 for pid, _ in ended_children():
@@ -542,8 +544,13 @@ class Supervisor:
                 time.sleep(POLL)
         self.loop.close_readers()  # to remove a tree takes descriptors
         for path in self.temporary:
-            files.remove_tree(path)
+            folders.remove_tree(path)
         self.heir.dismiss()
+
+
+def _host_name(name: "str") -> "str":
+    """Return the full name here of a module that the manager calls `name`."""
+    return "{}.{}".format(__package__.rpartition(".")[0], name)
 
 
 def read_some(fd: "int") -> "bytes | None":

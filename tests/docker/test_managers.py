@@ -15,7 +15,7 @@ import pytest
 
 import lazycluster
 from containers import USER, DockerHosts, docker, wait_until
-from lazycluster._openssh import Version, parse_version
+from lazycluster._ssh.argv import Version, parse_version
 
 pytestmark = pytest.mark.timeout(900)
 

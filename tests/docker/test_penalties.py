@@ -11,7 +11,7 @@ import pytest
 
 from containers import DockerHosts, docker
 from lazycluster import Connection, connection
-from lazycluster._login import Master
+from lazycluster._ssh.master import Master
 from lazycluster.exceptions import AuthenticationError, ConnectError
 
 HOST = "trixie"

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lazycluster import _login, _payload
-from lazycluster._remote import archive, frames
-from lazycluster._settings import Settings
+from lazycluster._conversation import bootstrap
+from lazycluster._functions import payload as _payload
+from lazycluster._shared import archive, frames
+from lazycluster._ssh.settings import Settings
 
 PATIENCE = 150.0
 """Seconds after which something that does not come is a failure."""
@@ -273,13 +274,13 @@ class PipeHost:
         under: Sequence[str] = (),
         one_socket: bool = False,
     ) -> None:
-        self.token = _login.make_token()
+        self.token = bootstrap.make_token()
         self.asked: dict[int, Asked] = {}
-        self.answer: _login.Answer | None = None
+        self.answer: bootstrap.HandshakeReply | None = None
         self.hello: dict[str, Any] | None = None
         self.heartbeats = 0
         self.ended = False  # whether its standard output is at its end
-        self._preamble = _login.Preamble(self.token)
+        self._preamble = bootstrap.Handshake(self.token)
         self._reader = frames.FrameReader(frames.TO_MANAGER)
         self._modules_sent = False
         self._to_write: deque[memoryview] = deque()
@@ -287,7 +288,7 @@ class PipeHost:
         theirs, self.stdin, self.stdout = _socket() if one_socket else _pipes()
         try:
             self.process = subprocess.Popen(
-                [*under, login_shell, "-c", _login.BOOTSTRAP],
+                [*under, login_shell, "-c", bootstrap.bootstrap_command()],
                 stdin=theirs[0],
                 stdout=theirs[-1],
                 stderr=self._errors,
@@ -300,7 +301,7 @@ class PipeHost:
                 os.close(fd)
         os.set_blocking(self.stdin, False)
         settings = Settings("localhost", python=python, keepalive=keepalive)
-        self.write(_login.bootstrap(self.token, settings))
+        self.write(bootstrap.bootstrap_input(self.token, settings))
 
     # What is said
 
@@ -378,7 +379,7 @@ class PipeHost:
         assert _lines(asked) >= count, (asked.ended, asked.output)
         return asked.text.splitlines()
 
-    def wait_for_answer(self) -> _login.Answer:
+    def wait_for_answer(self) -> bootstrap.HandshakeReply:
         """Wait until the bootstrap has said which Python there is."""
         self.wait(lambda: self.answer is not None, "the answer")
         assert self.answer is not None

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipe_host import command, find_old_interpreter, own_version
 
-from lazycluster import _login, _ssh_errors
-from lazycluster._remote import frames
+from lazycluster._conversation import bootstrap
+from lazycluster._shared import frames
+from lazycluster._ssh import errors as _ssh_errors
 
 LOGIN_SHELLS = ["sh", "bash", "dash", "zsh", "ksh", "fish", "csh", "tcsh"]
 
@@ -85,8 +86,8 @@ def test_f18_noise_before_the_answer_is_skipped(make_host, host_python):
 @given(st.binary(max_size=5000), st.binary(max_size=50), st.lists(st.integers(1, 3000)))
 def test_the_answer_is_found_in_any_split(noise, rest, lengths):
     """How the bytes were cut does not matter; what is behind the line is kept."""
-    token = _login.make_token()
-    preamble = _login.Preamble(token)
+    token = bootstrap.make_token()
+    preamble = bootstrap.Handshake(token)
     data = noise + token.encode() + b" old 2.7.18\n" + rest
     answer = None
     for length in lengths:
@@ -102,7 +103,7 @@ def test_the_answer_is_found_in_any_split(noise, rest, lengths):
 
 def test_noise_is_kept_for_the_message_of_an_error():
     """Its end is, when there is no answer."""
-    preamble = _login.Preamble("token")
+    preamble = bootstrap.Handshake("token")
     assert preamble.feed(b"x" * 10000 + b"\nThis account is closed.\xff\n") is None
     assert preamble.noise.endswith("\nThis account is closed.\\xff")
     assert len(preamble.noise) < 3000
@@ -110,7 +111,7 @@ def test_noise_is_kept_for_the_message_of_an_error():
 
 def test_f18_an_endless_line_is_not_kept():
     """Nor is one that begins like the answer."""
-    preamble = _login.Preamble("token")
+    preamble = bootstrap.Handshake("token")
     for _ in range(100):
         assert preamble.feed(b"token old " + b"1" * 10000) is None
     assert len(preamble.noise) < 3000

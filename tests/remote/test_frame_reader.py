@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazycluster._remote import frames
+from lazycluster._shared import frames
 
 kinds = st.sampled_from(sorted(frames.TO_SUPERVISOR))
 numbers = st.integers(0, 2**32 - 1)

@@ -11,7 +11,7 @@ import time
 import pytest
 from pipe_host import command, exists, operation, wait_until_gone
 
-from lazycluster._remote import frames
+from lazycluster._shared import frames
 
 SHORT = 0.05  # seconds between heartbeats, where silence is what is tested
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from pipe_host import command, memory_peak, processor_time, wait_until
 
-from lazycluster._remote import frames
+from lazycluster._shared import frames
 
 FLOOD = 1 << 28
 FLAT = 32 << 20

@@ -19,8 +19,8 @@ import time
 import pytest
 from pipe_host import command, exists, function, memory_peak, own_version, wait_until_gone
 
-from lazycluster import _payload
-from lazycluster._remote import archive, frames
+from lazycluster._functions import payload as _payload
+from lazycluster._shared import archive, frames
 
 BIG = 64 << 20
 FLAT = 32 << 20

@@ -7,7 +7,7 @@ import json
 import pytest
 from pipe_host import command, wait_until_gone
 
-from lazycluster._remote import frames
+from lazycluster._shared import frames
 
 
 def request(content, number=2):

@@ -15,7 +15,7 @@ import pytest
 from on_host import Gate, call, wait_until
 
 from lazycluster import Connection, Runtime
-from lazycluster._conversation import Conversation
+from lazycluster._conversation.conversation import Conversation
 from loopback_sshd import LoopbackSshd
 
 PATIENT = {"connect_timeout": 150}  # seconds; a loaded computer is no fault

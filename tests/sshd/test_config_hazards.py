@@ -21,7 +21,7 @@ from on_host import wait_until
 
 import lazycluster
 from lazycluster import Connection
-from lazycluster._openssh import ssh_version
+from lazycluster._ssh.argv import ssh_version
 from lazycluster.exceptions import AuthenticationError
 from loopback_sshd import LoopbackSshd
 

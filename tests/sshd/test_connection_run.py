@@ -14,8 +14,9 @@ import pytest
 from endings import await_gone, await_recorded, control_folder, end, guards, logins, recorded, sshs
 from on_host import commands, wait_until
 
-from lazycluster import Connection, Runtime, _openssh
-from lazycluster._openssh import Version
+from lazycluster import Connection, Runtime
+from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh.argv import Version
 from lazycluster.connection import CommandResult
 from lazycluster.exceptions import (
     CommandError,

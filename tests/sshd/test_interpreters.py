@@ -141,7 +141,7 @@ def test_f21_host_without_anything_installed(make_runtime: MakeRuntime, options:
 
         return type(cloudpickle.__loader__).__module__
 
-    assert call(runtime, cloudpickle_is_from) == "_lazycluster.function"
+    assert call(runtime, cloudpickle_is_from) == "_lazycluster._remote.child"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from endings import logins
 from on_host import commands
 
 from lazycluster import Connection, Runtime
-from lazycluster._login import Master
+from lazycluster._ssh.master import Master
 from lazycluster.exceptions import (
     AuthenticationError,
     ConnectError,

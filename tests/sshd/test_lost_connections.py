@@ -30,8 +30,9 @@ from endings import (
 )
 from on_host import commands, ended, run
 
-from lazycluster import Connection, _conversation
-from lazycluster._conversation import Conversation
+from lazycluster import Connection
+from lazycluster._conversation import conversation as _conversation
+from lazycluster._conversation.conversation import Conversation
 from lazycluster.exceptions import (
     ConnectError,
     ConnectionLostError,

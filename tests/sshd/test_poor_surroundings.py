@@ -140,7 +140,8 @@ def test_f42_home_that_is_read_only(sshd, short_folder):
 @pytest.mark.skipif(not can_mount(), reason="needs root and unshare")
 def test_f40_file_system_without_room_for_a_socket(short_folder):
     """A folder can be made there and no more; another place is tried."""
-    code = "from lazycluster import _login; print(_login._make_control_folder())"
+    module = "lazycluster._ssh.control_folder"
+    code = f"from {module} import make_control_folder; print(make_control_folder())"
     (short_folder / "full").mkdir()
     argv = ["unshare", "-m", "/bin/sh", "-c"]
     argv += [
@@ -160,9 +161,11 @@ def test_f40_file_system_without_room_for_a_socket(short_folder):
 
 NO_USER = """
 import os, sys
-from lazycluster import Connection, _conversation, _login
-from lazycluster._settings import Settings
-_login.bootstrap("x", Settings("host"))  # what it reads, that user may not be able to
+from lazycluster import Connection
+from lazycluster._conversation import conversation as _conversation
+from lazycluster._conversation import bootstrap
+from lazycluster._ssh.settings import Settings
+bootstrap.bootstrap_input("x", Settings("host"))  # what it reads, that user may not be able to
 os.setgroups([])
 os.setgid(12345)
 os.setuid(12345)
@@ -312,7 +315,7 @@ def test_f43_the_clock_of_the_host_may_leap(make_runtime, tmp_path):
 def test_f43_no_room_asks_the_wall_clock():
     """Save for the names of log files."""
     folder = Path(lazycluster.__file__).parent
-    for path in [*folder.glob("*.py"), *folder.glob("_remote/*.py")]:
+    for path in folder.rglob("*.py"):
         assert not re.search(r"\btime\.time(_ns)?\(|\bdatetime\b", path.read_text()), path
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from on_host import commands, wait_until
 
-from lazycluster import Connection, Runtime, RuntimeTask, _login
+from lazycluster import Connection, Runtime, RuntimeTask
+from lazycluster._ssh import control_folder
 from lazycluster.exceptions import HostKeyError, LazyclusterError
 
 # ── host keys ─────────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +185,7 @@ def made():
     folders = []
 
     def make():
-        folders.append(_login._make_control_folder())
+        folders.append(control_folder.make_control_folder())
         assert stat.S_IMODE(os.lstat(folders[-1]).st_mode) == 0o700
         assert os.listdir(folders[-1]) == ["log"]
         return Path(folders[-1]).parent

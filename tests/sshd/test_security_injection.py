@@ -256,7 +256,7 @@ def test_no_shell_true_in_the_library():
     import lazycluster
 
     folder = Path(lazycluster.__file__).parent
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         text = path.read_text()
         assert "shell=True" not in text, path
         assert "os.system" not in text, path

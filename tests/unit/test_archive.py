@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from lazycluster._remote import archive
+from lazycluster._shared import archive
 
 pytestmark = pytest.mark.every_python
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from lazycluster._askpass import QUESTION_LIMIT, Askpass
-from lazycluster._settings import Settings
+from lazycluster._ssh.askpass import QUESTION_LIMIT, Askpass
+from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import AuthenticationError
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lazycluster import _clients
+from lazycluster._ssh import mux as _clients
 from lazycluster.exceptions import ConnectionLostError
 
 HELLO = "debug2: mux_client_hello_exchange: master version 4\r\n"

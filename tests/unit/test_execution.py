@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from lazycluster import RuntimeTask
-from lazycluster._execution import Execution, Place
-from lazycluster._remote import frames, trees
-from lazycluster._request import Request
+from lazycluster._conversation.request import Request
+from lazycluster._shared import frames, trees
+from lazycluster._tasks.execution import Execution, Place
 from lazycluster.exceptions import FileTransferError
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lazycluster import _execution_log
-from lazycluster._execution_log import (
+from lazycluster._tasks import log as _execution_log
+from lazycluster._tasks.log import (
     FILES_PER_HOST,
     MEMORY_LIMIT,
     READ_LIMIT,
@@ -42,8 +42,8 @@ def log(main_directory):
 
 
 IMPORTS = """
-from lazycluster import _execution_log
-from lazycluster._execution_log import *
+from lazycluster._tasks import log as _execution_log
+from lazycluster._tasks.log import *
 
 def directory():
     return _execution_log._temporary_of_this_process().path

@@ -22,7 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lazycluster._remote import files, trees
+from lazycluster._shared import folders as files
+from lazycluster._shared import trees
 
 NOBODY = 65534
 TIME = 1_600_000_000_123_456_789  # ns
@@ -1363,13 +1364,13 @@ def test_removing_what_cannot_be_removed_says_so(nobody, place):
 
 ROUND_TRIP = """
 import os, sys
-package = type(sys)("_lazycluster")
+package = type(sys)("_shared")
 package.__path__ = []
-sys.modules["_lazycluster"] = package
+sys.modules["_shared"] = package
 for path in sys.argv[3:]:
     name = os.path.basename(path)[:-3]
-    module = type(sys)("_lazycluster." + name)
-    module.__package__ = "_lazycluster"
+    module = type(sys)("_shared." + name)
+    module.__package__ = "_shared"
     sys.modules[module.__name__] = module
     with open(path, "rb") as source:
         exec(compile(source.read(), path, "exec"), module.__dict__)

@@ -20,8 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lazycluster import Connection, RuntimeTask, _execution, _lifelines, _login
-from lazycluster._remote import frames, trees
+from lazycluster import Connection, RuntimeTask
+from lazycluster._conversation import conversation
+from lazycluster._shared import frames, trees
+from lazycluster._ssh import lifelines as _lifelines
+from lazycluster._tasks import execution as _execution
 from lazycluster.exceptions import (
     CommandError,
     ConnectError,
@@ -37,7 +40,7 @@ PATIENCE = 200.0
 
 
 class Host:
-    """What `_login.Master` is to the conversation; a host that says `script` when it is asked.
+    """What `Master` is to the conversation; a host that says `script` when it is asked.
 
     Args:
         script: What it says behind its answer, at the first request.
@@ -116,7 +119,7 @@ def host_that_says(
     threads = set(threading.enumerate())
     with pytest.MonkeyPatch.context() as patch:
         says = (piece for source in (script, pieces) for piece in source)
-        patch.setattr(_login, "Master", lambda settings: Host(says, answer, stays))
+        patch.setattr(conversation, "Master", lambda *_: Host(says, answer, stays))
         connection = Connection("host", connect_timeout=PATIENCE, keepalive=PATIENCE)
         try:
             yield connection

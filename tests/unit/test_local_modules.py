@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from lazycluster._local_modules import add_imports
+from lazycluster._functions.local_modules import add_imports
 
 pytestmark = pytest.mark.every_python
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from lazycluster import _openssh
-from lazycluster._openssh import (
+from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh.argv import (
     Version,
     check_control_path,
     control_path_limit,
@@ -28,7 +28,7 @@ from lazycluster._openssh import (
     parse_version,
     ssh_version,
 )
-from lazycluster._settings import Settings, translate_connection_kwargs
+from lazycluster._ssh.settings import Settings, translate_connection_kwargs
 from lazycluster.exceptions import LazyclusterError
 
 NEW = Version(10, 0)

@@ -20,8 +20,8 @@ import types
 
 import pytest
 
-from lazycluster import _local_modules
-from lazycluster._payload import (
+from lazycluster._functions import local_modules as _local_modules
+from lazycluster._functions.payload import (
     check_call,
     cloudpickle_sources,
     describe,
@@ -330,7 +330,7 @@ def test_registry_of_cloudpickle_is_left_alone(local):
 
 def test_lazycluster_never_travels_by_value():
     """Nothing of the manager's side is sent along."""
-    assert not _local_modules.is_local("lazycluster._payload")
+    assert not _local_modules.is_local("lazycluster._functions.payload")
 
 
 @pytest.mark.parametrize("name", ["json", "builtins", "pytest", "_json", "no.such.module"])
@@ -546,7 +546,7 @@ def test_sources_are_found_in_a_zip(tmp_path):
     script = (
         "import sys\n"
         f"sys.path.insert(0, {str(archive)!r})\n"
-        "from lazycluster._payload import cloudpickle_sources\n"
+        "from lazycluster._functions.payload import cloudpickle_sources\n"
         "sources = cloudpickle_sources()\n"
         "import cloudpickle\n"
         "assert cloudpickle.__file__.startswith(sys.path[0])\n"
@@ -559,7 +559,7 @@ def test_importing_the_payload_does_not_import_cloudpickle():
     """Who only runs commands does not pay for functions."""
     script = (
         "import sys\n"
-        "import lazycluster._payload\n"
+        "import lazycluster._functions.payload\n"
         "sys.exit(any(name.partition('.')[0] == 'cloudpickle' for name in sys.modules))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 from remote.pipe_host import find_interpreters
 
-from lazycluster._remote import ports
+from lazycluster._shared import ports
 
 INTERPRETERS = find_interpreters()
 ADDRESSES = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"]

@@ -11,8 +11,9 @@ import copy
 
 import pytest
 
-from lazycluster import _login, _ssh_errors
-from lazycluster._ssh_errors import login_error, was_dropped
+from lazycluster._conversation.host_sources import read_source
+from lazycluster._ssh import errors as _ssh_errors
+from lazycluster._ssh.errors import login_error, was_dropped
 from lazycluster.exceptions import AuthenticationError, ConnectError, HostKeyError
 
 BANNER = "@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\n"
@@ -600,5 +601,5 @@ def test_f4_a_key_with_a_passphrase_is_named():
 
 def test_the_loader_has_the_exit_status_of_the_table():
     """It stands alone on the host, and so says it once more."""
-    loader = _login.source("loader").decode()
+    loader = read_source("_remote.loader").decode()
     assert f"\nPROGRAM_FAILED = {_ssh_errors.PROGRAM_FAILED} " in loader

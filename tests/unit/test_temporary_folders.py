@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from lazycluster._remote import files
+from lazycluster._shared import folders as files
 
 
 @pytest.fixture

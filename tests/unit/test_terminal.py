@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazycluster._terminal import escaped, show
+from lazycluster._text import escaped, show
 from lazycluster.exceptions import LazyclusterError
 
 
@@ -102,7 +102,7 @@ def test_a_message_is_fit_for_a_terminal():
 
 def test_a_real_terminal_is_one():
     """Python's own standard output, on a terminal and on a pipe."""
-    code = "from lazycluster._terminal import show; show('\\x1b[2Jhi\\n')"
+    code = "from lazycluster._text import show; show('\\x1b[2Jhi\\n')"
     argv = [sys.executable, "-c", code]
     path = os.pathsep.join([str(Path(sys.modules["lazycluster"].__file__).parents[1]), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path}

@@ -9,7 +9,7 @@ import functools
 import types
 from typing import TYPE_CHECKING, BinaryIO, Callable
 
-from lazycluster._by_value import pickler_class, travelling_state, unpickler_class
+from lazycluster._functions.pickler import pickler_class, travelling_state, unpickler_class
 from lazycluster._spool import Spool
 from lazycluster.exceptions import SerializationError
 

@@ -20,12 +20,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from lazycluster import _diagnosis, _lifelines, _login, _openssh, _payload, _ssh_errors
-from lazycluster._askpass import Askpass
-from lazycluster._remote import archive, frames
-from lazycluster._request import Request, Storage
-from lazycluster._settings import Settings
-from lazycluster._writer import Writer
+from lazycluster._conversation.bootstrap import (
+    Handshake,
+    HandshakeReply,
+    bootstrap_command,
+    bootstrap_input,
+    make_token,
+    python_error,
+)
+from lazycluster._conversation.host_sources import module_archive
+from lazycluster._conversation.request import Request, Storage
+from lazycluster._conversation.writer import Writer
+from lazycluster._functions import payload as _payload
+from lazycluster._shared import archive, frames
+from lazycluster._shared.operations import BOOTSTRAP_MODULES, OPERATIONS, STEP_MODULES
+from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh import diagnosis as _diagnosis
+from lazycluster._ssh import errors as _ssh_errors
+from lazycluster._ssh import lifelines as _lifelines
+from lazycluster._ssh.askpass import Askpass
+from lazycluster._ssh.master import GUARD_PATIENCE, Master
+from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import (
     ConnectionLostError,
     LazyclusterError,
@@ -49,18 +64,6 @@ _NO_SENSE = (
     OverflowError,
     RecursionError,
 )
-
-# What is sent at its first use, by kind of step and by operation.
-_MODULES = {
-    "function": "cloudpickle",
-    "pack": "trees",
-    "unpack": "trees",
-    "delete_directory": "trees",
-    "read_host_info": "host_info",
-    "is_executable": "host_info",
-    "port_is_free": "ports",
-    "first_free_port": "ports",
-}
 
 logger = logging.getLogger("lazycluster")
 
@@ -120,13 +123,13 @@ class Conversation:
         self._held: set[int] = set()
         self.session_ended = -math.inf
         self.forwarding = threading.Lock()
-        self._token = _login.make_token()
+        self._token = make_token()
         self._buffer = memoryview(bytearray(READ))
         self._received = time.monotonic()
         # ssh's own ConnectTimeout names the hop that failed; ours is for what it does not cover.
         started = self._received if began is None else began
         self._login_deadline = started + settings.connect_timeout + 1
-        self.master = _login.Master(settings)
+        self.master = Master(settings, bootstrap_command())
         try:
             self._begin()
         except BaseException:  # there may be no thread to be had, or a KeyboardInterrupt
@@ -143,7 +146,7 @@ class Conversation:
         _register_exit()
         _live.add(self)
         self._thread.start()
-        self._writer.send(_login.bootstrap(self._token, self.settings))
+        self._writer.send(bootstrap_input(self._token, self.settings))
 
     def _attend(self, askpass: Askpass) -> None:
         """Answer what is asked at the login, until that is over."""
@@ -251,7 +254,7 @@ class Conversation:
 
     def _modules_for(self, steps: Sequence[Mapping[str, Any]]) -> tuple[set[str], list[bytes]]:
         """What these steps need on the host, and the archives of what it has not got yet."""
-        needed = {_MODULES.get(step.get("operation", step["kind"]), "") for step in steps}
+        needed = {_module_for(step) for step in steps}
         return needed, [_packed(name) for name in sorted(needed - self._modules_sent - {""})]
 
     # For those who ride on the master
@@ -326,7 +329,7 @@ class Conversation:
         self._thread.join(CLOSE_PATIENCE)
         if self._thread.is_alive():
             self.master.release()
-            self._thread.join(_login.GUARD_PATIENCE + 1)
+            self._thread.join(GUARD_PATIENCE + 1)
 
     # The reader thread
 
@@ -337,7 +340,7 @@ class Conversation:
                 answer = self._log_in()
                 if answer.kind != "python":
                     log = self.master.log()
-                    self._refuse_requests(_login.python_error(answer, self.settings, log))
+                    self._refuse_requests(python_error(answer, self.settings, log))
                 with self._state:
                     self._answered = True
                     self._state.notify_all()
@@ -355,10 +358,10 @@ class Conversation:
             )
         self._end(error)
 
-    def _log_in(self) -> _login.Answer:
+    def _log_in(self) -> HandshakeReply:
         """Wait for the host's answer."""
         settings = self.settings
-        preamble = _login.Preamble(self._token)
+        preamble = Handshake(self._token)
         while True:
             data = self._read(self._login_deadline)
             answer = preamble.feed(bytes(data)) if data else None
@@ -524,11 +527,18 @@ class Conversation:
         )
 
 
+def _module_for(step: Mapping[str, Any]) -> str:
+    """Return the module that the step needs and that the bootstrap lacks; empty if none."""
+    kind = step["kind"]
+    name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES.get(kind, "")
+    return "" if name in BOOTSTRAP_MODULES else name
+
+
 @cache
 def _packed(name: str) -> bytes:
     if name == "cloudpickle":
         return archive.pack(_payload.cloudpickle_sources())
-    return archive.pack({f"{_login.PACKAGE}.{name}": _login.source(name).decode()})
+    return module_archive(name)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

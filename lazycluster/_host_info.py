@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from lazycluster._checks import check_path
-from lazycluster._terminal import show
+from lazycluster._text import show
 from lazycluster.exceptions import CommandError, LazyclusterError, TaskExecutionError
 
 if TYPE_CHECKING:

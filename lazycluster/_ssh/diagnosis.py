@@ -9,8 +9,8 @@ import os
 import pwd
 import subprocess
 
-from lazycluster import _openssh
-from lazycluster._settings import Settings
+from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh.settings import Settings
 
 PATIENCE = 5.0  # seconds for each program to answer; it takes milliseconds
 

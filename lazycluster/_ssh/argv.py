@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lazycluster.exceptions import LazyclusterError
 
 if TYPE_CHECKING:
-    from lazycluster._settings import Settings
+    from lazycluster._ssh.settings import Settings
 
 
 class Version(NamedTuple):

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from lazycluster import _lifelines, _openssh
-from lazycluster._conversation import Conversation
+from lazycluster._conversation.conversation import Conversation
+from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh import lifelines as _lifelines
 from lazycluster.exceptions import LazyclusterError, SshError
 
 COMMAND_LIMIT = 100_000  # bytes, encoded; Linux takes at most 128 KiB as one word of an argv

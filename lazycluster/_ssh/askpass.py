@@ -18,9 +18,9 @@ import termios
 import time
 from typing import Callable, NamedTuple
 
-from lazycluster import _openssh
-from lazycluster._settings import Settings
-from lazycluster._terminal import escaped
+from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh.settings import Settings
+from lazycluster._text import escaped
 from lazycluster.exceptions import AuthenticationError
 
 # $PPID is the ssh that asks. Its notice of a security key is "none": ssh ends the program itself.

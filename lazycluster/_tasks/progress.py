@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Union
 
-from lazycluster._terminal import escaped
+from lazycluster._text import escaped
 
 Progress = Union[Callable[[int, int], object], bool]
 

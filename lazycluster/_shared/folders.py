@@ -54,18 +54,3 @@ def remove_tree(path: "str") -> "bool":
     elif os.path.lexists(path):
         insist(None, path, None)
     return not os.path.lexists(path)
-
-
-def delete_directory(path: "str") -> "bool | None":
-    """Remove a folder, or a link, that a user named.
-
-    False if there is none or something stayed, None if it is refused.
-    """
-    path = expand(path)
-    if os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):
-        return None
-    if not os.path.isdir(path) and not os.path.islink(path):
-        return False
-    from . import trees
-
-    return trees.remove(path)

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import time
 
-from . import files, function
+from .._shared import folders
+from . import child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,18 +20,6 @@ NOTES_PAUSE = 0.1  # seconds in which an heir lets notes gather; it is not to be
 NOTES_LIMIT = 1 << 20  # bytes of them
 LONG_COMMAND = 100000  # bytes; Linux takes at most 128 KiB as one word of an argv
 BLOCKED_WHILE_FORKING = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
-
-# Operations by name, and the room that each is in.
-OPERATIONS = {
-    "make_directory": "files",
-    "make_private_directory": "files",
-    "remove_tree": "files",
-    "delete_directory": "files",
-    "read_host_info": "host_info",
-    "is_executable": "host_info",
-    "port_is_free": "ports",
-    "first_free_port": "ports",
-}
 
 
 class StepProcess:
@@ -120,8 +109,8 @@ class StepProcess:
             output, value, tell, payload = ends
             close()
             self.close()
-            channel = function.identity(tell)
-            function.leave(tell, channel, function.work(payload, value, tell, output, warm))
+            channel = child.identity(tell)
+            child.leave(tell, channel, child.work(payload, value, tell, output, warm))
         finally:
             _exit(1)
 
@@ -263,7 +252,7 @@ def _inherit(notes: "int") -> "None":
         while living_groups(led | left) and time.monotonic() < until:
             time.sleep(POLL)
     for path in temporary:
-        files.remove_tree(os.fsdecode(path))
+        folders.remove_tree(os.fsdecode(path))
 
 
 def account_shell() -> "bytes":

@@ -18,7 +18,7 @@ import stat
 import struct
 import sys
 
-from . import files
+from . import folders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -252,6 +252,19 @@ def remove(path: "str") -> "bool":
     except OSError:
         return not os.path.lexists(path)
     return True
+
+
+def delete_directory(path: "str") -> "bool | None":
+    """Remove a folder, or a link, that a user named.
+
+    False if there is none or something stayed, None if it is refused.
+    """
+    path = folders.expand(path)
+    if os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):
+        return None
+    if not os.path.isdir(path) and not os.path.islink(path):
+        return False
+    return remove(path)
 
 
 # --- To a stream ----------------------------------------------------------------------------------
@@ -493,8 +506,8 @@ class Unpacker:
         name: "str | None",
         on_data: "Callable[[int], object] | None" = None,
     ) -> "None":
-        is_folder = os.path.isdir(files.expand(target))
-        self.path = files.expand(destination(target, name, is_folder))
+        is_folder = os.path.isdir(folders.expand(target))
+        self.path = folders.expand(destination(target, name, is_folder))
         folder = os.path.dirname(self.path)
         self.temporary = os.path.join(folder, os.fsdecode(_TEMPORARY) + os.urandom(8).hex())
         self.failed_there = False

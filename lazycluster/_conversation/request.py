@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lazycluster._outcomes import checked_outcome
-from lazycluster._remote import frames
-from lazycluster._writer import Writer
+from lazycluster._conversation.writer import Writer
+from lazycluster._shared import frames
+from lazycluster._tasks.outcomes import checked_outcome
 
 Storage = Callable[[int, memoryview], object]  # takes the index of a step, and bytes for now
 

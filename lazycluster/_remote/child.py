@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 
-from . import archive
+from .._shared import archive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def work(payload: "int", value: "int", tell: "int", output: "int", warm: "bool")
         return receive(payload, tell, step["target"], step["name"])
     if kind == "pack":
         return send_back(step["path"], step["measured"], value)
-    room = importlib.import_module("{}.{}".format(__package__, job["room"]))
+    room = importlib.import_module(job["module"])
     return operate(getattr(room, step["operation"]), job["arguments"])
 
 
@@ -305,10 +305,10 @@ def operate(operation: "Callable[..., object]", arguments: "dict[str, Any]") -> 
 
 def send_back(path: "str", measured: "bool", value: "int") -> "Outcome":
     """Write a file or folder to the value's pipe, as a stream; the outcome to tell."""
-    from . import files, trees
+    from .._shared import folders, trees
 
     try:
-        for piece in trees.pack(files.expand(to_native(path)), measured=measured):
+        for piece in trees.pack(folders.expand(to_native(path)), measured=measured):
             write_all(value, piece)
     except OSError as error:
         return os_failure(error)
@@ -320,7 +320,7 @@ def receive(payload: "int", tell: "int", target: "str", name: "str | None") -> "
 
     Where it is until it is whole is told first: should this process be killed, others remove it.
     """
-    from . import trees
+    from .._shared import trees
 
     unpacker = None
     try:

@@ -6,8 +6,8 @@ import errno
 import os
 from collections.abc import Iterator
 
-from lazycluster._progress import Meter
-from lazycluster._remote import trees
+from lazycluster._shared import trees
+from lazycluster._tasks.progress import Meter
 
 
 def own_name(path: str) -> str | None:

@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from lazycluster import _payload
-from lazycluster._execution_log import ExecutionLog
-from lazycluster._outcomes import step_error
-from lazycluster._progress import PERIOD, Meter
-from lazycluster._request import Request
+from lazycluster._conversation.request import Request
+from lazycluster._functions import payload as _payload
 from lazycluster._spool import Spool
-from lazycluster._steps import Step
-from lazycluster._terminal import show
-from lazycluster._transfers import Download
+from lazycluster._tasks.log import ExecutionLog
+from lazycluster._tasks.outcomes import step_error
+from lazycluster._tasks.progress import PERIOD, Meter
+from lazycluster._tasks.steps import Step
+from lazycluster._tasks.transfers import Download
+from lazycluster._text import show
 from lazycluster.exceptions import (
     ConnectionLostError,
     FileTransferError,
@@ -33,7 +33,7 @@ from lazycluster.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from lazycluster._conversation import Conversation
+    from lazycluster._conversation.conversation import Conversation
     from lazycluster.tasks import RuntimeTask
 
 TERMINATE_GRACE = 5.0  # seconds between SIGTERM and SIGKILL

@@ -15,7 +15,7 @@ import types
 import weakref
 from typing import Any, Callable
 
-from lazycluster._local_modules import Source, add_imports, is_local
+from lazycluster._functions.local_modules import Source, add_imports, is_local
 
 # --- The pickler -----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from lazycluster._openssh import RESERVED_OPTIONS
+from lazycluster._ssh.argv import RESERVED_OPTIONS
 
 # The option that says the same as the parameter.
 _OPTION_OF_PARAMETER = {

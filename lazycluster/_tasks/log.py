@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from lazycluster import _lifelines
+from lazycluster._ssh import lifelines as _lifelines
 
 if TYPE_CHECKING:
     import subprocess

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lazycluster._steps import Step
-from lazycluster._terminal import escaped
+from lazycluster._tasks.steps import Step
+from lazycluster._text import escaped
 from lazycluster.exceptions import (
     CommandError,
     LazyclusterError,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from lazycluster import _transfers
-from lazycluster._progress import Meter, Progress
-from lazycluster._remote import frames
+from lazycluster._shared import frames
 from lazycluster._spool import Spool
+from lazycluster._tasks import transfers as _transfers
+from lazycluster._tasks.progress import Meter, Progress
 
 
 @dataclass(frozen=True)

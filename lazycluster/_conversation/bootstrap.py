@@ -1,0 +1,118 @@
+"""The first exchange on a connection: the line for the login shell, its input, the host's reply."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import NamedTuple
+
+from lazycluster._conversation.host_sources import bootstrap_archive, read_source
+from lazycluster._ssh.errors import INPUT_TAKEN, OTHER_SHELL, PROGRAM_FAILED, last_lines
+from lazycluster._ssh.scripts import read_line
+from lazycluster._ssh.settings import Settings
+from lazycluster.exceptions import PythonNotFoundError, PythonVersionError
+
+SPARE_LINES = "\n" * 8  # for start files that read a line or two
+TRIES = 2  # interpreters that are looked for, at most
+NOISE_KEPT = 2048  # bytes of what came before the reply, for the message of an error
+_OWN_VERSION = "{}.{}".format(*sys.version_info)
+
+
+def bootstrap_command() -> str:
+    """Return the line that the account's login shell gets."""
+    script = read_line(
+        "bootstrap",
+        OTHER_SHELL=OTHER_SHELL,
+        INPUT_TAKEN=INPUT_TAKEN,
+        PROGRAM_FAILED=PROGRAM_FAILED,
+    )
+    return f"exec /bin/sh -c '{script}'"
+
+
+class HandshakeReply(NamedTuple):
+    """How the host answered: with a supervisor or with the reason why there is none."""
+
+    kind: str  # "python", "old" or "none"
+    # The version of an old one. Of none: the exit status of each interpreter that was tried, or a
+    # dash if it was not found; then the names of others that are there.
+    detail: str
+    rest: bytes  # what came behind it: the first frames
+
+
+class Handshake:
+    """Finds the host's answer in what the login shell's start files may have printed before it."""
+
+    def __init__(self, token: str) -> None:
+        answer = rb" (python|old|none)((?: [\w.-]+)*)\n"
+        self._pattern = re.compile(re.escape(token.encode()) + answer)
+        self._seen = b""
+
+    def feed(self, data: bytes) -> HandshakeReply | None:
+        """The answer, or None while it has not come."""
+        self._seen += data
+        match = self._pattern.search(self._seen)
+        if match is None:
+            self._seen = self._seen[-NOISE_KEPT:]
+            return None
+        kind, detail = (group.decode("ascii", "replace").strip() for group in match.groups())
+        return HandshakeReply(kind, detail, self._seen[match.end() :])
+
+    @property
+    def noise(self) -> str:
+        """The end of what came instead of an answer."""
+        return self._seen.decode("utf-8", "backslashreplace").strip()
+
+
+def bootstrap_input(token: str, settings: Settings) -> bytes:
+    """What the host reads first, by exact counts: the loader and the modules it loads."""
+    guards = "".join("#" * number + token + "\n" for number in range(1, TRIES + 1))
+    loader = guards.encode() + read_source("_remote.loader")
+    unpacker, packed = read_source("_shared.archive"), bootstrap_archive()
+    first = (
+        f"{SPARE_LINES}exit {OTHER_SHELL}; # "
+        f"{token} {len(loader)} {_OWN_VERSION} {settings.python or ''}\n"
+    )
+    head = f"{settings.keepalive} {len(unpacker)} {len(packed)}\n"
+    return b"".join([first.encode(), loader, head.encode(), unpacker, packed])
+
+
+def python_error(
+    answer: HandshakeReply, settings: Settings, log: str
+) -> PythonVersionError | PythonNotFoundError:
+    """Make the exception for requests to a host that has no Python, or one that is too old.
+
+    Args:
+        answer: The host's answer, "old" or "none".
+        settings: What the user asked of ssh.
+        log: What the host has printed on standard error.
+    """
+    host = settings.host
+    if answer.kind == "old":
+        return PythonVersionError(
+            f"Python on {host} is {answer.detail}, and at least 3.6 is needed. "
+            "Name a newer interpreter with python=….",
+            host=host,
+            host_version=answer.detail,
+            manager_version="{}.{}.{}".format(*sys.version_info),
+        )
+    names = [settings.python] if settings.python else [f"python{_OWN_VERSION}", "python3"]
+    found = answer.detail.split()
+    tried = ", ".join(
+        name if status == "-" else f"{name} (exit status {status})"
+        for name, status in zip(names, found)
+    )
+    printed = last_lines(log) if set(found[: len(names)]) != {"-"} else ""
+    others = ", ".join(found[len(names) :])
+    return PythonNotFoundError(
+        f"There is no Python on {host} that can be used; looked for: {tried}"
+        f"{f', which printed: {printed}' if printed else ''}. "
+        f"Install Python 3.6 or newer there, or name it with python=…"
+        f"{f' (there is: {others})' if others else ''}.",
+        host=host,
+    )
+
+
+def make_token() -> str:
+    """A word that nothing prints by chance."""
+    return "lazycluster-" + os.urandom(16).hex()

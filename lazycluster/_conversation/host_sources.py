@@ -1,0 +1,36 @@
+"""Read the sources of the modules that run on the host, and pack them for their way there."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.abc import ResourceLoader
+from typing import cast
+
+from lazycluster._shared import archive
+from lazycluster._shared.operations import BOOTSTRAP_MODULES
+
+
+@cache
+def read_source(name: str) -> bytes:
+    """Return the text of a module, named relative to the package: `_remote.loader`."""
+    spec = archive.__spec__
+    assert spec is not None and spec.origin is not None  # noqa: PT018 - this is not a test
+    package = os.path.dirname(os.path.dirname(spec.origin))
+    loader = cast(ResourceLoader, spec.loader)
+    return loader.get_data(os.path.join(package, *name.split(".")) + ".py")
+
+
+@cache
+def bootstrap_archive() -> bytes:
+    """Return the archive of the modules that every connection needs."""
+    return archive.pack({name: read_source(name).decode() for name in BOOTSTRAP_MODULES})
+
+
+@cache
+def module_archive(name: str) -> bytes:
+    """Return the archive of one module that is sent at its first use."""
+    return archive.pack({f"{HOST_PACKAGE}.{name}": read_source(name).decode()})
+
+
+HOST_PACKAGE = "_lazycluster"  # the package's name on the host, see `_remote/loader.py`

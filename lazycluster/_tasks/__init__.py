@@ -1,0 +1,1 @@
+"""Execute a task once: its steps, its log and its outcome."""

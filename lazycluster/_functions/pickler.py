@@ -10,10 +10,12 @@ subclassed here. What a function imports in its body is the business of `_local_
 from __future__ import annotations
 
 import functools
+import marshal
 import sys
 import types
 import weakref
-from typing import Any, Callable
+from collections import ChainMap
+from typing import Any, Callable, ClassVar
 
 from lazycluster._functions.local_modules import Source, add_imports, is_local
 
@@ -71,6 +73,13 @@ def pickler_class() -> Any:
         getattr(typing, name) for name in ("ParamSpec", "TypeVarTuple") if hasattr(typing, name)
     ]
 
+    def reduce_code(code: types.CodeType) -> tuple[object, ...]:
+        # cloudpickle 3.1.3 replaces every file name by "<dynamic-code>". marshal keeps the whole.
+        try:
+            return marshal.loads, (marshal.dumps(code),)
+        except ValueError:  # a tool has put a constant there that marshal cannot write
+            return internals.Pickler.dispatch_table[types.CodeType](code)  # type: ignore[no-any-return]
+
     def reduce_lru_cache(cached: Any) -> tuple[object, ...]:
         return functools.lru_cache(**cached.cache_parameters()), (cached.__wrapped__,)
 
@@ -94,6 +103,10 @@ def pickler_class() -> Any:
 
     class CallPickler(internals.Pickler):  # type: ignore[misc]  # cloudpickle has no types
         """cloudpickle's pickler that takes by value what is not installed."""
+
+        dispatch_table: ClassVar[Any] = ChainMap(
+            {types.CodeType: reduce_code}, internals.Pickler.dispatch_table
+        )
 
         def __init__(self, file: object) -> None:
             super().__init__(file)

@@ -7,6 +7,8 @@ cloudpickle is what `cloudpickle_sources` says.
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import dis
 import enum
 import functools
 import importlib
@@ -349,6 +351,57 @@ def test_link_into_site_packages_is_installed(tmp_path):
     link.symlink_to(cache)
     assert _local_modules.is_installed(str(link))
     assert not _local_modules.is_installed(str(cache))
+
+
+def code_of(function):
+    """Return (name, file, line numbers) of a function's code and of all code within."""
+    found, waiting = [], [function.__code__]
+    while waiting:
+        code = waiting.pop()
+        lines = [line for _, line in dis.findlinestarts(code)]
+        found.append((code.co_name, code.co_filename, code.co_firstlineno, lines))
+        waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return found
+
+
+def test_code_keeps_its_file_and_line_numbers(local):
+    """In code within code as well."""
+    module = local(
+        lc_lines="""
+        def run():
+            def inner():
+                class Deep:
+                    def method(self):
+                        return [x for x in range(3)]
+                return Deep
+            return inner
+        """
+    )
+    reader = dump_call(module.run, {}).open()
+    assert pickle.load(reader) == {}
+    arrived, _ = pickle.load(reader)
+    assert code_of(arrived) == code_of(module.run)
+    assert {file for _, file, *_ in code_of(arrived)} == {module.__file__}
+
+
+def test_code_names_its_file_on_the_host():
+    """A traceback, a warning and a log line on the host name the user's file."""
+
+    def where():
+        import sys
+
+        return sys._getframe().f_code.co_filename, sys._getframe().f_lineno
+
+    assert call_there(where) == (__file__, where.__code__.co_firstlineno + 3)
+
+
+def test_code_with_a_constant_of_any_type_travels():
+    """A tool that rewrites code may put constants there that marshal cannot write."""
+    day = datetime.date(2020, 1, 2)
+    code = (lambda: "the constant").__code__
+    constants = tuple(day if value == "the constant" else value for value in code.co_consts)
+    function = types.FunctionType(code.replace(co_consts=constants), {})
+    assert call_there(function) == function() == day
 
 
 # --- What comes back -------------------------------------------------------------------------

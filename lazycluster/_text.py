@@ -1,28 +1,54 @@
-"""What a host said, on its way to a person: no terminal obeys anything in it."""
+"""Make text from a host safe to show: a terminal must not obey anything in it."""
 
 from __future__ import annotations
 
 import re
 import sys
 
-# Text needs tabs and line feeds. The rest of C0, DEL and C1 move the cursor, hide what stands
-# before, or have a terminal answer as if somebody typed; half a surrogate pair cannot be written.
-_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Text needs tabs and line feeds. The rest of C0, DEL and C1 move the cursor, hide what was printed
+# before, or make a terminal send input of its own. Half a surrogate pair cannot be written.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def escaped(text: str) -> str:
-    r"""A text in which control characters, but tab and line feed, stand as `\x1b` does here."""
-    return _NO_TEXT.sub(lambda found: ascii(found[0])[1:-1], text)
+    r"""Return `text` with control characters as escapes like `\x1b`; keep tabs and line feeds."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """Return `text` as one line of at most `limit` characters, before escapes are written.
+
+    Escape all that cannot be printed, line breaks too. A longer text ends in an ellipsis.
+    """
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def quoted(text: str) -> str:
+    """Return printed text for use inside a sentence: one line, single blanks, no full stop."""
+    return one_line(" ".join(text.split()).rstrip("."))
+
+
+def last_lines(text: str, noise: re.Pattern[str] | None = None) -> str:
+    """Return the last three lines that are not empty, joined with slashes, as `quoted` text.
+
+    Args:
+        text: What a program printed.
+        noise: Leave out the lines in which this is found.
+    """
+    lines = [s for s in text.splitlines() if s.strip() and not (noise and noise.search(s))]
+    return " / ".join(quoted(line) for line in lines[-3:])
 
 
 def show(text: str) -> None:
-    """Write a text to standard output: escaped if that is a terminal, else as it is.
+    """Write a text to standard output: escaped if that is a terminal, else unchanged.
 
-    What the encoding of standard output lacks is shown by backslashes. Without a standard output
-    nothing happens, as with `print`.
+    Characters that the encoding of standard output lacks are shown as backslash escapes. Without a
+    standard output, do nothing, like `print`.
     """
     stdout = sys.stdout
-    if stdout is None:  # it was closed when Python started
+    if stdout is None:  # standard output was closed when Python started
         return
     isatty = getattr(stdout, "isatty", None)
     if isatty is not None and isatty():

@@ -33,7 +33,7 @@ import os
 import signal as signals
 from typing import Any, TypeVar
 
-from lazycluster._text import escaped
+from lazycluster._text import escaped, one_line
 
 __all__ = [
     "AuthenticationError",
@@ -530,9 +530,9 @@ def command_message(
         ending.append(("exit status", str(exit_status)))
     if signal is not None:
         ending.append(("signal", _signal_name(signal)))
-    rows = [*ending, ("command", _one_line(command)), ("host", _one_line(host))]
+    rows = [*ending, ("command", one_line(command, 200)), ("host", one_line(host, 200))]
     lines = [line for line in output[-4096:].splitlines() if line.strip()][-5:]
-    rows += [("output" if i == 0 else "", _one_line(line)) for i, line in enumerate(lines)]
+    rows += [("output" if i == 0 else "", one_line(line, 200)) for i, line in enumerate(lines)]
     return "\n".join([f"{headline}.", *(f"  {name:<12}{value}" for name, value in rows)])
 
 
@@ -542,10 +542,3 @@ def _signal_name(number: int) -> str:
         return f"{number} ({signals.Signals(number).name})"
     except ValueError:
         return str(number)
-
-
-def _one_line(text: str, limit: int = 200) -> str:
-    """Return `text` in one line of at most `limit` characters, with control characters escaped."""
-    if len(text) > limit:
-        text = text[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

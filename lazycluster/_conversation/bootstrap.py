@@ -8,9 +8,10 @@ import sys
 from typing import NamedTuple
 
 from lazycluster._conversation.host_sources import bootstrap_archive, read_source
-from lazycluster._ssh.errors import INPUT_TAKEN, OTHER_SHELL, PROGRAM_FAILED, last_lines
+from lazycluster._ssh.errors import INPUT_TAKEN, NOISE, OTHER_SHELL, PROGRAM_FAILED
 from lazycluster._ssh.scripts import read_line
 from lazycluster._ssh.settings import Settings
+from lazycluster._text import last_lines
 from lazycluster.exceptions import PythonNotFoundError, PythonVersionError
 
 SPARE_LINES = "\n" * 8  # for start files that read a line or two
@@ -102,7 +103,7 @@ def python_error(
         name if status == "-" else f"{name} (exit status {status})"
         for name, status in zip(names, found)
     )
-    printed = last_lines(log) if set(found[: len(names)]) != {"-"} else ""
+    printed = last_lines(log, NOISE) if set(found[: len(names)]) != {"-"} else ""
     others = ", ".join(found[len(names) :])
     return PythonNotFoundError(
         f"There is no Python on {host} that can be used; looked for: {tried}"

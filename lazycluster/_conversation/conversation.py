@@ -41,6 +41,7 @@ from lazycluster._ssh import lifelines as _lifelines
 from lazycluster._ssh.askpass import Askpass
 from lazycluster._ssh.master import GUARD_PATIENCE, Master
 from lazycluster._ssh.settings import Settings
+from lazycluster._text import last_lines
 from lazycluster.exceptions import (
     ConnectionLostError,
     LazyclusterError,
@@ -517,7 +518,7 @@ class Conversation:
                 f"The connection to {host} was closed.", host=host, started=started
             )
         log = self.master.log()
-        said = _ssh_errors.last_lines(log)
+        said = last_lines(log, _ssh_errors.NOISE)
         reason = f" ssh printed: {said}." if said else ""
         return ConnectionLostError(
             f"The connection to {host} was lost.{reason}",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import shlex
 
+from lazycluster._text import last_lines, quoted
 from lazycluster.exceptions import AuthenticationError, ConnectError, HostKeyError
 
 # Exit statuses of our line for the login shell; see `_login.BOOTSTRAP`. ssh's own is 255.
@@ -314,9 +315,9 @@ _TABLE: tuple[tuple[str, type[ConnectError], str], ...] = (
     ),
 )
 
-# Printed by an ssh that is well.
-_NOISE = re.compile(
-    r"^(?:\*\* |Pseudo-terminal will not be allocated|Warning: Permanently added |\s*$)"
+# What ssh prints although nothing failed.
+NOISE = re.compile(
+    r"^(?:\*\* |Pseudo-terminal will not be allocated|Warning: Permanently added )"
     r"|already exists, disabling multiplexing"
 )
 # ssh names a ProxyCommand, and so a jump host, like this.
@@ -359,8 +360,8 @@ def login_error(
     found = _find(text) if exit_status in (None, 255) else None
     if found is not None:
         match, error, cure = found
-        groups = {name: _readable(value or "…") for name, value in match.groupdict().items()}
-        reason = groups.get("reason", _readable(match[0]))
+        groups = {name: quoted(value or "…") for name, value in match.groupdict().items()}
+        reason = groups.get("reason", quoted(match[0]))
         if error is AuthenticationError:
             cure = _CURES_OF_SECRETS.get(given, cure)
         if locked_key and cure.endswith(_KEY_CURE):
@@ -403,7 +404,7 @@ def silence_error(
     """
     ssh = ssh_command if ssh_command is not None else f"ssh {shlex.quote(host)}"
     behind = f", behind the jump host {jump_host}," if jump_host else ""
-    came = last_lines(noise) or last_lines(stderr)
+    came = last_lines(noise, NOISE) or last_lines(stderr, NOISE)
     return ConnectError(
         f"{host}{behind} did not answer within {connect_timeout:g} s"
         f"{f'; instead came: {came}' if came else ''}. If `{ssh} true` ends by itself and prints "
@@ -488,19 +489,6 @@ def _after_login(exit_status: int, text: str, noise: str, ssh: str) -> str:
 
 
 def _said(text: str, noise: str) -> str:
-    """The last lines of what ssh and the host printed, in one."""
-    return " / ".join(lines for lines in (last_lines(text), last_lines(noise)) if lines)
-
-
-def last_lines(text: str) -> str:
-    """Return the last three lines that say something, in one, with nothing a terminal obeys."""
-    lines = [line for line in text.splitlines() if not _NOISE.search(line)]
-    return " / ".join(_readable(line) for line in lines[-3:])
-
-
-def _readable(text: str) -> str:
-    """Return `text` in one line, with control characters escaped: some of it is the host's."""
-    text = " ".join(text.split()).rstrip(".")
-    if len(text) > 300:
-        text = text[:299] + "…"
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """Return the last lines that ssh and the host printed, as one line."""
+    printed = (last_lines(text, NOISE), last_lines(noise, NOISE))
+    return " / ".join(lines for lines in printed if lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazycluster._text import escaped, show
+from lazycluster._text import escaped, last_lines, one_line, show
 from lazycluster.exceptions import LazyclusterError
 
 
@@ -115,3 +116,31 @@ def test_a_real_terminal_is_one():
     finally:
         os.close(leader)
         os.close(follower)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\nb\x1b", "a\\nb\\x1b"),
+        ("x" * 10, "xxxxxxxxxx"),
+        ("x" * 11, "xxxxxxxxx…"),
+        ("\u202eü日", "\\u202eü日"),
+    ],
+)
+def test_one_line_is_one_line_whatever_is_in_it(text, line):
+    """Bidirectional controls could show a text in another order than it is read."""
+    assert one_line(text, 10) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ""),
+        ("\n  \n", ""),
+        ("one\n\ntwo.\nthree\t  3..\n\x1bfour\n", "two / three 3 / \\x1bfour"),
+        ("debug1: x\nbad.\n", "bad"),
+    ],
+)
+def test_the_last_three_lines_are_quoted(text, said):
+    """Without what is noise."""
+    assert last_lines(text, re.compile("^debug")) == said

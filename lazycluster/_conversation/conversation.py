@@ -51,7 +51,6 @@ from lazycluster.exceptions import (
 )
 
 PERSON_PATIENCE = 150.0  # seconds for a person to answer; sshd itself waits 120 (LoginGraceTime)
-SILENT_PERIODS = 4  # of keepalive seconds, before the host is taken for gone
 CLOSE_PATIENCE = 6.0  # seconds for the host's half to end what it started; it takes at most 4
 READ = 1 << 18  # bytes from the host, at most, at once
 DESCRIPTION_LIMIT = 1 << 26  # bytes of a request's commands and environment, encoded
@@ -429,7 +428,7 @@ class Conversation:
                     "The connection has been closed.",
                     host=self.settings.host,
                 )
-            silent_at = self._received + SILENT_PERIODS * keepalive
+            silent_at = self._received + frames.SILENT_PERIODS * keepalive
             more = self._read(min(self._writer.last + keepalive, silent_at))
             if more:
                 data = more
@@ -441,7 +440,7 @@ class Conversation:
             if time.monotonic() >= silent_at:
                 return ConnectionLostError(
                     f"{self.settings.host} gave no sign of life for "
-                    f"{SILENT_PERIODS * keepalive:g} s. The connection has been closed.",
+                    f"{frames.SILENT_PERIODS * keepalive:g} s. The connection has been closed.",
                     host=self.settings.host,
                     stderr=self.master.log(),
                     started=None,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     Reader = Callable[[int], object]
 
-SILENT_PERIODS = 4  # of keepalive seconds, before the manager is taken for gone
 READ = 1 << 18  # bytes from the manager, at most, at once
 HOLD = 0.002  # seconds
 SMALL = 1 << 12  # bytes of a frame that are copied so that others can go with it
@@ -79,7 +78,7 @@ class Loop:
         for fd in (*self._wake, source, sink):
             os.set_blocking(fd, False)
         for fd in (source, sink):
-            frames.widen(fd)
+            frames.enlarge_pipe_buffer(fd)
         self._selector.register(source, selectors.EVENT_READ, self._read_manager)
         self._selector.register(self._wake[0], selectors.EVENT_READ, self._woken)
         signal.set_wakeup_fd(self._wake[1])
@@ -238,7 +237,7 @@ class Loop:
 
     def _heartbeat(self) -> "None":
         now = time.monotonic()
-        if now - self._received > SILENT_PERIODS * self._keepalive:
+        if now - self._received > frames.SILENT_PERIODS * self._keepalive:
             self._ending = True
         elif now - self._sent >= self._keepalive and not self._queue:
             self.send(frames.HEARTBEAT, 0)

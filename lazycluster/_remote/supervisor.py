@@ -187,9 +187,9 @@ class Supervisor:
             self.loop.read_from(process.output, lambda _: self._read_output(process))
         else:
             if request.wanted > frames.CHUNK:
-                frames.widen(process.payload)
+                frames.enlarge_pipe_buffer(process.payload)
             if step["kind"] == "pack":
-                frames.widen(process.value)
+                frames.enlarge_pipe_buffer(process.value)
             self._feed(request)
 
     def _start_command(self, request: "Request", step: "Description") -> "None":

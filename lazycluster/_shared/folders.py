@@ -1,6 +1,13 @@
 """Folders on the host, by name: made, removed, never followed through a link."""
 
 import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Match
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
 
 def temporary_path() -> "str":
@@ -14,6 +21,31 @@ def temporary_path() -> "str":
 def expand(path: "str") -> "str":
     """The absolute path; `~` is the home directory only as the first character."""
     return os.path.abspath(os.path.expanduser(path))
+
+
+def expand_variables(text: "str") -> "str":
+    """Expand `$NAME` and `${NAME}` from the environment; a variable that is not set is empty.
+
+    `PWD` is the current folder, as a shell sets it. Everything else is literal: `$(…)`, `$1`,
+    backticks and backslashes too.
+    """
+
+    def value(match: "Match[str]") -> "str":
+        name = match.group(1) or match.group(2)
+        return _current_folder() if name == "PWD" else os.environ.get(name, "")
+
+    return _VARIABLE.sub(value, text)
+
+
+def _current_folder() -> "str":
+    """Return what a shell sets as PWD: the inherited path if it still leads here."""
+    path = os.environ.get("PWD", "")
+    try:
+        if os.path.isabs(path) and os.path.samefile(path, "."):
+            return path
+    except OSError:  # it is gone
+        pass
+    return os.getcwd()
 
 
 def make_directory(path: "str") -> "str":

@@ -38,6 +38,8 @@ HEARTBEAT = 32
 TO_SUPERVISOR = frozenset([REQUEST_PART, REQUEST, INPUT, KILL, MODULES, HEARTBEAT])
 TO_MANAGER = frozenset([HELLO, STARTED, OUTPUT, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT])
 
+SILENT_PERIODS = 4  # of keepalive seconds without a frame, until the other side counts as gone
+
 BULK = frozenset([INPUT, OUTPUT, VALUE])  # their payload is a user's bytes, not a message
 
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python knows from 3.10 on
@@ -115,9 +117,9 @@ class FrameReader:
             raise FrameError("a frame of {} bytes".format(self._left))
 
 
-def widen(pipe: "int") -> "None":
-    """Have a pipe take 1 MiB instead of 64 KiB, where that can be: fewer turns, most of all."""
+def enlarge_pipe_buffer(pipe: "int") -> "None":
+    """Let a pipe hold 1 MiB instead of 64 KiB where the system allows it: fewer turns for all."""
     try:
         fcntl.fcntl(pipe, SET_PIPE_SIZE, 1 << 20)
-    except OSError:  # no pipe, or too many are wide already: see pipe(7)
+    except OSError:  # it is not a pipe, or pipe-user-pages-soft is used up: see pipe(7)
         pass

@@ -4,11 +4,13 @@
 OPERATIONS = {
     "make_directory": "_shared.folders",
     "make_private_directory": "_shared.folders",
+    "expand_variables": "_shared.folders",
     "remove_tree": "_shared.folders",
     "delete_directory": "_shared.trees",
     "read_host_info": "_remote.host_info",
     "is_executable": "_remote.host_info",
     "port_is_free": "_shared.ports",
+    "port_state": "_shared.ports",
     "first_free_port": "_shared.ports",
 }
 

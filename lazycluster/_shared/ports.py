@@ -1,4 +1,4 @@
-"""TCP ports of this host: whether one is in use, by binding it and by connecting to it."""
+"""TCP ports of this host: whether a port is in use, found by binding it and by connecting to it."""
 
 import errno
 import struct
@@ -6,18 +6,19 @@ import struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Any, Iterator
 
-PATIENCE = 0.5  # seconds; loopback accepts or refuses at once, unless something drops the packets
+CONNECT_TIMEOUT = 0.5  # seconds; loopback answers at once unless a firewall drops the packets
 LOOPBACK = ("127.0.0.1", "::1")
 SOCKET_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")  # Linux
-LISTENING = b"0A"  # in these
+LISTENING = b"0A"  # the state of a socket in these tables
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM)  # a port below 1024, SELinux
-NOBODY_THERE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
+REFUSED = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 def first_free_port(ports: "list[int]") -> "int | None":
-    """The first of the ports that is free; None if none is."""
+    """Return the first free port of a list; None if none is free."""
     for port in ports:
         if port_is_free(port):
             return port
@@ -25,23 +26,40 @@ def first_free_port(ports: "list[int]") -> "int | None":
 
 
 def port_is_free(port: "int") -> "bool":
-    """Whether a server could listen on the port, on all addresses, IPv4 and IPv6.
+    """Return True if a server could listen on the port, on all addresses of IPv4 and IPv6.
 
     A port is in use if it is bound on any address, and also if connecting to it on loopback meets
-    anything but a refusal: a rule of a firewall can serve a port that nobody has bound, as Docker
+    anything but a refusal: a firewall rule can serve a port that no process has bound, as Docker
     publishes ports. What is left of closed connections (TIME_WAIT) does not matter as long as a
-    server with SO_REUSEADDR, which nearly all have, could bind: Linux lets it if the socket that
-    was there had SO_REUSEADDR too.
+    server with SO_REUSEADDR, which nearly all servers set, could bind the port: Linux allows it if
+    the earlier socket had SO_REUSEADDR too.
 
-    Whoever may not bind the port (below 1024, say) cannot see what is bound without listening.
+    An account that may not bind the port (below 1024, for example) cannot see a socket that is
+    bound but does not listen.
 
     Args:
         port: From 1 to 65535.
 
     Raises:
-        OSError: It could not be found out, for want of descriptors say.
+        OSError: If the check failed, for lack of file descriptors for example.
     """
     return not _is_bound(port) and not any(_answers(address, port) for address in LOOPBACK)
+
+
+def port_state(port: "int") -> "dict[str, Any]":
+    """Return whether the port is free and which addresses are listened on.
+
+    Args:
+        port: From 1 to 65535.
+
+    Returns:
+        `free`: See `port_is_free`. `listeners`: The addresses of the port's listening sockets, such
+        as "127.0.0.1", "::1" and "::ffff:127.0.0.1"; None where the system has no socket tables.
+
+    Raises:
+        OSError: If the check failed, for lack of file descriptors for example.
+    """
+    return {"free": port_is_free(port), "listeners": _listeners(port)}
 
 
 def _is_bound(port: "int") -> "bool":
@@ -52,18 +70,21 @@ def _is_bound(port: "int") -> "bool":
         if obstacle == errno.EADDRINUSE:
             if _bind(family, port, reuse=True) == errno.EADDRINUSE:
                 return True
-            # Left over from connections, or bound with SO_REUSEADDR and not listening yet. The
-            # system's tables have the former only.
-            states = _states(port)
-            if states is not None and not states:
+            # Closed connections are left over, or a socket is bound with SO_REUSEADDR and does not
+            # listen yet. The socket tables list only the former.
+            if _sockets(port) == []:
                 return True
-        elif obstacle in NOT_ALLOWED and LISTENING in (_states(port) or ()):
+        elif obstacle in NOT_ALLOWED and _listeners(port):
             return True
     return False
 
 
 def _bind(family: "socket.AddressFamily", port: "int", reuse: "bool") -> "int | None":
-    """Bind the port on all addresses of the family, and let go of it; what hindered that."""
+    """Bind the port on all addresses of the family and release it.
+
+    Returns:
+        The errno of what prevented it; None if it could be bound.
+    """
     import socket
 
     try:
@@ -80,42 +101,65 @@ def _bind(family: "socket.AddressFamily", port: "int", reuse: "bool") -> "int | 
     return None
 
 
-def _states(port: "int") -> "set[bytes] | None":
-    """The states of the sockets of that local port that listen or are connected.
+def _sockets(port: "int") -> "list[tuple[bytes, bytes]] | None":
+    """Return address and state of each socket of that local port, as the socket tables have them.
 
-    None where the system has no such tables. Bound sockets that do neither are not in them.
+    A socket that is bound but neither listens nor is connected is not in the tables. None if the
+    system has no tables.
     """
-    ending = b":%04X" % port
-    found = set()
+    found = []  # type: list[tuple[bytes, bytes]]
     readable = False
     for path in SOCKET_TABLES:
         try:
             with open(path, "rb") as table:
                 readable = True
-                for line in table:
-                    fields = line.split(None, 4)
-                    if len(fields) > 3 and fields[1].endswith(ending):
-                        found.add(fields[3])
+                found += _matches(table, b"%04X" % port)
         except OSError:
             continue
     return found if readable else None
 
 
+def _listeners(port: "int") -> "list[str] | None":
+    """Return the addresses of the port's listening sockets; None if the system has no tables."""
+    sockets = _sockets(port)
+    if sockets is None:
+        return None
+    return [_address_text(address) for address, state in sockets if state == LISTENING]
+
+
+def _matches(table: "Iterator[bytes]", port: "bytes") -> "Iterator[tuple[bytes, bytes]]":
+    for line in table:
+        fields = line.split(None, 4)  # number, local address, remote address, state
+        if len(fields) > 3:
+            address, _, local_port = fields[1].partition(b":")
+            if local_port == port:
+                yield address, fields[3]
+
+
+def _address_text(address: "bytes") -> "str":
+    """Return the usual form of an address: the tables print 32-bit words in the host's order."""
+    import socket
+
+    words = [int(address[start : start + 8], 16) for start in range(0, len(address), 8)]
+    packed = struct.pack("=%dI" % len(words), *words)
+    return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, packed)
+
+
 def _answers(address: "str", port: "int") -> "bool":
-    """Whether connecting meets anybody; silence is taken for somebody who has no time."""
+    """Return True unless connecting is refused; silence counts as a server that is busy."""
     import socket
 
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.settimeout(PATIENCE)
+            probe.settimeout(CONNECT_TIMEOUT)
             error = probe.connect_ex((address, port))
             if error:
-                return error not in (*NOBODY_THERE, *NOT_ALLOWED, *NO_SUCH_FAMILY)
+                return error not in (*REFUSED, *NOT_ALLOWED, *NO_SUCH_FAMILY)
             if probe.getsockname()[:2] != (address, port):
                 return True
-            # Linux may pick the very port as the source, and TCP connects a socket to itself.
-            # No TIME_WAIT of ours stays behind.
+            # Linux may pick this very port as the source port, and TCP then connects the socket to
+            # itself. With SO_LINGER 0 the probe leaves no TIME_WAIT behind.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     except OSError as failure:
         if failure.errno not in NO_SUCH_FAMILY:

@@ -57,7 +57,7 @@ class Master:
             ssh_input, self.lifeline = _lifelines.pipe()
             self.output, ssh_output = _lifelines.pipe()
             for fd in (self.lifeline, self.output):
-                frames.widen(fd)
+                frames.enlarge_pipe_buffer(fd)
             guard_input, self._guard_pipe = _lifelines.pipe()
             try:
                 os.set_blocking(self.lifeline, False)

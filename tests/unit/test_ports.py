@@ -289,7 +289,7 @@ def test_silence_is_somebody(monkeypatch, stack, listen):
         waiting = stack.enter_context(socket.socket())
         waiting.setblocking(False)
         waiting.connect_ex(listener.getsockname())
-    monkeypatch.setattr(ports, "PATIENCE", 0.05)
+    monkeypatch.setattr(ports, "CONNECT_TIMEOUT", 0.05)
     assert ports._answers("127.0.0.1", port_of(listener))
 
 
@@ -364,6 +364,63 @@ def test_broken_tables_do_not_matter(monkeypatch, tmp_path, free_port, content):
     monkeypatch.setattr(ports, "SOCKET_TABLES", (str(table),))
     monkeypatch.setattr(ports, "_bind", lambda family, port, reuse: errno.EACCES)
     assert ports.port_is_free(free_port)
+
+
+# --- The state of a port ---
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="needs /proc/net/tcp")
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_state_of_a_port_has_the_addresses_of_its_listeners(listen, address):
+    """In the form that users know."""
+    state = ports.port_state(port_of(listen(address)))
+    assert state == {"free": False, "listeners": [address]}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="needs /proc/net/tcp")
+def test_the_state_of_a_port_has_all_its_listeners(listen):
+    """IPv4 first."""
+    port = port_of(listen("127.0.0.1"))
+    listen("::1", port)
+    listen("127.0.0.2", port)
+    state = ports.port_state(port)
+    assert sorted(state["listeners"]) == ["127.0.0.1", "127.0.0.2", "::1"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="needs /proc/net/tcp")
+def test_the_state_of_a_port_has_no_connections(listen, connect):
+    """Only a socket that listens is a listener."""
+    listener = listen("127.0.0.1", reuse=True)
+    connect(listener)
+    assert ports.port_state(port_of(listener))["listeners"] == ["127.0.0.1"]
+    listener.close()
+    assert ports.port_state(port_of(listen("127.0.0.1")))["listeners"] == ["127.0.0.1"]
+
+
+def test_the_state_of_a_free_port(free_port):
+    """It has no listeners, or they cannot be seen."""
+    listeners = [] if os.path.exists("/proc/net/tcp") else None
+    assert ports.port_state(free_port) == {"free": True, "listeners": listeners}
+
+
+def test_the_state_of_a_port_without_tables(without_proc, listen):
+    """Listeners cannot be seen, which is not the same as that there are none."""
+    assert ports.port_state(port_of(listen("127.0.0.1"))) == {"free": False, "listeners": None}
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("7F000001", "127.0.0.1"),
+        ("0" * 31 + "1", "::1"),
+        ("0" * 20 + "FFFF" + "7F000001", "::ffff:127.0.0.1"),
+    ],
+)
+def test_addresses_of_the_tables_are_read(address, text):
+    """Each 32-bit word is printed in the byte order of the host."""
+    words = [bytes.fromhex(address[start : start + 8]) for start in range(0, len(address), 8)]
+    printed = b"".join(b"%08X" % int.from_bytes(word, sys.byteorder) for word in words)
+    assert ports._address_text(printed) == text
 
 
 # --- The first of several ---

@@ -195,7 +195,7 @@ class RuntimeTask:
     def _run_checked_function(
         self, function: Callable[..., Any], func_kwargs: Mapping[str, object]
     ) -> RuntimeTask:
-        payload = _payload.dump_call(function, func_kwargs)
+        payload = _payload.dump_call(function, (), func_kwargs)
         self._steps.append(RunFunction(_payload.describe(function), payload=payload))
         return self
 

@@ -15,7 +15,7 @@ from lazycluster.exceptions import SerializationError
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _CLOUDPICKLE_MODULES = ("cloudpickle", "cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast")
 
@@ -23,19 +23,21 @@ _CLOUDPICKLE_MODULES = ("cloudpickle", "cloudpickle.cloudpickle", "cloudpickle.c
 # --- From a call to bytes --------------------------------------------------------------------
 
 
-def dump_call(function: Callable[..., object], kwargs: Mapping[str, object]) -> Spool:
-    """Pickle the sources of local modules that it imports, then the tuple `(function, kwargs)`.
+def dump_call(
+    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+) -> Spool:
+    """Pickle the sources of local modules, then the tuple `(function, args, kwargs)`.
 
     Args:
-        function: What is to be called on the host.
+        function: The function to call on the host.
+        args: Its positional arguments.
         kwargs: Its keyword arguments.
 
     Returns:
         The two pickles, for Pythons of this minor version that can import cloudpickle.
 
     Raises:
-        SerializationError: If something cannot be pickled; it says whether that is the function
-            or which of its arguments.
+        SerializationError: If the function or an argument cannot be pickled; the message names it.
     """
     import pickle
 
@@ -44,10 +46,10 @@ def dump_call(function: Callable[..., object], kwargs: Mapping[str, object]) -> 
         spool = Spool(pickle.dumps(sources, pickle.HIGHEST_PROTOCOL))
         pickler = pickler_class()(spool)
         try:
-            pickler.dump((function, dict(kwargs)))
+            pickler.dump((function, tuple(args), dict(kwargs)))
         except Exception as error:  # a user's __reduce__ may raise anything
             spool.close()
-            raise SerializationError(_explain(function, kwargs, error)) from error
+            raise SerializationError(_explain(function, args, kwargs, error)) from error
         # What is imported is known at the end, and is to come first: to unpickle may need it.
         found = {name: tuple(source) for name, source in pickler.imported.items()}
         if found.keys() <= sources.keys():
@@ -74,11 +76,16 @@ def _attempt(value: object) -> tuple[Exception | None, list[types.ModuleType]]:
 
 
 def _explain(
-    function: Callable[..., object], kwargs: Mapping[str, object], error: Exception
+    function: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    error: Exception,
 ) -> str:
-    """The sentence of a SerializationError, found by pickling the parts one by one."""
+    """Return the message of a SerializationError, found by pickling the parts one by one."""
     name = describe(function)
     parts: list[tuple[str, object]] = [(f"function `{name}`", function)]
+    for number, value in enumerate(args, 1):
+        parts.append((f"positional argument {number} of `{name}`", value))
     parts += [(f"argument `{key}` of `{name}`", value) for key, value in kwargs.items()]
     for part, value in parts:
         failure, modules = _attempt(value)

@@ -191,7 +191,7 @@ def _warm_up() -> "None":
         payload, source = os.pipe()
         target, value = os.pipe()
         write_all(source, encode_job(description) + pickle.dumps({}))
-        write_all(source, cloudpickle.dumps((lambda x: x, {"x": 1})))
+        write_all(source, cloudpickle.dumps((lambda x: x, (1,), {})))
         job = read_job(payload)
         settle(job["working_dir"], job["environment"])
         outcome = call(job["python"], None, payload, os.dup(value))
@@ -249,7 +249,7 @@ def call(python: "list[int]", missing: "str | None", payload: "int", value: "int
     Args:
         python: The manager's major and minor version.
         missing: What the import of cloudpickle lacked here.
-        payload: Where the pickle of (function, arguments) comes from.
+        payload: Where the pickle of (function, args, kwargs) comes from.
         value: Where the pickle of the value goes.
     """
     if not is_this_python(python):
@@ -266,12 +266,12 @@ def call(python: "list[int]", missing: "str | None", payload: "int", value: "int
             sources = pickle.load(source)
             if sources:
                 LocalModules(sources)
-            function, arguments = pickle.load(source)
+            function, args, kwargs = pickle.load(source)
     except BaseException as error:
         return _describe("load", error)
     result = failure = None
     try:
-        result = function(**arguments)
+        result = function(*args, **kwargs)
     except BaseException as error:
         failure = _describe("call", error)
     if _getpid() != pid:

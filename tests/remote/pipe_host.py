@@ -350,7 +350,7 @@ class PipeHost:
     def ask_call(self, call: Callable[..., object], /, *, before: Any = (), **kwargs: Any) -> Asked:
         """Ask for a call of a function, by value, after some other steps."""
         self.send_modules()
-        spool = _payload.dump_call(call, kwargs)
+        spool = _payload.dump_call(call, (), kwargs)
         payload = spool.read_at(0, len(spool))
         spool.close()
         return self.ask(*before, function(payload), payload=payload)

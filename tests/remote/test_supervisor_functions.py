@@ -151,7 +151,7 @@ def test_functions_are_steps_like_others(calling_host):
     """Each takes its own part of the input, in order, between commands."""
     payloads = []
     for number in (1, 2):
-        spool = _payload.dump_call(echo, {"value": [number] * 100_000})
+        spool = _payload.dump_call(echo, (), {"value": [number] * 100_000})
         payloads.append(spool.read_at(0, len(spool)))
     one, two = (function(payload) for payload in payloads)
     asked = calling_host.run(
@@ -466,7 +466,7 @@ def surroundings():
 
 def test_directory_and_variables_are_the_requests(calling_host, tmp_path):
     """For the function and for its children."""
-    spool = _payload.dump_call(surroundings, {})
+    spool = _payload.dump_call(surroundings, (), {})
     payload = spool.read_at(0, len(spool))
     folder = tmp_path / "a folder, Zoë"
     folder.mkdir()

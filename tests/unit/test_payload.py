@@ -47,14 +47,14 @@ for name in reversed(list(sources)):
     exec(compile(sources[name], name, "exec"), sys.modules[name].__dict__)
 import pickle
 assert pickle.load(sys.stdin.buffer) == {}
-function, kwargs = pickle.load(sys.stdin.buffer)
-sys.modules["cloudpickle"].dump(function(**kwargs), sys.stdout.buffer)
+function, args, kwargs = pickle.load(sys.stdin.buffer)
+sys.modules["cloudpickle"].dump(function(*args, **kwargs), sys.stdout.buffer)
 """
 
 
-def call_there(function, **kwargs):
+def call_there(function, *args, **kwargs):
     """Call a function in another interpreter and give its value."""
-    spool = dump_call(function, kwargs)
+    spool = dump_call(function, args, kwargs)
     result = subprocess.run(
         [sys.executable, "-I", "-S", "-c", HOST],
         input=json.dumps(cloudpickle_sources()).encode() + b"\n" + spool.read_at(0, len(spool)),
@@ -90,7 +90,7 @@ def local(tmp_path, monkeypatch):
 
 def test_function_of_the_standard_library_travels_by_name():
     """What is on the host is not sent."""
-    spool = dump_call(json.dumps, {"obj": [1]})
+    spool = dump_call(json.dumps, (), {"obj": [1]})
     assert len(spool) < 100
     assert call_there(json.dumps, obj=[1]) == "[1]"
 
@@ -99,6 +99,12 @@ def test_closure_and_lambda_travel():
     """What a function has caught goes with it."""
     caught = [1, 2]
     assert call_there(lambda x: [*caught, x], x=3) == [1, 2, 3]
+
+
+def test_positional_arguments_travel():
+    """A function written in C may take no others."""
+    assert call_there(pow, 2, 3, mod=5) == 3
+    assert call_there(divmod, 7, 2) == (3, 1)
 
 
 def test_function_of_a_local_module_travels_with_what_it_uses(local):
@@ -324,7 +330,7 @@ def test_argument_of_a_local_class_travels(local):
 def test_registry_of_cloudpickle_is_left_alone(local):
     """What others pickle in this process is pickled as before."""
     module = local(lc_registry="def run():\n    return 1\n")
-    dump_call(module.run, {})
+    dump_call(module.run, (), {})
     cloudpickle = importlib.import_module("cloudpickle")
     assert cloudpickle.list_registry_pickle_by_value() == set()
     assert pickle.loads(cloudpickle.dumps(module.run)) is module.run
@@ -377,9 +383,9 @@ def test_code_keeps_its_file_and_line_numbers(local):
             return inner
         """
     )
-    reader = dump_call(module.run, {}).open()
+    reader = dump_call(module.run, (), {}).open()
     assert pickle.load(reader) == {}
-    arrived, _ = pickle.load(reader)
+    arrived, _, _ = pickle.load(reader)
     assert code_of(arrived) == code_of(module.run)
     assert {file for _, file, *_ in code_of(arrived)} == {module.__file__}
 
@@ -519,11 +525,17 @@ def returns_nothing(a=None, b=None):
 def test_unpicklable_argument_is_named():
     """With the function, and what was raised as it was raised."""
     with pytest.raises(SerializationError) as raised:
-        dump_call(returns_nothing, {"a": 1, "b": Stubborn()})
+        dump_call(returns_nothing, (), {"a": 1, "b": Stubborn()})
     assert str(raised.value) == (
         "argument `b` of `returns_nothing` cannot be pickled: ZeroDivisionError: no way"
     )
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_unpicklable_positional_argument_is_named():
+    """By its place, counted from 1."""
+    with pytest.raises(SerializationError, match=r"^positional argument 2 of `returns_nothing` "):
+        dump_call(returns_nothing, (1, Stubborn()), {})
 
 
 def test_unpicklable_function_is_named():
@@ -534,7 +546,7 @@ def test_unpicklable_function_is_named():
         return lock
 
     with pytest.raises(SerializationError, match="function `locked` cannot be pickled: TypeError"):
-        dump_call(locked, {})
+        dump_call(locked, (), {})
 
 
 def test_exception_that_has_no_text_does_not_get_in_the_way():
@@ -549,7 +561,7 @@ def test_exception_that_has_no_text_does_not_get_in_the_way():
             raise MuteError
 
     with pytest.raises(SerializationError, match=r"cannot be pickled: MuteError$"):
-        dump_call(returns_nothing, {"a": Raises()})
+        dump_call(returns_nothing, (), {"a": Raises()})
 
 
 def test_module_that_holds_a_lock_is_named_with_the_cure(local):
@@ -559,7 +571,7 @@ def test_module_that_holds_a_lock_is_named_with_the_cure(local):
         lc_locked="import threading\nLOCK = threading.Lock()\ndef helper():\n    return 1\n",
     )
     with pytest.raises(SerializationError) as raised:
-        dump_call(module.run, {})
+        dump_call(module.run, (), {})
     message = str(raised.value)
     assert message.startswith("function `run` cannot be pickled: it uses the module `lc_locked`")
     assert "`lc_locked.LOCK` cannot be pickled (TypeError" in message

@@ -13,6 +13,8 @@
 # everything behind that line. The text for Python has a line for each try, as a comment. Our own
 # text ends with 0 or by a signal, and then nothing must be waited for.
 # Python 3.7 and newer would set LC_CTYPE for themselves and thereby for every command.
+#
+# shellcheck disable=SC2034,SC2086,SC2242 # eval and blanks split it on purpose; @...@ become numbers
 while read -r e s h t n v p && [ -z "$e" ]; do :; done;
 case "$e $s $t" in "exit @OTHER_SHELL@; lazycluster-"*) ;; *) exit @INPUT_TAKEN@;; esac;
 PYTHONCOERCECLOCALE=0; export PYTHONCOERCECLOCALE;

@@ -19,6 +19,7 @@ import pytest
 
 from lazycluster._tasks import log as _execution_log
 from loopback_sshd import LoopbackSshd
+from support.processes import command_line, parents, words
 
 MARKER = "LAZYCLUSTER_TEST_SESSION"
 """In the environment of this process and of every process that comes from it, on either side."""
@@ -120,18 +121,18 @@ def nothing_left_behind() -> Iterator[None]:
 def _processes_of_ours() -> list[str]:
     """Descendants of this process, and whatever carries the marker; only where there is a /proc."""
     marker = f"{MARKER}={os.environ[MARKER]}".encode()
-    parents = _parents()
+    parent_of = parents()
     mine = {os.getpid()}
-    while older := {parents[pid] for pid in mine if pid in parents} - mine:
+    while older := {parent_of[pid] for pid in mine if pid in parent_of} - mine:
         mine |= older  # and the ancestors
     found = []
-    for pid in parents.keys() - mine:
-        command = _read_words(pid, "cmdline")
+    for pid in parent_of.keys() - mine:
+        command = words(pid)
         # A zombie has no command. multiprocessing's own servers live as long as this process does.
         if command in ([], [b""]) or any(b"multiprocessing." in word for word in command):
             continue
-        if marker in _read_words(pid, "environ") or _is_below(pid, os.getpid(), parents):
-            found.append(f"process {pid}: {_printable(command)}")
+        if marker in words(pid, "environ") or _is_below(pid, os.getpid(), parent_of):
+            found.append(f"process {pid}: {command_line(pid)}")
     return found
 
 
@@ -141,11 +142,7 @@ def _new_control_folders() -> list[str]:
     if not new:
         return []
     marker = f"{MARKER}={os.environ[MARKER]}".encode()
-    others = [
-        _printable(_read_words(pid, "cmdline"))
-        for pid in _parents()
-        if marker not in _read_words(pid, "environ")
-    ]
+    others = [command_line(pid) for pid in parents() if marker not in words(pid, "environ")]
     return [f"folder {path}" for path in sorted(new) if not any(path in line for line in others)]
 
 
@@ -154,32 +151,9 @@ def _control_folders() -> set[str]:
     return {path for place in places for path in glob.glob(f"{glob.escape(place)}/lazycluster-*")}
 
 
-def _parents() -> dict[int, int]:
-    found = {}
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        try:
-            text = Path(path).read_text(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        # 42 (a name, with ) and blanks) S 41 ...
-        found[int(path.split("/")[2])] = int(text.rpartition(")")[2].split()[1])
-    return found
-
-
-def _is_below(pid: int, top: int, parents: dict[int, int]) -> bool:
-    while pid in parents:
-        pid = parents[pid]
+def _is_below(pid: int, top: int, parent_of: dict[int, int]) -> bool:
+    while pid in parent_of:
+        pid = parent_of[pid]
         if pid == top:
             return True
     return False
-
-
-def _read_words(pid: int, name: str) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes().rstrip(b"\0").split(b"\0")
-    except OSError:  # it ended, or it is somebody else's
-        return []
-
-
-def _printable(command: list[bytes]) -> str:
-    return b" ".join(command).decode(errors="replace")

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from containers import DockerHosts, remove_project, run
 from lazycluster import Runtime
+from support.containers import DockerHosts, remove_project, run
 
 FOLDER = Path(__file__).resolve().parents[2] / "docker"
 BASE_IMAGES = tuple(f"lazycluster-base:{name}" for name in ("bullseye", "bookworm", "trixie"))

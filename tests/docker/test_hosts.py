@@ -8,10 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import killed_manager
 import pytest
 
-from containers import DEADLINE, REACHABLE, USER, DockerHosts, wait_until
 from lazycluster import Connection, Runtime, RuntimeTask
 from lazycluster.exceptions import (
     CommandError,
@@ -24,11 +22,15 @@ from lazycluster.exceptions import (
     SshError,
     TaskExecutionError,
 )
+from support.containers import REACHABLE, USER, DockerHosts
+from support.hosts import run
+from support.interpreters import OWN_VERSION
+from support.programs import killed_manager
+from support.waiting import TIMEOUT, wait_until
 
 MakeRuntime = Callable[..., Runtime]
 
 SHELLS = ("dash", "ash", "zsh", "tcsh", "fish")
-OWN_VERSION = "{}.{}".format(*sys.version_info)
 
 
 @pytest.fixture(params=["bullseye", "bookworm", "trixie"])
@@ -40,14 +42,6 @@ def alias(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def runtime(alias: str, make_runtime: MakeRuntime) -> Runtime:
     return make_runtime(alias)
-
-
-def run(runtime: Runtime, *commands: str) -> list[str]:
-    """Run commands as the steps of one task; its log."""
-    task = RuntimeTask()
-    for command in commands:
-        task.run_command(command)
-    return runtime.execute_task(task, execute_async=False).execution_log
 
 
 def host_version(hosts: DockerHosts, alias: str) -> str:
@@ -170,7 +164,7 @@ def test_a_killed_manager_leaves_no_process(docker_hosts: DockerHosts) -> None:
             assert manager.poll() is None
         finally:
             manager.kill()
-        manager.wait(DEADLINE)
+        manager.wait(TIMEOUT)
     docker_hosts.await_no_process("trixie")
 
 
@@ -184,7 +178,7 @@ def test_f8_a_silent_link_ends_both_sides(
     task = runtime.execute_task(RuntimeTask().run_command("sleep 1001"))
     await_commands(docker_hosts, "inner1", {"sleep 1001"})
     with getattr(docker_hosts, fault)("inner1"):
-        task.process.join(DEADLINE)
+        task.process.join(TIMEOUT)
         assert not task.process.is_alive()
         assert isinstance(task.error.__cause__, ConnectionLostError)
         assert task.error.__cause__.started is True
@@ -227,7 +221,7 @@ def test_a_host_without_python_has_a_connection(docker_hosts: DockerHosts) -> No
     connection = Connection("nopython", config_file=docker_hosts.config_file)
     with connection:
         forward = connection.forward(0, 22)
-        with socket.create_connection(("127.0.0.1", forward.port), DEADLINE) as client:
+        with socket.create_connection(("127.0.0.1", forward.port), TIMEOUT) as client:
             assert client.recv(4) == b"SSH-"
         with pytest.raises(ForwardError, match="1024"):
             connection.forward(22, 22, on_host=True)

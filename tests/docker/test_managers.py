@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import cloudpickle
-import hazards
-import killed_manager
 import pytest
 
 import lazycluster
-from containers import USER, DockerHosts, docker, wait_until
 from lazycluster._ssh.argv import Version, parse_version
+from support.containers import USER, DockerHosts, docker
+from support.programs import hazards, killed_manager
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -163,7 +163,6 @@ def test_f10_a_killed_manager_leaves_nothing(manager: Manager) -> None:
     """No process, on either side, and no control folder."""
     manager.write(f"{HOME}/.ssh/config", COMMON)
     config_file = f"{HOME}/.ssh/config"
-    assert killed_manager.__file__ is not None
     manager.python(killed_manager.__file__, "bookworm", config_file, detach=True)
     hosts = manager.hosts
     sleeps = {"sleep 1001", "sleep 1002", "sleep 1003"}
@@ -175,7 +174,8 @@ def test_f10_a_killed_manager_leaves_nothing(manager: Manager) -> None:
     (python,) = (
         process.pid
         for process in hosts.processes(manager.alias, user=USER)
-        if process.command.startswith("python3 ") and killed_manager.__name__ in process.command
+        if process.command.startswith("python3 ")
+        and Path(killed_manager.__file__).name in process.command
     )
     assert manager.exec(["sh", "-c", "ls -d /tmp/lazycluster-*"])
     manager.exec(["sh", "-c", f"kill -KILL {python}"])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from containers import DockerHosts
 from lazycluster import Connection, Runtime, RuntimeTask
 from lazycluster.exceptions import AuthenticationError
+from support.containers import DockerHosts
 
 PASSWORD = "open sesame"
 WRONG = "open barley"

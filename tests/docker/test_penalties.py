@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from containers import DockerHosts, docker
 from lazycluster import Connection, connection
 from lazycluster._ssh.master import Master
 from lazycluster.exceptions import AuthenticationError, ConnectError
+from support.containers import DockerHosts, docker
 
 HOST = "trixie"
 PORT = 2222

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from containers import DockerHosts
 from lazycluster import Connection, Runtime
 from lazycluster.exceptions import ConnectError
+from support.containers import DockerHosts
 
 # What each shell reads also when it is given a command.
 START_FILES = {"zsh": ".zshenv", "tcsh": ".tcshrc", "fish": ".config/fish/config.fish"}

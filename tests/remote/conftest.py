@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipe_host import PipeHost, find_interpreters, own_version
+
+from support.interpreters import OWN_VERSION, find_interpreters
+from support.pipe_host import PipeHost
 
 INTERPRETERS = find_interpreters()
 
@@ -25,7 +27,7 @@ def host_python(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def own_python() -> str:
     """The path of an interpreter of the tests' own minor version."""
-    return INTERPRETERS[own_version()]
+    return INTERPRETERS[OWN_VERSION]
 
 
 @pytest.fixture

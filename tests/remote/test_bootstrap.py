@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipe_host import command, find_old_interpreter, own_version
 
 from lazycluster._conversation import bootstrap
 from lazycluster._shared import frames
 from lazycluster._ssh import errors as _ssh_errors
+from support.interpreters import OWN_VERSION, find_python_2
+from support.pipe_host import command
 
 LOGIN_SHELLS = ["sh", "bash", "dash", "zsh", "ksh", "fish", "csh", "tcsh"]
 
@@ -180,7 +181,7 @@ def test_f18_what_is_sent_back_as_it_came_is_no_answer(make_host):
 
 def test_f20_an_old_python_says_that_it_is_old(make_host):
     """One before 3.6 answers with its version; what comes after is read and thrown away."""
-    old = find_old_interpreter()
+    old = find_python_2()
     if old is None:
         pytest.skip("there is no Python 2.7")
     host = make_host(old)
@@ -223,7 +224,7 @@ def test_f20_an_interpreter_that_has_read_its_program_is_the_last(
     status, make_host, own_python, tmp_path
 ):
     """What comes next would be read as something else by the one after it."""
-    script(tmp_path / f"python{own_version()}", f"read -r line; exit {status}")
+    script(tmp_path / f"python{OWN_VERSION}", f"read -r line; exit {status}")
     os.symlink(own_python, tmp_path / "python3")
     host = make_host(environment={"PATH": str(tmp_path)})
     assert host.wait_for_end() == status
@@ -275,7 +276,7 @@ def test_python_can_be_a_script_that_stays(make_host, host_python, tmp_path):
 def test_f20_the_managers_version_is_looked_for_first(make_host, own_python, tmp_path):
     """Without `python=`, `pythonX.Y` of the manager is better than `python3`."""
     script(tmp_path / "python3", "exit 3")
-    os.symlink(own_python, tmp_path / f"python{own_version()}")
+    os.symlink(own_python, tmp_path / f"python{OWN_VERSION}")
     host = make_host(environment={"PATH": str(tmp_path)})
     assert host.wait_for_hello()["python"][:2] == list(sys.version_info[:2])
 
@@ -294,7 +295,7 @@ def test_f20_an_interpreter_that_does_not_start_is_passed_over(
     ending, make_host, own_python, tmp_path
 ):
     """A shim of pyenv is in PATH for versions that are not chosen; a library may be missing."""
-    script(tmp_path / f"python{own_version()}", f"ulimit -c 0; {ending}")
+    script(tmp_path / f"python{OWN_VERSION}", f"ulimit -c 0; {ending}")
     os.symlink(own_python, tmp_path / "python3")
     host = make_host(environment={"PATH": str(tmp_path)})
     assert host.run_command("echo done").text == "done\n"

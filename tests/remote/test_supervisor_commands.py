@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pipe_host import command, exists, wait_until_gone
+
+from support.pipe_host import command
+from support.processes import await_gone, is_alive
 
 MANY = 300
 
@@ -316,9 +318,9 @@ def test_a_background_child_does_not_hold_the_step_up(host):
     asked = host.run(command("sleep 1000 & echo $!"), command("echo next"))
     child = int(asked.output[0])
     assert asked.output[1] == b"next\n"
-    assert exists(child)
+    assert is_alive(child)
     os.kill(child, signal.SIGKILL)
-    wait_until_gone(child)
+    await_gone([child])
 
 
 def test_a_background_child_may_go_on_printing(host, tmp_path):
@@ -338,7 +340,7 @@ def test_setsid_is_the_way_out(new_host):
     pids = {int(line) for line in asked.text.split()}
     new_host.close_stdin()
     new_host.wait_for_end()
-    (left,) = (pid for pid in pids if exists(pid))
+    (left,) = (pid for pid in pids if is_alive(pid))
     assert os.getpgid(left) == left
     os.kill(left, signal.SIGKILL)
-    wait_until_gone(*pids)
+    await_gone(pids)

@@ -9,9 +9,10 @@ import subprocess
 import time
 
 import pytest
-from pipe_host import command, exists, operation, wait_until_gone
 
 from lazycluster._shared import frames
+from support.pipe_host import command, operation
+from support.processes import await_gone, is_alive
 
 SHORT = 0.05  # seconds between heartbeats, where silence is what is tested
 
@@ -34,7 +35,7 @@ class Busy:
     def wait_until_nothing_is_left(self, temporary):
         """The supervisor, what it started, and what it made."""
         assert self.host.process.wait(150) == 0
-        wait_until_gone(*self.pids)
+        await_gone(self.pids)
         assert list(temporary.iterdir()) == []
 
 
@@ -101,7 +102,7 @@ def test_nothing_is_left_after_silence(make_host, host_python, temporary):
     asked = host.ask(command("echo $$; exec sleep 1000"))
     pids.append(int(host.wait_for_output(asked)[0]))
     host.wait_for_end()
-    wait_until_gone(*pids)
+    await_gone(pids)
     assert not os.path.exists(path)
 
 
@@ -125,7 +126,7 @@ def test_what_steps_have_left_behind_ends(new_host, temporary):
     left = int(new_host.run_command(BACKGROUND).text)
     busy = Busy(new_host, f"{BACKGROUND}; sleep 1000")
     busy.pids.append(left)
-    assert all(exists(pid) for pid in busy.pids)
+    assert all(is_alive(pid) for pid in busy.pids)
     new_host.close_stdin()
     busy.wait_until_nothing_is_left(temporary)
 
@@ -169,7 +170,7 @@ def test_a_second_signal_changes_nothing(new_own_host, temporary):
     busy = Busy(new_own_host, "trap 'sleep 0.3; exit' TERM; echo $$; while :; do sleep 0.01; done")
     for _ in range(3):
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            if exists(busy.pids[0]):
+            if is_alive(busy.pids[0]):
                 os.kill(busy.pids[0], number)
     busy.wait_until_nothing_is_left(temporary)
 
@@ -184,7 +185,7 @@ def test_the_end_may_follow_a_request_at_once(new_own_host, temporary):
     os.close(new_own_host.stdin)
     new_own_host.stdin = -1
     new_own_host.wait_for_end()
-    wait_until_gone(*(pid for one in asked for pid in one.pids))
+    await_gone(pid for one in asked for pid in one.pids)
     assert list(temporary.iterdir()) == []
 
 
@@ -208,7 +209,7 @@ def test_f7_a_killed_supervisor_has_an_heir(new_own_host, temporary):
     busy.pids += [int(word) for word in new_own_host.wait_for_output(function)[0].split()]
     os.kill(busy.pids[0], signal.SIGKILL)
     assert new_own_host.process.wait(150) != 0
-    wait_until_gone(left, *busy.pids)
+    await_gone([left, *busy.pids])
     wait_until_empty(temporary)
 
 
@@ -222,8 +223,8 @@ def test_f7_an_heir_leaves_alone_what_was_let_go(new_own_host, temporary):
     pids = [new_own_host.wait_for_hello()["pid"], *free.pids]
     try:
         os.kill(pids[0], signal.SIGKILL)
-        wait_until_gone(*pids)
-        assert exists(pid)
+        await_gone(pids)
+        assert is_alive(pid)
     finally:
         os.kill(pid, signal.SIGKILL)
     assert os.listdir(temporary) == [os.path.basename(path)]

@@ -6,9 +6,11 @@ import os
 import time
 
 import pytest
-from pipe_host import command, memory_peak, processor_time, wait_until
 
 from lazycluster._shared import frames
+from support.pipe_host import command
+from support.processes import memory_peak, processor_time
+from support.waiting import wait_until
 
 FLOOD = 1 << 28
 FLAT = 32 << 20

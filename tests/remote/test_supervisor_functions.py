@@ -17,10 +17,12 @@ import threading
 import time
 
 import pytest
-from pipe_host import command, exists, function, memory_peak, own_version, wait_until_gone
 
 from lazycluster._functions import payload as _payload
 from lazycluster._shared import archive, frames
+from support.interpreters import OWN_VERSION
+from support.pipe_host import command, function
+from support.processes import await_gone, is_alive, memory_peak
 
 BIG = 64 << 20
 FLAT = 32 << 20
@@ -423,10 +425,10 @@ def leave_children():
 def test_f25_children_that_are_left_do_not_hold_the_step_up(calling_host):
     """Though they have its descriptors; they live on."""
     pids = calling_host.call(leave_children).returned
-    assert all(exists(pid) for pid in pids)
+    assert all(is_alive(pid) for pid in pids)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    wait_until_gone(*pids)
+    await_gone(pids)
 
 
 # --- What surrounds a function ---
@@ -553,4 +555,4 @@ def test_the_interpreter_is_the_one_that_was_named(calling_host, own_python):
     """sys.executable is what a function may start children with."""
     assert calling_host.call(lambda: sys.executable).returned == own_python
     line = f"{shlex.quote(own_python)} -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'"
-    assert calling_host.run_command(line).text.strip() == own_version()
+    assert calling_host.run_command(line).text.strip() == OWN_VERSION

@@ -8,16 +8,19 @@ import sys
 import time
 
 import pytest
-from pipe_host import PATIENCE, command, exists, operation, wait_until_gone
+
+from support.pipe_host import command, operation
+from support.processes import await_gone, is_alive
+from support.waiting import TIMEOUT
 
 SOON = 0.1
-LATER = 10 * PATIENCE  # seconds; a grace that no test waits for
+LATER = 10 * TIMEOUT  # seconds; a grace that no test waits for
 
 DEAF = "trap '' TERM; "
 
 
 def is_gone(*pids):
-    return not any(exists(pid) for pid in pids)
+    return not any(is_alive(pid) for pid in pids)
 
 
 def test_a_command_is_ended_by_sigterm(host):
@@ -116,9 +119,9 @@ def test_other_requests_go_on(host, tmp_path):
     (tmp_path / "fifo").write_text("went on\n")
     host.finish(other)
     assert other.text.splitlines()[1] == "went on"
-    assert exists(int(left.text))
+    assert is_alive(int(left.text))
     os.kill(int(left.text), signal.SIGKILL)
-    wait_until_gone(int(left.text))
+    await_gone([int(left.text)])
 
 
 def test_a_request_that_is_over_is_not_killed(host):
@@ -126,9 +129,9 @@ def test_a_request_that_is_over_is_not_killed(host):
     asked = host.run_command("sleep 1000 & echo $!")
     host.kill(asked, 0)
     assert host.run_command("echo next").text == "next\n"
-    assert exists(int(asked.text))
+    assert is_alive(int(asked.text))
     os.kill(int(asked.text), signal.SIGKILL)
-    wait_until_gone(int(asked.text))
+    await_gone([int(asked.text)])
 
 
 def test_a_kill_may_follow_its_request_at_once(host):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from pipe_host import command, wait_until_gone
 
 from lazycluster._shared import frames
+from support.pipe_host import command
+from support.processes import await_gone
 
 
 def request(content, number=2):
@@ -43,7 +44,7 @@ def test_f47_what_makes_no_sense_ends_the_supervisor(new_own_host, said):
     new_own_host.wait_for_output(asked)
     new_own_host.write(said)
     assert new_own_host.wait_for_end() == 0
-    wait_until_gone(*asked.pids)
+    await_gone(asked.pids)
     errors = new_own_host.errors()
     assert errors.startswith("lazycluster: the manager sent no sense: ")
     assert len(errors.splitlines()) == 1

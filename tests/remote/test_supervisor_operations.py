@@ -7,7 +7,8 @@ import os
 import stat
 
 import pytest
-from pipe_host import operation
+
+from support.pipe_host import operation
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from on_host import Gate, call, wait_until
 
 from lazycluster import Connection, Runtime
 from lazycluster._conversation.conversation import Conversation
 from loopback_sshd import LoopbackSshd
+from support.hosts import Gate, call
+from support.waiting import wait_until
 
 PATIENT = {"connect_timeout": 150}  # seconds; a loaded computer is no fault
 

@@ -12,14 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cloudpickle
-import leaving_managers
 import pytest
-from endings import await_gone, logins, on_manager
-from on_host import call, commands
-from test_endings_of_the_manager import other_pythons
 
 import lazycluster
 from lazycluster import Connection, RuntimeTask
+from support.hosts import call, commands
+from support.interpreters import other_managers
+from support.managers import logins, on_manager
+from support.processes import await_gone
+from support.programs import leaving_managers
 
 pytestmark = pytest.mark.every_python
 
@@ -144,10 +145,10 @@ def test_f36_the_exit_is_silent(leave, which):
     leave(which)
 
 
-@pytest.mark.parametrize("python", list(other_pythons()))
-def test_f36_the_exit_of_other_pythons_is_silent(leave, python):
+@pytest.mark.parametrize("version", other_managers())
+def test_f36_the_exit_of_other_pythons_is_silent(leave, version):
     """Each takes modules and threads away in an order of its own."""
     packages = [Path(module.__file__).parents[1] for module in (lazycluster, cloudpickle)]
     path = os.pathsep.join(map(str, packages))
     for which in ("in_a_cycle", "in_a_thread"):
-        leave(which, python=str(python), PYTHONPATH=path)
+        leave(which, python=other_managers()[version], PYTHONPATH=path)

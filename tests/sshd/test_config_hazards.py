@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import hazards
 import pytest
-from endings import logins
-from hazards import HAZARDS, Hazard
-from on_host import wait_until
 
 import lazycluster
 from lazycluster import Connection
 from lazycluster._ssh.argv import ssh_version
 from lazycluster.exceptions import AuthenticationError
 from loopback_sshd import LoopbackSshd
+from support.managers import logins
+from support.programs import hazards
+from support.programs.hazards import HAZARDS, Hazard
+from support.waiting import wait_until
 
 # Some 40 connections in one go, where a loaded computer may take seconds for each.
 pytestmark = pytest.mark.timeout(900)

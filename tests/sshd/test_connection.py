@@ -8,7 +8,6 @@ import sys
 import traceback
 
 import pytest
-from on_host import call, commands, run
 
 from lazycluster import Connection, Runtime
 from lazycluster.exceptions import (
@@ -16,6 +15,7 @@ from lazycluster.exceptions import (
     InvalidRuntimeError,
     PythonNotFoundError,
 )
+from support.hosts import call, commands, run
 
 # --- Opening and closing ---
 

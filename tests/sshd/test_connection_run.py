@@ -11,8 +11,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from endings import await_gone, await_recorded, control_folder, end, guards, logins, recorded, sshs
-from on_host import commands, wait_until
 
 from lazycluster import Connection, Runtime
 from lazycluster._ssh import argv as _openssh
@@ -29,6 +27,10 @@ from lazycluster.exceptions import (
     StepTimeoutError,
     TaskExecutionError,
 )
+from support.hosts import commands
+from support.managers import control_folder, guards, logins, sshs
+from support.processes import await_gone, await_recorded, end, recorded
+from support.waiting import wait_until
 
 SSH = _openssh.ssh_version()
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import cloudpickle
-import endings_manager
 import pytest
-from endings import Manager, on_manager, parent, recorded
 
 import lazycluster
+from support.interpreters import other_managers
+from support.managers import Manager, on_manager
+from support.processes import parent, recorded
+from support.programs import endings_manager
 
 pytestmark = pytest.mark.every_python
 
@@ -115,22 +116,14 @@ def await_busy_or_ended(manager):
     assert len(recorded(manager.folder / "host")) == endings_manager.ON_HOST
 
 
-def other_pythons():
-    """Interpreters of other minor versions that lazycluster runs on."""
-    beside = Path(sys.base_prefix).parent  # where pyenv and uv have the others
-    for minor in range(9, 20):
-        found = sorted(beside.glob(f"*/bin/python3.{minor}"))
-        if found and minor != sys.version_info[1]:
-            yield pytest.param(found[0], id=found[0].name)
-
-
-@pytest.mark.parametrize("python", list(other_pythons()))
-def test_f36_the_exit_of_other_pythons_leaves_nothing(make_sshd, python):
+@pytest.mark.parametrize("version", other_managers())
+def test_f36_the_exit_of_other_pythons_leaves_nothing(make_sshd, version):
     """Each has its own order of things at the exit; 3.12 starts no thread in it."""
-    sshd = make_sshd(path=[python.parent])
+    python = other_managers()[version]
+    sshd = make_sshd(path=[Path(python).parent])
     packages = [Path(module.__file__).parents[1] for module in (lazycluster, cloudpickle)]
     path = os.pathsep.join(map(str, packages))
-    with Manager(sshd, "ends", python=str(python), PYTHONPATH=path) as manager:
+    with Manager(sshd, "ends", python=python, PYTHONPATH=path) as manager:
         manager.await_ready()
         assert manager.await_end() == 0, manager.stderr
         manager.await_nothing_left()

@@ -13,9 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from endings import Manager, await_gone, is_alive, on_manager, parent, sshs, wait_until
 
 from loopback_sshd import LoopbackSshd
+from support.managers import Manager, on_manager, sshs
+from support.processes import await_gone, is_alive, parent
+from support.waiting import wait_until
 
 COPIES = ("up-file", "up-folder", "down-file", "down-folder")
 SIZE = 1 << 30  # bytes of a file without any; far more than arrives before the end
@@ -49,11 +51,11 @@ class CopyingManager(Manager):
     def await_busy(self):
         """Wait until all is under way, and use the ports."""
         self.await_ready()
-        assert all(is_alive(pid) for pid in self.told["copies"])
+        assert all(is_alive(pid) for pid in self.ready["copies"])
         for name in COPIES:
             (temporary,) = os.listdir(self.folder / name)
             assert temporary.startswith(".lazycluster-")
-        for port in self.told["ports"]:
+        for port in self.ready["ports"]:
             client = self._stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
             server = self._stack.enter_context(self.service.accept()[0])
             client.sendall(b"hello")
@@ -64,15 +66,15 @@ class CopyingManager(Manager):
 
     def go_on(self):
         """Let the copies go on, so that they are at work when the end comes."""
-        for pid in getattr(self, "told", {}).get("copies", ()):
+        for pid in self.ready.get("copies", ()):
             if is_alive(pid):
                 os.kill(pid, signal.SIGCONT)
 
     def await_nothing_left(self):
-        await_gone(self.told["copies"], "copies on the host")
+        await_gone(self.ready["copies"], "copies on the host")
         super().await_nothing_left()
         assert all(is_closed(end) for end in self.sockets)
-        for port in self.told["ports"]:
+        for port in self.ready["ports"]:
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port), 60)
         left = {name: os.listdir(self.folder / name) for name in COPIES}
@@ -162,11 +164,11 @@ def test_f33_a_manager_that_exits_while_it_copies_leaves_nothing(start, which, s
 def test_f33_a_killed_supervisor_leaves_no_half_copy(start):
     """On either side; the manager lives on and is told."""
     manager = start("copies")
-    supervisors = {parent(pid) for pid in manager.told["copies"]}
+    supervisors = {parent(pid) for pid in manager.ready["copies"]}
     (supervisor,) = supervisors
     manager.go_on()
     os.kill(supervisor, signal.SIGKILL)
-    await_gone(manager.told["copies"], "copies on the host")
+    await_gone(manager.ready["copies"], "copies on the host")
 
     def left():
         return {name: os.listdir(manager.folder / name) for name in COPIES}

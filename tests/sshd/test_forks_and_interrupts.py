@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
-import forking_managers
 import pytest
-from endings import await_gone, logins, on_manager, wait_until
+
+from support.managers import logins, on_manager
+from support.processes import await_gone
+from support.programs import forking_managers
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.every_python
 

@@ -12,8 +12,6 @@ import socket
 import threading
 
 import pytest
-from endings import await_nothing_on_manager, logins, sshs
-from on_host import commands, wait_until
 
 from lazycluster import Connection, forwards
 from lazycluster.exceptions import (
@@ -24,6 +22,9 @@ from lazycluster.exceptions import (
     TaskExecutionError,
 )
 from lazycluster.processes import PortExposure
+from support.hosts import commands
+from support.managers import await_nothing_on_manager, logins, sshs
+from support.waiting import wait_until
 
 BOTH = pytest.mark.parametrize("on_host", [False, True], ids=["-L", "-R"])
 

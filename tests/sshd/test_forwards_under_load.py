@@ -9,7 +9,9 @@ import socket
 import threading
 
 import pytest
-from on_host import call, run, wait_until
+
+from support.hosts import call, run
+from support.waiting import wait_until
 
 SIZE = int(os.environ.get("LAZYCLUSTER_TEST_STREAM", 2**27))  # bytes each way
 

@@ -9,12 +9,14 @@ import subprocess
 import sys
 
 import pytest
-from on_host import PATIENCE, call, cause, other_python, run
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import (
     PythonVersionError,
 )
+from support.hosts import call, cause, run
+from support.interpreters import other_python
+from support.waiting import TIMEOUT
 
 pytestmark = pytest.mark.every_python
 
@@ -293,7 +295,7 @@ def test_f26_function_of_a_script(sshd, tmp_path):
         [sys.executable, script, sshd.alias, sshd.config_file],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert (done.stdout, done.stderr) == ("True 15 ['working\\n']\n", "")
 

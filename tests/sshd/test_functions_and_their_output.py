@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from on_host import call
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import TaskExecutionError
+from support.hosts import call
 
 pytestmark = pytest.mark.usefixtures("stays_good")
 

@@ -12,9 +12,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from on_host import call, cause, exists, wait_until
 
 from lazycluster import RuntimeTask
+from support.hosts import call, cause
+from support.processes import is_alive
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("stays_good")
 
@@ -54,7 +56,7 @@ def test_terminated_function_is_gone(runtime):
     task = runtime.execute_function(print_pid_and_sleep, execute_async=True)
     pid = wait_until(lambda: task.process.pid)
     task.process.terminate()
-    assert not exists(pid)
+    assert not is_alive(pid)
     assert task.process.exitcode == -15
 
 
@@ -173,9 +175,9 @@ def test_f25_forked_child_that_outlives_its_parent(runtime, how, tmp_path):
         return 0
 
     child = call(runtime, fork, gate=str(tmp_path / "gate"))
-    assert exists(child)
+    assert is_alive(child)
     (tmp_path / "gate").touch()
-    wait_until(lambda: not exists(child))
+    wait_until(lambda: not is_alive(child))
 
 
 def test_f25_forked_child_that_raises_is_seen_in_the_log(runtime):
@@ -202,7 +204,7 @@ def test_f25_threads_end_with_the_function(runtime, daemon):
         return os.getpid()
 
     pid = call(runtime, start)
-    assert not exists(pid)
+    assert not is_alive(pid)
 
 
 def test_f25_thread_that_raises_or_exits_is_no_ending(runtime):
@@ -241,19 +243,19 @@ def test_f25_children_outlive_the_function_until_the_task_is_stopped(runtime):
     wait_until(lambda: len(task.execution_log) == 2)  # the second step has begun
     pids = task.execution_log[0].split()
     assert len(pids) == 3
-    assert all(exists(int(pid)) for pid in pids)
+    assert all(is_alive(int(pid)) for pid in pids)
     task.process.terminate()
-    assert not any(exists(int(pid)) for pid in pids)
+    assert not any(is_alive(int(pid)) for pid in pids)
 
 
 def test_f25_children_end_with_the_connection(own_runtime):
     """All that the function has started is gone when it is closed."""
     pids = call(own_runtime, leave_children)
     assert len(pids) == 3
-    assert all(exists(pid) for pid in pids)
+    assert all(is_alive(pid) for pid in pids)
     own_runtime.cleanup()
     for pid in pids:
-        wait_until(lambda pid=pid: not exists(pid))
+        wait_until(lambda pid=pid: not is_alive(pid))
 
 
 # --- What it changes ---

@@ -9,10 +9,10 @@ import sys
 import threading
 
 import pytest
-from on_host import call, cause, commands, ended
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import LazyclusterError, SerializationError, TaskExecutionError
+from support.hosts import call, cause, commands, ended
 
 pytestmark = pytest.mark.usefixtures("stays_good")
 

@@ -9,7 +9,6 @@ import threading
 import time
 
 import pytest
-from on_host import cause, exists, wait_until
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import (
@@ -17,6 +16,9 @@ from lazycluster.exceptions import (
     StepTimeoutError,
     TaskExecutionError,
 )
+from support.hosts import cause
+from support.processes import is_alive
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("stays_good")
 
@@ -318,7 +320,7 @@ def test_f23_function_that_never_returns_ends_at_its_timeout(runtime):
         runtime.execute_task(task, execute_async=False, timeout=1)
     assert isinstance(caught.value.__cause__, StepTimeoutError)
     (log,) = task.execution_log
-    assert not log or not exists(int(log))  # on a slow computer it may not have begun
+    assert not log or not is_alive(int(log))  # on a slow computer it may not have begun
 
 
 def test_f23_function_that_never_returns_ends_when_it_is_killed(runtime):
@@ -326,7 +328,7 @@ def test_f23_function_that_never_returns_ends_when_it_is_killed(runtime):
     task = runtime.execute_function(ignore_and_wait, execute_async=True)
     pid = int(wait_until(lambda: "".join(task.execution_log).strip()))
     task.process.kill()
-    assert not exists(pid)
+    assert not is_alive(pid)
     assert task.process.exitcode == -9
 
 
@@ -337,4 +339,4 @@ def test_f23_stopped_function_can_be_terminated(runtime):
     )
     pid = wait_until(lambda: task.process.pid)
     task.process.terminate()
-    assert not exists(pid)
+    assert not is_alive(pid)

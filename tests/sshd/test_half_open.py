@@ -7,11 +7,12 @@ import socket
 import stat
 
 import pytest
-from endings import await_nothing_on_manager, await_step, open_runtime, wait_until
-from on_host import ended, run
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import ConnectionLostError, FileTransferError
+from support.hosts import await_step, ended, open_runtime, run
+from support.managers import await_nothing_on_manager
+from support.waiting import wait_until
 
 KEEPALIVE = 1.0  # seconds; the end comes after four times that
 

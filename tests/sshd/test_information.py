@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from on_host import OWN_PYTHON, call, run, wait_until
 
 from lazycluster import Runtime
 from lazycluster.exceptions import (
@@ -22,6 +21,9 @@ from lazycluster.exceptions import (
     PathCreationError,
     TaskExecutionError,
 )
+from support.hosts import call, run
+from support.interpreters import OWN_PYTHON
+from support.waiting import wait_until
 
 GPU = "GPU-4d0b1b5c-0000-0000-0000-00000000000"
 

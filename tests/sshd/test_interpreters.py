@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from on_host import OWN_PYTHON, call, commands, run
 
 from lazycluster import Connection, Runtime
 from lazycluster.exceptions import (
@@ -20,6 +19,8 @@ from lazycluster.exceptions import (
     TaskExecutionError,
 )
 from loopback_sshd import LoopbackSshd
+from support.hosts import call, commands, run
+from support.interpreters import OWN_PYTHON
 
 MakeSshd = Callable[..., LoopbackSshd]
 MakeRuntime = Callable[..., Runtime]

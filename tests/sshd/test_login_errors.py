@@ -14,8 +14,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from endings import logins
-from on_host import commands
 
 from lazycluster import Connection, Runtime
 from lazycluster._ssh.master import Master
@@ -25,17 +23,12 @@ from lazycluster.exceptions import (
     HostKeyError,
     InvalidRuntimeError,
 )
+from support.hosts import commands
+from support.managers import logins
+from support.waiting import wait_until
 
 SLACK = 60.0
 """Seconds beyond connect_timeout for a loaded computer; without any bound it would be for ever."""
-
-
-def wait_until(condition):
-    """Looks until something holds; some of it takes several logins."""
-    deadline = time.monotonic() + SLACK
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come about"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from on_host import call, run
 
 from lazycluster import Connection, Runtime
 from lazycluster.exceptions import ConnectError, InvalidRuntimeError
 from loopback_sshd import LoopbackSshd
+from support.hosts import call, run
 
 SHELLS = ("bash", "dash", "busybox sh", "zsh", "ksh", "mksh", "tcsh", "csh", "fish")
 

@@ -10,25 +10,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from endings import (
-    await_gone,
-    await_nothing_on_manager,
-    await_recorded,
-    await_step,
-    control_folder,
-    end,
-    guards,
-    is_alive,
-    logins,
-    on_manager,
-    open_runtime,
-    parent,
-    recorded,
-    sshs,
-    supervisor,
-    wait_until,
-)
-from on_host import commands, ended, run
 
 from lazycluster import Connection
 from lazycluster._conversation import conversation as _conversation
@@ -40,6 +21,17 @@ from lazycluster.exceptions import (
     TaskExecutionError,
 )
 from loopback_sshd import find_sshd
+from support.hosts import await_step, commands, ended, open_runtime, run, supervisor
+from support.managers import (
+    await_nothing_on_manager,
+    control_folder,
+    guards,
+    logins,
+    on_manager,
+    sshs,
+)
+from support.processes import await_gone, await_recorded, end, is_alive, parent, recorded
+from support.waiting import wait_until
 
 BUSY = "touch $PIDS/$$; sh -c 'touch $PIDS/$$; exec sleep 1000' & exec sleep 1000"
 

@@ -9,9 +9,10 @@ import sys
 import termios
 
 import pytest
-from on_host import call, commands, run, wait_until
 
 from lazycluster import RuntimeTask
+from support.hosts import call, commands, run
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("stays_good")
 

@@ -10,13 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import poor_manager
 import pytest
-from on_host import OWN_PYTHON, call, commands, run
 
 import lazycluster
 from lazycluster import Connection, Runtime
 from lazycluster.exceptions import LazyclusterError
+from support.hosts import call, commands, run
+from support.interpreters import OWN_PYTHON
+from support.programs import poor_manager
 
 PATIENCE = 250
 PACKAGES = os.pathsep.join(

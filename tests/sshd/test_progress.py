@@ -10,10 +10,10 @@ import sys
 import threading
 
 import pytest
-from on_host import run
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import FileTransferError
+from support.hosts import run
 
 SIZE = 50_000_000
 

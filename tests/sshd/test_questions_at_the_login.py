@@ -17,11 +17,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from endings import await_nothing_on_manager, logins
-from on_host import wait_until
 
 from lazycluster import Connection
 from lazycluster.exceptions import AuthenticationError, ConnectionLostError, HostKeyError
+from support.managers import await_nothing_on_manager, logins
+from support.waiting import wait_until
 
 # What another run of these tests tells its ssh-keygen is not ours.
 PASSPHRASE = 'a phrase, $with "quotes" and \\backslashes\\' + os.urandom(4).hex()

@@ -12,12 +12,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from on_host import call, commands, ended, exists, run, wait_until
 
 import lazycluster.runtimes
 import lazycluster.tasks
 from lazycluster import Runtime, RuntimeTask
 from lazycluster.exceptions import InvalidRuntimeError, PathCreationError, TaskExecutionError
+from support.hosts import call, commands, ended, run
+from support.processes import is_alive
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -549,7 +551,7 @@ def test_stop_process(own_runtime):
     task = own_runtime.execute_task(commands("exec sleep 600"))
     pid = wait_until(lambda: task.process.pid)
     own_runtime.stop_process(task.process.name)
-    assert not exists(pid)
+    assert not is_alive(pid)
     assert task.process.exitcode == -15
 
 

@@ -15,11 +15,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from on_host import commands, wait_until
 
 from lazycluster import Connection, Runtime, RuntimeTask
 from lazycluster._ssh import control_folder
 from lazycluster.exceptions import HostKeyError, LazyclusterError
+from support.hosts import commands
+from support.waiting import wait_until
 
 # ── host keys ─────────────────────────────────────────────────────────────────────────────────────
 

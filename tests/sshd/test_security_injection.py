@@ -10,10 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from on_host import commands
 
 from lazycluster import Connection
 from lazycluster.exceptions import ConnectError
+from support.hosts import commands
 
 # ── options of ssh ────────────────────────────────────────────────────────────────────────────────
 

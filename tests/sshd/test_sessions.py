@@ -6,11 +6,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from endings import logins
-from on_host import commands, wait_until
 
 from lazycluster import Connection, RuntimeTask
 from lazycluster.exceptions import SshError
+from support.hosts import commands
+from support.managers import logins
+from support.waiting import wait_until
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10])

@@ -7,28 +7,19 @@ import signal
 from pathlib import Path
 
 import pytest
-from on_host import call, ended, exists, run, wait_until
 
 from lazycluster import RuntimeTask
+from support.hosts import call, ended, run
+from support.processes import is_alive, parents, words
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
 
 
 def children(pid):
     """The processes that a process has forked from itself."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if parent == pid and (stat.parent / "cmdline").read_bytes() == command_line(pid):
-                found.add(int(stat.parent.name))
-        except OSError:  # it ended
-            continue
-    return found
-
-
-def command_line(pid):
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    children = {child for child, parent in parents().items() if parent == pid}
+    return {child for child in children if words(child) == words(pid)}
 
 
 @pytest.fixture
@@ -78,7 +69,7 @@ def test_one_that_lacks_a_module_is_not_used(own_runtime, spare, tmp_path):
     (tmp_path / "file").write_text("data")
     own_runtime.send_file(str(tmp_path / "file"))
     assert call(own_runtime, os.getpid) != stale
-    wait_until(lambda: not exists(stale))
+    wait_until(lambda: not is_alive(stale))
 
 
 def test_it_has_the_directory_and_the_variables_of_its_step(own_runtime, spare, tmp_path):
@@ -119,13 +110,13 @@ def test_it_ends_with_the_connection(own_runtime, spare):
     """Also when the supervisor is killed."""
     waiting = spare()
     own_runtime.cleanup()
-    wait_until(lambda: not exists(waiting))
+    wait_until(lambda: not is_alive(waiting))
 
 
 def test_it_ends_with_a_killed_supervisor(own_runtime, spare):
     waiting = spare()
     os.kill(spare.supervisor, signal.SIGKILL)
-    wait_until(lambda: not exists(waiting))
+    wait_until(lambda: not is_alive(waiting))
 
 
 def test_commands_alone_need_none(own_runtime):

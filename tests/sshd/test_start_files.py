@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
-from on_host import call, run
 
 from lazycluster import Connection, Runtime
 from lazycluster.exceptions import ConnectError, InvalidRuntimeError
 from loopback_sshd import LoopbackSshd
+from support.hosts import call, run
 
 # sshd has its own HOME, so these are not the developer's: bash reads the first when ssh starts it,
 # zsh always reads the second.

@@ -14,10 +14,12 @@ import textwrap
 import time
 
 import pytest
-from on_host import PATIENCE, Gate, commands, ended, exists, run, wait_until
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import CommandError, StepTimeoutError, TaskExecutionError
+from support.hosts import Gate, commands, ended, run
+from support.processes import is_alive
+from support.waiting import TIMEOUT, wait_until
 
 
 def failed(runtime, task, **keywords):
@@ -318,7 +320,7 @@ def test_temporary_log_goes_with_the_process(sshd, tmp_path):
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=True,
     )
     path, existed = done.stdout.split()
@@ -483,7 +485,7 @@ def test_cleanup_ends_a_running_task(runtime):
     task = runtime.execute_task(commands("exec sleep 600"))
     pid = wait_until(lambda: task.process.pid)
     task.cleanup()
-    assert not exists(pid)
+    assert not is_alive(pid)
     assert not task.process.is_alive()
 
 
@@ -684,7 +686,7 @@ def test_terminate_ends_the_step(sleeping):
     """When it returns, the process on the host has gone."""
     task, pid = sleeping
     task.process.terminate()
-    assert not exists(pid)
+    assert not is_alive(pid)
 
 
 def test_terminate_makes_exitcode_minus_15(sleeping):
@@ -699,7 +701,7 @@ def test_kill_makes_exitcode_minus_9(sleeping):
     task, pid = sleeping
     task.process.kill()
     assert task.process.exitcode == -9
-    assert not exists(pid)
+    assert not is_alive(pid)
 
 
 def test_terminate_lets_the_step_clean_up(runtime):
@@ -716,7 +718,7 @@ def test_terminate_ends_children_too(runtime):
     task = runtime.execute_task(commands("sleep 600 & echo $!; wait"))
     (child,) = wait_until(lambda: [int(entry) for entry in task.execution_log if entry])
     task.process.terminate()
-    assert not exists(child)
+    assert not is_alive(child)
 
 
 def test_terminated_task_runs_no_further_step(own_runtime):
@@ -1026,7 +1028,7 @@ def test_step_that_takes_too_long_is_gone(runtime):
     task = RuntimeTask().run_command("echo $$; sleep 600 & echo $!; wait", timeout=0.5)
     pids = failed(runtime, task).output.split()
     assert len(pids) == 2
-    assert not any(exists(int(pid)) for pid in pids)
+    assert not any(is_alive(int(pid)) for pid in pids)
 
 
 def test_steps_after_one_that_takes_too_long_do_not_run(own_runtime):
@@ -1044,7 +1046,7 @@ def test_timeout_of_a_step_is_not_of_the_others(runtime):
 
 def test_step_that_is_in_time(runtime):
     """A timeout that does not pass has no effect."""
-    task = RuntimeTask().run_command("echo hi", timeout=PATIENCE)
+    task = RuntimeTask().run_command("echo hi", timeout=TIMEOUT)
     assert runtime.execute_task(task, execute_async=False).execution_log == ["hi\n"]
 
 
@@ -1053,7 +1055,7 @@ def test_step_that_ignores_sigterm_is_killed(runtime):
     line = "trap '' TERM; echo $$; while :; do sleep 600; done"
     error = failed(runtime, RuntimeTask().run_command(line, timeout=0.5))
     assert isinstance(error.__cause__, StepTimeoutError)
-    assert not exists(int(error.output))
+    assert not is_alive(int(error.output))
 
 
 def test_timeout_of_a_whole_task(runtime):
@@ -1068,7 +1070,7 @@ def test_timeout_of_a_whole_task_over_a_function(runtime):
     """Functions are stopped too."""
     error = failed(runtime, RuntimeTask().run_function(sleep_long), timeout=1.0)
     assert isinstance(error.__cause__, StepTimeoutError)
-    assert not exists(int(error.output))
+    assert not is_alive(int(error.output))
 
 
 def sleep_long():

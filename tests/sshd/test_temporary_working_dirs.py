@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from on_host import run
+
+from support.hosts import run
 
 
 @pytest.fixture

@@ -10,22 +10,20 @@ import subprocess
 import time
 
 import pytest
-from endings import (
+
+from lazycluster import RuntimeTask
+from lazycluster.exceptions import CommandError, RemoteFunctionError, StepTimeoutError
+from support.hosts import await_step, call, commands, open_runtime, run
+from support.processes import (
     all_pids,
     await_gone,
     await_recorded,
-    await_step,
     end,
     is_alive,
-    open_runtime,
     parent,
     recorded,
     words,
 )
-from on_host import call, commands, run
-
-from lazycluster import RuntimeTask
-from lazycluster.exceptions import CommandError, RemoteFunctionError, StepTimeoutError
 
 WITH_CHILDREN = """
 touch "$PIDS/$$"

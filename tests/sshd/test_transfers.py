@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from on_host import OWN_PYTHON, call, ended, run, wait_until
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import (
@@ -28,6 +27,9 @@ from lazycluster.exceptions import (
     StepTimeoutError,
     TaskExecutionError,
 )
+from support.hosts import call, ended, run
+from support.interpreters import OWN_PYTHON
+from support.waiting import wait_until
 
 PARTIAL = ".lazycluster-"
 HUGE = 8 << 30

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from on_host import call, commands, ended, run, wait_until
 
 from lazycluster import RuntimeTask
+from support.hosts import call, commands, ended, run
+from support.waiting import wait_until
 
 VALUES = {
     "empty": "",

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endings import logins
-from on_host import commands, wait_until
 
 from lazycluster import Connection
 from lazycluster.exceptions import AuthenticationError, ConnectError
 from loopback_sshd import LoopbackSshd
+from support.hosts import commands
+from support.managers import logins
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

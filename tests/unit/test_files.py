@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import itertools
 import os
 import resource
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 
 from lazycluster._shared import folders as files
 from lazycluster._shared import trees
+from support.interpreters import find_interpreters
 
 NOBODY = 65534
 TIME = 1_600_000_000_123_456_789  # ns
@@ -1381,12 +1381,6 @@ for _ in range(2):  # the second time into what is there
         unpacker.feed(piece)
     assert unpacker.finish() == [(os.path.join(sys.argv[1], "fifo"), "FIFO")]
 """
-
-
-def find_interpreters() -> dict[str, str]:
-    sys.path.append(str(Path(__file__).parents[1] / "remote"))
-    found: Callable[[], dict[str, str]] = importlib.import_module("pipe_host").find_interpreters
-    return found()
 
 
 INTERPRETERS = find_interpreters()

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from remote.pipe_host import find_interpreters
 
 from lazycluster._remote import host_info
+from support.interpreters import find_interpreters
 
 INTERPRETERS = find_interpreters()
 GIB = 1 << 30

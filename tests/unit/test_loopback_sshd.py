@@ -6,13 +6,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from loopback_sshd import LoopbackSshdError
+from support.processes import state
+from support.waiting import wait_until
 
 
 def ssh(sshd, command, **arguments):
@@ -36,21 +36,6 @@ def open_session(sshd):
 
 GONE = {None, "Z"}
 """Nobody of ours has to ask for the exit status of what has lost its parent."""
-
-
-def state(pid):
-    """The letter that ps shows, or None."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def wait_until(true):
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_ssh_gets_in_and_finds_a_fresh_home(make_sshd):

@@ -10,9 +10,9 @@ import sys
 from contextlib import ExitStack
 
 import pytest
-from remote.pipe_host import find_interpreters
 
 from lazycluster._shared import ports
+from support.interpreters import find_interpreters
 
 INTERPRETERS = find_interpreters()
 ADDRESSES = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"]

@@ -18,8 +18,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from lazycluster import Runtime, RuntimeTask
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run as a file
+from support.waiting import wait_until
 
 COMMAND = """
 echo here
@@ -79,14 +83,6 @@ def open_runtime(config_file, **connection_kwargs):
 
 def await_count(folder, count):
     wait_until(lambda: len(os.listdir(folder)) >= count, lambda: f"{folder}: {os.listdir(folder)}")
-
-
-def wait_until(true, what):
-    deadline = time.monotonic() + 150
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(what())
-        time.sleep(0.01)
 
 
 def tell(folder, **what):

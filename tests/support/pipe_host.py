@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
-import re
 import select
 import signal
 import subprocess
@@ -16,17 +14,16 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lazycluster._conversation import bootstrap
-from lazycluster._functions import payload as _payload
+from lazycluster._functions.payload import cloudpickle_sources, dump_call
 from lazycluster._shared import archive, frames
 from lazycluster._ssh.settings import Settings
-
-PATIENCE = 150.0
-"""Seconds after which something that does not come is a failure."""
+from support.processes import is_alive
+from support.waiting import TIMEOUT
 
 KEEPALIVE = 60.0
 """Seconds; no test that uses it is silent for four times as long."""
@@ -35,135 +32,6 @@ GIVE_UP = 5.0
 """Seconds that a supervisor has to end of itself before it is killed; it needs at most 4."""
 
 Condition = Callable[[], bool]
-
-
-# --- Interpreters ---------------------------------------------------------------------------------
-
-
-def find_interpreters() -> dict[str, str]:
-    """One path of a CPython for each minor version from 3.6 on that is here: {"3.6": path, …}."""
-    found = {own_version(): _own_interpreter()}
-    for version, path in _candidates():
-        if version not in found and version.startswith("3.") and int(version[2:]) >= 6:
-            executable = _run_version(path, version)
-            if executable is not None:
-                found[version] = executable
-    return dict(sorted(found.items(), key=lambda item: int(item[0][2:])))
-
-
-def find_old_interpreter() -> str | None:
-    """The path of a Python 2.7, if one is here."""
-    for version, path in _candidates():
-        if version == "2.7" and _run_version(path, version) is not None:
-            return path
-    return None
-
-
-def own_version() -> str:
-    """The minor version of the tests' own Python."""
-    return "{}.{}".format(*sys.version_info)
-
-
-def _own_interpreter() -> str:
-    """Not that of a virtual environment: on a host neither lazycluster nor cloudpickle is."""
-    path = os.path.join(sys.base_prefix, "bin", f"python{own_version()}")
-    return _run_version(path, own_version()) or sys.executable
-
-
-def _candidates() -> Iterable[tuple[str, str]]:
-    """Versions by their names and paths; pyenv's own first, as its shims seldom run."""
-    home = pwd.getpwuid(os.getuid()).pw_dir  # HOME is not the developer's in the tests
-    pyenv = Path(os.environ.get("PYENV_ROOT") or os.path.join(home, ".pyenv"))
-    folders = [*sorted(map(str, pyenv.glob("versions/*/bin")))]
-    folders += os.environ.get("PATH", "").split(os.pathsep)
-    for folder in folders:
-        try:
-            names = sorted(os.listdir(folder or "."))
-        except OSError:
-            continue
-        for name in names:
-            match = re.fullmatch(r"python([23]\.\d+)", name)
-            if match:
-                yield match[1], os.path.join(folder, name)
-
-
-def _run_version(path: str, version: str) -> str | None:
-    """The real path of the interpreter, if it runs and is a CPython of that version."""
-    code = (
-        "import platform, sys; "
-        "print(platform.python_implementation() + ' %d.%d ' % sys.version_info[:2]"
-        " + sys.executable)"
-    )
-    try:
-        done = subprocess.run(
-            [path, "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=PATIENCE,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    words = done.stdout.decode(errors="replace").rstrip("\n").split(" ", 2)
-    return words[2] if words[:2] == ["CPython", version] else None
-
-
-# --- Processes ------------------------------------------------------------------------------------
-
-
-def exists(pid: int) -> bool:
-    """Whether a process is there; a zombie is none."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except FileNotFoundError:  # it has just gone, or there is no /proc
-        return not os.path.isdir("/proc/self")
-    except ProcessLookupError:
-        return False
-    return text.rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until(condition: Condition, what: str) -> None:
-    """Look until it holds; for what has nothing to wait on."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
-        time.sleep(0.005)
-
-
-def wait_until_gone(*pids: int) -> None:
-    """Wait until none of these processes is there."""
-    for pid in pids:
-        wait_until(lambda pid=pid: not exists(pid), f"the end of process {pid}")
-
-
-def group_exists(group: int) -> bool:
-    """Whether a process group has a member, be it a zombie."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def processor_time(pid: int) -> float:
-    """The seconds of a processor that a process has used so far."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_peak(pid: int) -> int:
-    """The most memory that a process has had so far, in bytes."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    match = re.search(r"VmHWM:\s+(\d+) kB", text)
-    assert match is not None
-    return int(match[1]) << 10
-
-
-# --- Requests -------------------------------------------------------------------------------------
 
 
 def command(text: str, by: str | None = "/bin/sh") -> dict[str, Any]:
@@ -243,9 +111,6 @@ class Asked:
 
         assert self.ended[-1].get("returned"), (self.ended, bytes(self.output[-1]))
         return pickle.loads(bytes(self.value[-1]))
-
-
-# --- The host's half ------------------------------------------------------------------------------
 
 
 class PipeHost:
@@ -350,7 +215,7 @@ class PipeHost:
     def ask_call(self, call: Callable[..., object], /, *, before: Any = (), **kwargs: Any) -> Asked:
         """Ask for a call of a function, by value, after some other steps."""
         self.send_modules()
-        spool = _payload.dump_call(call, (), kwargs)
+        spool = dump_call(call, (), kwargs)
         payload = spool.read_at(0, len(spool))
         spool.close()
         return self.ask(*before, function(payload), payload=payload)
@@ -365,7 +230,7 @@ class PipeHost:
         """Have cloudpickle sent, once."""
         if not self._modules_sent:
             self._modules_sent = True
-            self.send(frames.MODULES, 0, archive.pack(_payload.cloudpickle_sources()))
+            self.send(frames.MODULES, 0, archive.pack(cloudpickle_sources()))
 
     # What is waited for
 
@@ -397,21 +262,19 @@ class PipeHost:
 
     def wait(self, condition: Condition, what: str, reading: bool = True) -> None:
         """Write and read until it holds; that it does not in time is a failure, as is the end."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             assert not self.ended, f"the host's half ended before {what}: {self.errors()}"
-            assert time.monotonic() < deadline, (
-                f"not within {PATIENCE:g} s: {what}; {self.errors()}"
-            )
+            assert time.monotonic() < deadline, f"not within {TIMEOUT:g} s: {what}; {self.errors()}"
             self._exchange(deadline, reading)
 
     def wait_for_end(self) -> int:
         """Wait until its standard output is at its end and it has gone; the exit status."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not self.ended:
             assert time.monotonic() < deadline, "its standard output does not end"
             self._exchange(deadline, reading=True)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
     def errors(self) -> str:
         """What it has printed on its standard error."""
@@ -448,7 +311,7 @@ class PipeHost:
         try:
             self.process.wait(GIVE_UP)
         except subprocess.TimeoutExpired:
-            if self.hello is not None and exists(self.hello["pid"]):
+            if self.hello is not None and is_alive(self.hello["pid"]):
                 os.kill(self.hello["pid"], signal.SIGKILL)
             self.process.kill()
             self.process.wait()

@@ -23,7 +23,9 @@ from pathlib import Path
 from lazycluster import Connection, Runtime, RuntimeTask
 from lazycluster.exceptions import ConnectionLostError, LazyclusterError, TaskExecutionError
 
-DEADLINE = 150
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when it is run as a file
+from support.processes import all_pids, is_alive, words
+from support.waiting import TIMEOUT, wait_until
 
 
 def open_runtime(config_file, **connection_kwargs):
@@ -52,14 +54,6 @@ def start(runtime, *lines):
     for line in lines:
         task.run_command(line)
     return runtime.execute_task(task)
-
-
-def wait_until(true, what):
-    deadline = time.monotonic() + DEADLINE
-    while not (result := true()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-    return result
 
 
 def in_fork(function, *arguments):
@@ -93,15 +87,12 @@ def is_refused(action):
 
 
 def ssh_below(config_file):
-    found = []
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            argv = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if argv[0] == b"ssh" and os.fsencode(config_file) in argv:
-            found.append(int(entry))
-    return found
+    found = {pid: words(pid) for pid in all_pids()}
+    return [
+        pid
+        for pid, argv in found.items()
+        if argv[:1] == [b"ssh"] and os.fsencode(config_file) in argv
+    ]
 
 
 # ── forks ─────────────────────────────────────────────────────────────────────────────────────────
@@ -230,7 +221,7 @@ def multiprocess(config_file, folder):
         context = multiprocessing.get_context(method)
         child = context.Process(target=in_child, args=[config_file, method == "fork"])
         child.start()
-        child.join(DEADLINE)
+        child.join(TIMEOUT)
         assert child.exitcode == 0, (method, child.exitcode)
         assert run(runtime, "echo hi") == ["hi\n"]
     wait_until(lambda: len(ssh_below(config_file)) == 1, "a child's ssh is left")
@@ -339,17 +330,10 @@ def interrupt_command(config_file, folder):
     pids = [int(name) for name in os.listdir(folder)]
     assert len(pids) == 2
     for pid in pids:
-        assert not alive(pid), "the step lives on"
+        assert not is_alive(pid), "the step lives on"
     assert run(runtime, "touch go", "echo hi") == ["", "hi\n"]
     other.join()
     assert other.execution_log == ["done\n"]
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def interrupt_function(config_file, folder):
@@ -366,7 +350,7 @@ def interrupt_function(config_file, folder):
     assert interrupted(lambda: runtime.execute_function(sleep, folder=folder))
     thread.join()
     for name in os.listdir(folder):
-        assert not alive(int(name)), "the function lives on"
+        assert not is_alive(int(name)), "the function lives on"
     assert run(runtime, "echo hi") == ["hi\n"]
 
 
@@ -406,9 +390,9 @@ def interrupt_twice(config_file, folder):
     assert interrupted(lambda: run(runtime, command))
     thread.join()
     pid = int(Path(f"{folder}/pid").read_text())
-    assert alive(pid), "the second did not come out at once"
+    assert is_alive(pid), "the second did not come out at once"
     assert run(runtime, "echo hi") == ["hi\n"]
-    wait_until(lambda: not alive(pid), "the step lives on")
+    wait_until(lambda: not is_alive(pid), "the step lives on")
 
 
 def interrupt_upload(config_file, folder):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from support.waiting import wait_until
 
 REACHABLE = ("bullseye", "bookworm", "trixie", "nopython", "jump")
 """The aliases of those whose sshd has a port on the manager."""
@@ -17,8 +18,6 @@ INNER = ("inner1", "inner2")
 """The aliases of those on the private network, behind the jump host."""
 
 USER = "lazy"
-DEADLINE = 100.0
-"""Seconds until something must have happened that happens in one or two; for a loaded computer."""
 
 
 class HostProcess(NamedTuple):
@@ -234,12 +233,3 @@ def remove_project(project: str) -> None:
     networks = docker("network", "ls", "--quiet", "--filter", label).stdout.split()
     if networks:
         docker("network", "rm", *networks)
-
-
-def wait_until(condition: Callable[[], Any], message: Callable[[], str]) -> Any:
-    """Look until something holds, and give it; fail with the message after DEADLINE."""
-    deadline = time.monotonic() + DEADLINE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, message()
-        time.sleep(0.05)
-    return found

@@ -54,9 +54,9 @@ def test_f5_a_penalty_is_told_and_not_made_longer(
     made: list[str] = []
     original = Master.__init__
 
-    def init(self: Master, settings: Any) -> None:
+    def init(self: Master, settings: Any, *arguments: Any) -> None:
         made.append(settings.host)
-        original(self, settings)
+        original(self, settings, *arguments)
 
     monkeypatch.setattr(Master, "__init__", init)
     monkeypatch.setattr(connection, "BACK_OFF", (0.01, 0.01))

@@ -37,9 +37,9 @@ def masters(monkeypatch):
     made = []
     original = Master.__init__
 
-    def init(self, settings):
+    def init(self, settings, *arguments):
         made.append(settings.host)
-        original(self, settings)
+        original(self, settings, *arguments)
 
     monkeypatch.setattr(Master, "__init__", init)
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing alone takes longer than all of this
+TYPE_CHECKING = False  # importing typing takes longer than the rest of this module
 if TYPE_CHECKING:
     from lazycluster.connection import Connection
     from lazycluster.exceptions import LazyclusterError
@@ -12,27 +12,29 @@ __all__ = ["Connection", "LazyclusterError", "Runtime", "RuntimeTask", "__versio
 
 __version__ = "0.3.0"
 
-_ROOMS = {
+_PUBLIC_MODULES = ("connection", "exceptions", "forwards", "processes", "runtimes", "tasks")
+
+_MODULE_OF_NAME = {
     "Connection": "connection",
     "LazyclusterError": "exceptions",
     "Runtime": "runtimes",
-    "RuntimeTask": "runtimes",
+    "RuntimeTask": "tasks",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Import a name at its first use (PEP 562): who imports us need not use us."""
+    """Import a public name at its first use (PEP 562): `import lazycluster` takes a few ms."""
     import importlib
 
-    if name in ("connection", "exceptions", "runtimes", "tasks"):
+    if name in _PUBLIC_MODULES:
         return importlib.import_module(f"lazycluster.{name}")
-    if name not in _ROOMS:
+    if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module 'lazycluster' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"lazycluster.{_ROOMS[name]}"), name)
+    value = getattr(importlib.import_module(f"lazycluster.{_MODULE_OF_NAME[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    """The public names, those that have not been used yet among them."""
-    return sorted({*globals(), *__all__})
+    """Return the public names, imported or not."""
+    return sorted([*__all__, *_PUBLIC_MODULES])

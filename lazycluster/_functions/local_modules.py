@@ -1,9 +1,9 @@
-"""Modules that are not on the host, as they are neither installed nor of the standard library.
+"""Find local modules: neither installed nor in the standard library, so not on the host.
 
-What a function finds in the globals of its module travels by value. An `import` in its body asks
-the host's import system instead, which knows nothing of local modules. So the source of such a
-module goes with the call, with those of the local modules that it imports in turn. Nothing is
-imported here: a function may import in its body because the manager cannot.
+Globals of a function travel by value. An `import` in its body asks the host's import system, which
+does not have local modules. Therefore the call carries the source of each local module that a body
+imports, and of the local modules that these import. Nothing is imported here, because a function
+may import in its body what the manager cannot import.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ from collections.abc import Collection, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import NamedTuple
 
-# Never by value: lazycluster is the manager's, cloudpickle goes to the host by itself.
+# Never sent as source: lazycluster stays on the manager, the connection sends cloudpickle.
 _OWN_PACKAGES = frozenset({"lazycluster", "cloudpickle"})
-
-
-# --- What is local ---------------------------------------------------------------------------
 
 
 @functools.cache
 def _installed_folders() -> tuple[str, ...]:
-    """The folders whose modules are taken to be on the host too, each with a trailing slash."""
+    """Return the folders whose modules are assumed to be on the host, with a trailing slash."""
     import sysconfig
 
     paths = sysconfig.get_paths()
     folders = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     version = f"python{sys.version_info[0]}{sys.version_info[1]}"
-    folders.add(os.path.join(sys.base_prefix, "lib", f"{version}.zip"))  # a zipped library
+    folders.add(os.path.join(sys.base_prefix, "lib", f"{version}.zip"))  # a zipped standard library
     folders |= {os.path.realpath(folder) for folder in folders}
     return tuple(os.path.join(os.path.abspath(folder), "") for folder in sorted(folders))
 
 
 def is_installed(path: str) -> bool:
-    """Whether a file or folder is of the standard library or in a site-packages folder."""
-    # Both spellings: uv may link site-packages/x.py to its cache, /lib64 may be a link.
+    """Return True if a path is in the standard library or in a site-packages folder."""
+    # Check both spellings: uv may link site-packages/x.py to its cache, /lib64 may be a link.
     for spelling in (os.path.abspath(path), os.path.realpath(path)):
         if spelling.startswith(_installed_folders()):
             return True
@@ -53,9 +50,9 @@ _known: dict[str, bool] = {}
 
 
 def is_local(name: object) -> bool:
-    """Whether what a module of this name defines travels by value.
+    """Return True if the contents of the module with this name travel by value.
 
-    The path decides, not the name: a `queue.py` of the user's own is not the standard library's.
+    The path decides, not the name: a user's `queue.py` is not the standard library's.
     """
     if not isinstance(name, str):
         return False
@@ -63,7 +60,7 @@ def is_local(name: object) -> bool:
     if known is None:
         module = sys.modules.get(name)
         if module is None:
-            return False  # made at run time: cloudpickle takes these by value itself
+            return False  # made at run time: cloudpickle pickles its contents by value
         known = _known[name] = _module_is_local(name, module)
     return known
 
@@ -73,23 +70,20 @@ def _module_is_local(name: str, module: types.ModuleType) -> bool:
         return True
     file = getattr(module, "__file__", None)
     folders = [folder for folder in getattr(module, "__path__", ()) if isinstance(folder, str)]
-    return _is_local_place(name, file, folders)
+    return _is_local_path(name, file, folders)
 
 
-def _is_local_place(name: str, file: object, folders: Collection[str]) -> bool:
-    """Whether a module lies where only the manager has it; `folders` are those of a package."""
+def _is_local_path(name: str, file: object, folders: Collection[str]) -> bool:
+    """Return True if only the manager has the module; `folders` is a package's `__path__`."""
     if name.partition(".")[0] in _OWN_PACKAGES:
         return False
-    if file is None:  # a folder without __init__.py, or built in
+    if file is None:  # a folder without __init__.py, or a built-in module
         return bool(folders) and not any(is_installed(folder) for folder in folders)
     return isinstance(file, str) and file.endswith(".py") and not is_installed(file)
 
 
-# --- What a function's body imports ----------------------------------------------------------
-
-
 class Source(NamedTuple):
-    """A local module. Travels as a plain tuple, in this order."""
+    """A local module, which travels as a plain tuple in this order."""
 
     text: str
     path: str | None  # None for a folder without __init__.py
@@ -97,11 +91,11 @@ class Source(NamedTuple):
 
 
 def add_imports(function: types.FunctionType, sources: dict[str, Source]) -> None:
-    """Add the local modules that a function's body imports, by name, and all that these import.
+    """Add the local modules that a function's body imports, and those that they import.
 
     Args:
         function: A function that travels by value.
-        sources: What is known already, and is added to.
+        sources: The modules found so far by name; it is extended.
     """
     package = function.__globals__.get("__package__")
     if not isinstance(package, str):
@@ -124,25 +118,22 @@ def add_imports(function: types.FunctionType, sources: dict[str, Source]) -> Non
             version = status.st_mtime_ns, status.st_size
             text, imported = _read(spec.origin, version, name if is_package else parent)
         except (OSError, SyntaxError, ValueError):
-            continue  # it has gone or is no Python; the import fails on the host as it would here
+            continue  # it is gone or not Python; the import fails on the host as it would here
         sources[name] = Source(text, spec.origin, is_package)
         waiting += imported
 
 
 @functools.lru_cache(maxsize=4096)
 def _read(path: str, _version: object, package: str) -> tuple[str, frozenset[str]]:
-    """The text of a source file and what it imports; anew when its version is another."""
+    """Return the text of a source file and its imports; read again if its version changes."""
     with open(path, "rb") as file:
         text = importlib.util.decode_source(file.read())
     return text, _imported(compile(text, path, "exec", dont_inherit=True), package)
 
 
-# --- Which names -----------------------------------------------------------------------------
-
-
 @functools.lru_cache(maxsize=4096)
 def _imported(code: types.CodeType, package: str) -> frozenset[str]:
-    """The modules that code imports, and what may be modules: `from a import b` gives a and a.b."""
+    """Return the modules that code may import: `from a import b` gives a and a.b."""
     import dis
 
     found = set()
@@ -158,13 +149,13 @@ def _imported(code: types.CodeType, package: str) -> frozenset[str]:
                     found.add(name)
                     if isinstance(names, tuple):
                         found.update(f"{name}.{inner}" for inner in names if inner != "*")
-            elif instruction.opname != "EXTENDED_ARG":  # a prefix of the next one
+            elif instruction.opname != "EXTENDED_ARG":  # a prefix of the next instruction
                 before = [before[1], instruction.argval]
     return frozenset(found)
 
 
 def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code, and that of the functions and classes within."""
+    """Yield the code, and the code of the functions and classes in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -176,15 +167,15 @@ def _absolute(name: str, level: object, package: str) -> str | None:
         return name
     try:
         return importlib.util.resolve_name("." * level + name, package)
-    except ImportError:  # more dots than packages
+    except ImportError:  # more dots than parent packages
         return None
 
 
-_installed: set[str] = set()  # top-level names that need not be looked for again
+_installed: set[str] = set()  # top-level names found not to be local
 
 
 def _find_local(name: str) -> ModuleSpec | None:
-    """Where a local module is; None for any other, and where there is none."""
+    """Return the spec of a local module; None if it is not local or does not exist."""
     parent = name.rpartition(".")[0]
     if name == "__main__" or name in _installed:
         return None
@@ -194,13 +185,13 @@ def _find_local(name: str) -> ModuleSpec | None:
             folders = None if above is None else above.submodule_search_locations
             spec = None if folders is None else PathFinder.find_spec(name, list(folders))
         else:
-            spec = importlib.util.find_spec(name)  # imports nothing, as there is no parent
-    except Exception:  # finders are anybody's; the import on the host says what is wrong
+            spec = importlib.util.find_spec(name)  # imports nothing, since there is no parent
+    except Exception:  # a user's finder may raise anything; the import on the host reports it
         return None
     if spec is None:
         return None
     file = spec.origin if spec.has_location else None
-    if _is_local_place(name, file, spec.submodule_search_locations or []):
+    if _is_local_path(name, file, spec.submodule_search_locations or []):
         return spec
     if not parent:
         _installed.add(name)

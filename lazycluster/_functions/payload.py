@@ -1,4 +1,4 @@
-"""A function with its arguments -> bytes; bytes -> its value.
+"""Turn a call into bytes, and bytes into its value.
 
 cloudpickle is imported with the first call, not with lazycluster.
 """
@@ -9,7 +9,6 @@ import functools
 import types
 from typing import TYPE_CHECKING, BinaryIO, Callable
 
-from lazycluster._functions.pickler import pickler_class, travelling_state, unpickler_class
 from lazycluster._spool import Spool
 from lazycluster.exceptions import SerializationError
 
@@ -17,10 +16,9 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Mapping, Sequence
 
+    from lazycluster._functions.local_modules import Source
+
 _CLOUDPICKLE_MODULES = ("cloudpickle", "cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast")
-
-
-# --- From a call to bytes --------------------------------------------------------------------
 
 
 def dump_call(
@@ -41,33 +39,38 @@ def dump_call(
     """
     import pickle
 
-    sources: dict[str, tuple[object, ...]] = {}
+    from lazycluster._functions.pickler import CallPickler
+
+    sources: dict[str, Source] = {}
     while True:
-        spool = Spool(pickle.dumps(sources, pickle.HIGHEST_PROTOCOL))
-        pickler = pickler_class()(spool)
+        texts = {name: tuple(source) for name, source in sources.items()}
+        spool = Spool(pickle.dumps(texts, pickle.HIGHEST_PROTOCOL))
+        pickler = CallPickler(spool)
         try:
             pickler.dump((function, tuple(args), dict(kwargs)))
         except Exception as error:  # a user's __reduce__ may raise anything
             spool.close()
             raise SerializationError(_explain(function, args, kwargs, error)) from error
-        # What is imported is known at the end, and is to come first: to unpickle may need it.
-        found = {name: tuple(source) for name, source in pickler.imported.items()}
-        if found.keys() <= sources.keys():
+        # The sources are known after the call is pickled, but must come first in the payload,
+        # because unpickling the call may import them. So the call is pickled again.
+        if pickler.imported.keys() <= sources.keys():
             return spool
         spool.close()
-        sources = found
+        sources = pickler.imported
 
 
 class _Nowhere:
-    """A file to pickle into when only the error is of interest."""
+    """A file that drops what is written, for a pickler of which only the error matters."""
 
     def write(self, data: bytes | memoryview) -> int:
         return len(data)
 
 
 def _attempt(value: object) -> tuple[Exception | None, list[types.ModuleType]]:
-    """Why a value cannot be pickled, and the modules that went by value until then."""
-    pickler = pickler_class()(_Nowhere())
+    """Return why a value cannot be pickled, and the modules pickled by value until then."""
+    from lazycluster._functions.pickler import CallPickler
+
+    pickler = CallPickler(_Nowhere())
     try:
         pickler.dump(value)
     except Exception as error:
@@ -95,7 +98,9 @@ def _explain(
 
 
 def _blame_module(modules: list[types.ModuleType]) -> str | None:
-    """Name the first of these modules that holds something unpicklable of its own."""
+    """Return a message that names the first module with an unpicklable object, if there is one."""
+    from lazycluster._functions.pickler import travelling_state
+
     for module in modules:
         for name, value in travelling_state(module).items():
             if isinstance(value, types.ModuleType):
@@ -104,9 +109,10 @@ def _blame_module(modules: list[types.ModuleType]) -> str | None:
             if failure is not None:
                 return (
                     f"it uses the module `{module.__name__}` as a whole, which is not installed "
-                    f"and so travels by value, but `{module.__name__}.{name}` cannot be pickled "
-                    f"({_one_line(failure)}). Import what the function needs from it instead "
-                    f"(`from {module.__name__} import ...`), or create `{name}` in a function."
+                    f"and therefore travels by value, but `{module.__name__}.{name}` cannot be "
+                    f"pickled ({_one_line(failure)}). Import what the function needs from it "
+                    f"instead (`from {module.__name__} import ...`), or create `{name}` in a "
+                    "function."
                 )
     return None
 
@@ -114,20 +120,17 @@ def _blame_module(modules: list[types.ModuleType]) -> str | None:
 def _one_line(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # a user's exception may fail even at this
+    except Exception:  # a user's __str__ may raise anything
         text = ""
     text = " ".join(text.split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-# --- From bytes to a value -------------------------------------------------------------------
-
-
 def load_value(reader: BinaryIO | io.BufferedReader) -> object:
-    """Unpickle what a function returned.
+    """Unpickle the value of a function.
 
     An instance of a class that travelled to the host by value comes back as an instance of the
-    class that is here.
+    manager's class.
 
     Args:
         reader: A binary file at the beginning of the pickle.
@@ -136,30 +139,29 @@ def load_value(reader: BinaryIO | io.BufferedReader) -> object:
         The value.
 
     Raises:
-        SerializationError: If it cannot be unpickled here, with the reason.
+        SerializationError: If the value cannot be unpickled here; the message has the reason.
     """
+    from lazycluster._functions.pickler import ValueUnpickler
+
     try:
-        value: object = unpickler_class()(reader).load()
+        value: object = ValueUnpickler(reader).load()
     except Exception as error:  # a user's __setstate__ may raise anything
         message = f"the value of the function cannot be unpickled here: {_one_line(error)}"
         if isinstance(error, ImportError):
-            message += ". Install here what the function's value is made of, or return plain data."
+            message += ". Install the missing module here, or return plain data."
         raise SerializationError(message) from error
     return value
 
 
-# --- What the host needs ---------------------------------------------------------------------
-
-
 @functools.cache
 def cloudpickle_sources() -> dict[str, str]:
-    """The source of the installed cloudpickle, to be sent to hosts.
+    """Return the source of the installed cloudpickle, which hosts are sent.
 
     Returns:
-        Names of modules, the package first, with their texts.
+        The texts by the names of the modules, the package first.
 
     Raises:
-        SerializationError: If it was installed without its source.
+        SerializationError: If cloudpickle was installed without its source.
     """
     import importlib.util
 
@@ -167,30 +169,27 @@ def cloudpickle_sources() -> dict[str, str]:
     for name in _CLOUDPICKLE_MODULES:
         spec = importlib.util.find_spec(name)
         if spec is None:
-            continue  # cloudpickle_fast is there for old pickles only
+            continue  # cloudpickle_fast exists only for old pickles
         get_source = getattr(spec.loader, "get_source", None)  # also from within a zip
         source = get_source(name) if get_source is not None else None
         if source is None:
             raise SerializationError(
-                f"the source of {name} cannot be read, so that no function can be sent to a host. "
+                f"the source of {name} cannot be read, so functions cannot be sent to a host. "
                 "Install cloudpickle with its .py files."
             )
         sources[name] = source
     return sources
 
 
-# --- What a call may look like ---------------------------------------------------------------
-
-
 def describe(function: object) -> str:
-    """A name of a callable for messages and logs.
+    """Return the name of a callable for messages and logs.
 
     Args:
         function: A function, method, class, `functools.partial` or other callable.
 
     Returns:
-        Its qualified name without the functions that it was defined in, such as `Model.fit`;
-        that of the function within a partial; "Model object" for a callable instance.
+        The qualified name without enclosing functions, such as `Model.fit`. For a partial the
+        name of its function; for a callable instance "Model object".
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -203,17 +202,17 @@ def describe(function: object) -> str:
 def check_call(
     function: object, kwargs: Mapping[str, object], reserved: Mapping[str, object]
 ) -> None:
-    """Find out before anything is sent whether a function can be called like this.
+    """Check, before anything is sent, that a function can be called with these arguments.
 
     Args:
-        function: What is to be called.
+        function: The function to call.
         kwargs: Its keyword arguments.
-        reserved: The keywords that the method which took the call has itself, with what they were
-            given: None or False means their default.
+        reserved: The parameters of the method that took the call, with their values; None and
+            False mean that the caller did not give them.
 
     Raises:
-        ValueError: If the function is empty, or a reserved keyword was given, or is needed, that
-            the function has too.
+        ValueError: If the function is empty, or if it has a parameter with the name of a reserved
+            one that was given or that the function requires.
         TypeError: If the arguments do not fit the function.
     """
     if function is None:
@@ -226,10 +225,10 @@ def check_call(
     for keyword in sorted(given and given & _parameters(function)):
         raise ValueError(_taken(function, keyword))
     try:
-        # Not of what a decorator wraps: the decorator may supply arguments.
+        # The wrapped function's signature does not count: a decorator may supply arguments.
         signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
-        return  # many a function written in C has none
+        return  # many functions written in C have no signature
     try:
         signature.bind(**kwargs)
     except TypeError as error:
@@ -241,7 +240,7 @@ def check_call(
 
 
 def _parameters(function: Callable[..., object]) -> set[str]:
-    """The names that a function can be given by keyword, without those that a partial has set."""
+    """Return the names of parameters that take keywords, without those that a partial has set."""
     import inspect
 
     names: set[str] = set()
@@ -250,7 +249,7 @@ def _parameters(function: Callable[..., object]) -> set[str]:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 names.add(name)
     except (TypeError, ValueError):
-        pass  # no signature, no names
+        pass  # without a signature there are no names
     while isinstance(function, functools.partial):
         names -= set(function.keywords)
         function = function.func
@@ -259,6 +258,6 @@ def _parameters(function: Callable[..., object]) -> set[str]:
 
 def _taken(function: object, keyword: str) -> str:
     return (
-        f"`{keyword}` is a keyword of this method and a parameter of `{describe(function)}` too. "
-        f"Use functools.partial(function, {keyword}=...) to give it to the function."
+        f"`{keyword}` is a parameter of this method and of `{describe(function)}`. "
+        f"Use functools.partial(function, {keyword}=...) to pass it to the function."
     )

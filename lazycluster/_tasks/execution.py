@@ -409,9 +409,8 @@ class Execution:
             start += size
 
     def drop_values(self) -> None:
-        """Forget them."""
+        """Forget them; a copy of the execution keeps them."""
         self._returned = set()
-        self._values.close()
         self._values = Spool()
 
 

@@ -145,6 +145,14 @@ def test_name_can_be_imported(module, name):
     assert hasattr(importlib.import_module(module), name)
 
 
+def test_dir_has_the_public_names():
+    """Those that were not used yet as well, and no other."""
+    names = dir(lazycluster)
+    assert {"Runtime", "RuntimeTask", "Connection", "exceptions", "__version__"} <= set(names)
+    assert not [name for name in names if name.startswith("_") and name != "__version__"]
+    assert all(hasattr(lazycluster, name) for name in names)
+
+
 def test_version_is_text():
     """As 1.2.3."""
     assert lazycluster.__version__[0].isdigit()

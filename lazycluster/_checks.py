@@ -1,4 +1,4 @@
-"""What users give, refused early and by name."""
+"""Check what users give, before anything starts; each error names the input."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 
 
 def checked_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """A copy of environment variables that can be set on any host.
+    """Return a copy of environment variables that any host can set.
 
     Raises:
-        ValueError: A name is not a name, or a value is not a string without NUL. The message holds
-            no value, which may be a secret.
+        ValueError: If a name is invalid, or a value is not a string without NUL. The message does
+            not contain the value, which may be a secret.
     """
     for name, value in environment.items():
         if not isinstance(name, str) or not _ENVIRONMENT_NAME.match(name):
             raise ValueError(
-                f"{name!r} is no name of an environment variable. "
-                "Use letters, digits and underscores, and no digit first."
+                f"Invalid name of an environment variable {name!r}: use letters, digits and "
+                "underscores, and no digit first."
             )
         if not isinstance(value, str):
             raise ValueError(f"The environment variable {name} must be a string.")
@@ -29,10 +29,14 @@ def checked_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_path(path: str, what: str) -> None:
-    """Refuse what no path can be.
+    """Check that a host can have this path.
+
+    Args:
+        path: The path.
+        what: What the message calls it, like "The local path".
 
     Raises:
-        ValueError: It is empty, holds a NUL or half of a surrogate pair.
+        ValueError: If it is empty, or contains a NUL or half of a surrogate pair.
     """
     if not isinstance(path, str) or not path:
         raise ValueError(f"{what} must be a string that is not empty.")
@@ -40,39 +44,59 @@ def check_path(path: str, what: str) -> None:
 
 
 def check_text(text: str, what: str) -> None:
-    """Refuse what no byte string of the host can be; the message does not hold it.
+    """Check that the host can have this text as bytes; the message does not contain the text.
+
+    Args:
+        text: The text, which may be a secret.
+        what: What the message calls it, like "A command".
 
     Raises:
-        ValueError: A NUL, or half of a surrogate pair.
+        ValueError: If it contains a NUL, or half of a surrogate pair.
     """
     if "\0" in text:
-        raise ValueError(f"{what} cannot hold a NUL character.")
+        raise ValueError(f"{what} must not contain a NUL character.")
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise ValueError(f"{what} cannot hold half of a surrogate pair.") from None
+        raise ValueError(f"{what} must not contain half of a surrogate pair.") from None
 
 
 def checked_timeout(timeout: float | None) -> float | None:
-    """A timeout in seconds, or None.
+    """Return a timeout in seconds, or None.
 
     Raises:
-        ValueError: It is no positive number.
+        ValueError: If it is not a positive number.
     """
-    if timeout is None:
-        return None
-    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if not number or not math.isfinite(timeout) or timeout <= 0:
-        raise ValueError(f"A timeout must be a positive number of seconds, not {timeout!r}.")
+    if timeout is not None:
+        check_seconds(timeout, "timeout")
     return timeout
 
 
-def checked_port(port: int) -> int:
-    """A port from 1 to 65535.
+def check_seconds(seconds: float, what: str) -> None:
+    """Check a duration.
+
+    Args:
+        seconds: The duration in seconds.
+        what: The name of the parameter.
 
     Raises:
-        ValueError: It is none.
+        ValueError: If it is not a positive number.
+    """
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError(f"Invalid {what} {seconds!r}: it must be a positive number of seconds.")
+
+
+def checked_port(port: int, what: str = "port") -> int:
+    """Return a TCP port.
+
+    Args:
+        port: The port.
+        what: What the message calls it.
+
+    Raises:
+        ValueError: If it is not a whole number from 1 to 65535.
     """
     if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
-        raise ValueError(f"A port must be a number from 1 to 65535, not {port!r}.")
+        raise ValueError(f"Invalid {what} {port!r}: it must be a whole number from 1 to 65535.")
     return port

@@ -10,9 +10,9 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lazycluster._checks import check_path, checked_environment, checked_port
+from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster._functions import payload as _payload
 from lazycluster._host_info import Information
-from lazycluster._ssh.settings import translate_connection_kwargs
 from lazycluster._tasks.execution import Place
 from lazycluster.connection import Connection
 from lazycluster.exceptions import (

@@ -1,86 +1,25 @@
-"""Pure functions that make the argv of ssh, the hazards of ssh_config, and version gates.
+"""Make the argv of each ssh and scp; pure functions.
 
-What the user did not ask for is not passed, so that their ssh_config decides; what would break a
-binary conversation on stdin and stdout is neutralised. Host key checking is the user's business:
-nothing here sets StrictHostKeyChecking.
+What the user did not ask for is not passed, so that ssh_config decides. What would break binary
+frames on stdin and stdout is neutralised; see `options.MASTER_OPTIONS`. No function here sets
+StrictHostKeyChecking, because host key checking belongs to the user.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import re
 import shlex
-import sys
-from typing import TYPE_CHECKING, NamedTuple
 
-from lazycluster.exceptions import LazyclusterError
-
-if TYPE_CHECKING:
-    from lazycluster._ssh.settings import Settings
-
-
-class Version(NamedTuple):
-    """The version of OpenSSH, without its patch level."""
-
-    major: int
-    minor: int
-
-
-# Since this one a question that a host has worded begins with "(user@host)", so that it cannot pass
-# for one of ssh itself.
-PROMPTS_NAME_HOSTS = Version(8, 5)
-
-# Older ones have no -J, no "none" for some keywords, and nobody tests against them.
-OLDEST_VERSION = Version(7, 0)
-
-# What we set on the master, and since which version ssh knows the keyword: an unknown one is fatal,
-# and IgnoreUnknown on the command line would replace the user's own.
-_MASTER_OPTIONS: tuple[tuple[Version, str, str], ...] = (
-    # `ask` opens SSH_ASKPASS for a key from a file, BatchMode or not (seen with 8.4, 9.2, 10.0).
-    (Version(7, 2), "AddKeysToAgent", "no"),
-    # The master lives as long as our session, in the foreground.
-    (Version(7, 0), "ControlPersist", "no"),
-    (Version(8, 7), "ForkAfterAuthentication", "no"),
-    # With one, ssh refuses: "Cannot execute command-line and remote command."
-    (Version(7, 6), "RemoteCommand", "none"),
-    # `none` starts no command at all, `subsystem` takes ours for the name of one.
-    (Version(8, 7), "SessionType", "default"),
-    # stdin and stdout carry bytes of ours: no tty, no /dev/null, no escape character, no output of
-    # a local command.
-    (Version(7, 0), "RequestTTY", "no"),
-    (Version(8, 7), "StdinNull", "no"),
-    (Version(7, 0), "EscapeChar", "none"),
-    (Version(7, 0), "PermitLocalCommand", "no"),
-    # `*=5m` and `global=5m` end a session that is silent for that long (seen with 10.0).
-    (Version(9, 6), "ChannelTimeout", "none"),
-    # A forward of the user's may fail, and with ExitOnForwardFailure ends the login; an open one
-    # keeps ssh alive after its session. What `ssh -O forward` asks for later works all the same.
-    (Version(7, 0), "ClearAllForwardings", "yes"),
-    (Version(7, 0), "Tunnel", "no"),
-    # ClearAllForwardings does not clear it. It runs xauth on both sides and sets DISPLAY there.
-    (Version(7, 0), "ForwardX11", "no"),
-    # QUIET hides the reason of a failure, and only from INFO on stands why a connection ended.
-    (Version(7, 0), "LogLevel", "INFO"),
-    (Version(7, 0), "VisualHostKey", "no"),
-)
-
-# Settings keeps these out of `options`; ConnectTimeout has its parameter, BatchMode has three.
-RESERVED_OPTIONS = frozenset(
-    name.lower()
-    for name in (
-        *(name for _, name, _ in _MASTER_OPTIONS),
-        "BatchMode",
-        "ConnectTimeout",
-        "ControlMaster",
-        "ControlPath",
-    )
-)
-
+from lazycluster._ssh.options import MASTER_OPTIONS, PROMPTS_NAME_HOSTS, SCP_WITH_SFTP, Version
+from lazycluster._ssh.settings import Settings
 
 # ssh keeps `seconds * 1000` in an int.
-_LONGEST_CONNECT_TIMEOUT = 2_147_483
+_LONGEST_CONNECT_TIMEOUT = 2_147_483  # seconds
+
+# The destination of every mux client. Any name works: the control socket decides on the host.
+_ON_THE_MASTER = "lazycluster"
 
 
 def master_argv(
@@ -107,8 +46,8 @@ def master_argv(
         os.fspath(control_path).replace("%", "%%"),
         "-T",
     ]
-    # ssh takes the first value of an option: ours, then the user's, then those of ssh_config.
-    for since, name, value in _MASTER_OPTIONS:
+    # ssh takes the first value of an option: lazycluster's, then the user's, then ssh_config's.
+    for since, name, value in MASTER_OPTIONS:
         if version >= since:
             argv += ["-o", f"{name}={value}"]
     for name, value in _login_options(settings, version).items():
@@ -121,14 +60,14 @@ def master_argv(
 
 
 def _login_options(settings: Settings, version: Version) -> dict[str, str]:
-    """The options that say what may be asked at the login."""
+    """Return the options that limit what ssh may ask at the login."""
     if not settings.may_be_asked:
-        # Nothing waits for a human: a question becomes an error.
+        # Without a person or a secret, a question becomes an error instead of a wait.
         return {"BatchMode": "yes"}
     options = {"BatchMode": "no"}
     if settings.interactive:
         return options
-    # What was refused once is refused again, and may lock the account.
+    # The host would refuse the password again, and may lock the account.
     options["NumberOfPasswordPrompts"] = "1"
     if settings.password is None:
         options["PasswordAuthentication"] = "no"
@@ -137,35 +76,17 @@ def _login_options(settings: Settings, version: Version) -> dict[str, str]:
     return options
 
 
-def login_environment(version: Version, askpass: str | None) -> dict[str, str]:
-    """Return the environment for ssh: BatchMode does not reach the ssh of a jump host.
-
-    With a DISPLAY that one asked three times for a password, by a window (tried with 9.2).
-
-    Args:
-        version: The version of ssh.
-        askpass: The program that answers questions, None if nobody can.
-    """
-    environment = {**os.environ, "SSH_ASKPASS_REQUIRE": "force" if askpass else "never"}
-    if askpass:
-        environment["SSH_ASKPASS"] = askpass
-    if version < (8, 4):  # the first that knows SSH_ASKPASS_REQUIRE
-        environment["SSH_ASKPASS"] = askpass or "false"
-        environment.setdefault("DISPLAY", ":")  # without one it does not run the program
-    return environment
+def resolve_argv(settings: Settings) -> list[str]:
+    """Make the argv of the ssh that prints what ssh_config says about a host, without a login."""
+    return ["ssh", "-G", *_user_arguments(settings), "--", settings.destination]
 
 
 def login_command(settings: Settings) -> str:
-    """Return the command line by which a person logs in to the host, for messages.
+    """Return the shell command with which a person logs in to the host, for messages.
 
-    It can ask what we cannot: whether to accept a host key, a password, a passphrase.
+    That ssh can ask what lazycluster cannot: to accept a host key, a password, a passphrase.
     """
     return shlex.join(["ssh", *_user_arguments(settings), settings.destination])
-
-
-def resolve_argv(settings: Settings) -> list[str]:
-    """Make the argv of the ssh that prints what ssh_config says of a host, without a login."""
-    return ["ssh", "-G", *_user_arguments(settings), "--", settings.destination]
 
 
 def _user_arguments(settings: Settings) -> list[str]:
@@ -185,28 +106,18 @@ def _user_arguments(settings: Settings) -> list[str]:
     return argv
 
 
-# --- what rides on the master ---
-
-# Any name will do: the control socket says which host it is.
-_ON_THE_MASTER = "lazycluster"
-# The first scp that knows -s, with which it speaks SFTP and no remote shell reads the names.
-_SCP_WITH_SFTP = Version(8, 7)
-
-
 def _client_options(control_path: str | os.PathLike[str]) -> list[str]:
+    """Return the options of every mux client: it uses the master or fails."""
+    # The value is quoted because a blank would end it.
+    path = '"' + os.fspath(control_path).replace("%", "%%") + '"'
     return [
-        # No ssh_config has a say: what the user set there is in the master already.
+        # The master has read ssh_config already.
         *("-F", "none"),
-        *("-o", f"ControlPath={_as_option(control_path)}"),
-        # A client whose master is dead, or refuses it, logs in by itself, silently. Not so.
+        *("-o", f"ControlPath={path}"),
+        # If the master is dead or refuses the client, ssh would log in by itself, silently.
         *("-o", "ProxyCommand=false"),
         *("-o", "BatchMode=yes"),
     ]
-
-
-def _as_option(path: str | os.PathLike[str]) -> str:
-    # A blank would end the value.
-    return '"' + os.fspath(path).replace("%", "%%") + '"'
 
 
 def run_argv(
@@ -216,8 +127,8 @@ def run_argv(
 
     Args:
         control_path: The master's control socket.
-        log_file: Where the client's own words go (`-E`), so that stderr is the command's alone. At
-            DEBUG2, for only there stands whether the host told an exit status.
+        log_file: The file for the client's own messages (`-E`), so that stderr holds only the
+            command's. The level is DEBUG2, the first that prints the exit status the host sent.
         remote_command: The command line for the remote shell.
     """
     return [
@@ -231,7 +142,7 @@ def run_argv(
 
 
 def check_argv(control_path: str | os.PathLike[str]) -> list[str]:
-    """Make the argv of a mux client that asks whether the master is there, not whether its host is.
+    """Make the argv of a mux client that checks the master itself, not its connection.
 
     Args:
         control_path: The master's control socket.
@@ -246,14 +157,14 @@ def forward_argv(
     listen_port: int,
     to_port: int,
 ) -> list[str]:
-    """Make the argv of a mux client that has the master begin or end a forward on loopback.
+    """Make the argv of a mux client that makes the master begin or end a forward on loopback.
 
     Args:
         control_path: The master's control socket.
         action: "forward" or "cancel" (`-O`).
-        flag: "-L", to listen on the manager, or "-R", on the host.
+        flag: "-L" to listen on the manager, or "-R" to listen on the host.
         listen_port: The port to listen on, on 127.0.0.1; 0 only with "-R".
-        to_port: The port of the other side's localhost to connect to, IPv4 or IPv6.
+        to_port: The port on the other side's localhost to connect to, IPv4 or IPv6.
     """
     forward = f"127.0.0.1:{listen_port}:localhost:{to_port}"
     return [
@@ -266,11 +177,11 @@ def forward_argv(
 
 
 def probe_argv(control_path: str | os.PathLike[str], port: int) -> list[str]:
-    """Make the argv of a mux client that has the host connect to a port of its own (`-W`).
+    """Make the argv of a mux client that makes the host connect to one of its own ports (`-W`).
 
     Args:
         control_path: The master's control socket.
-        port: The port of the host's localhost.
+        port: The port on the host's localhost.
     """
     return [
         "ssh",
@@ -281,7 +192,7 @@ def probe_argv(control_path: str | os.PathLike[str], port: int) -> list[str]:
 
 
 def sftp_argv(control_path: str | os.PathLike[str]) -> list[str]:
-    """Make the argv of a mux client that opens a session of SFTP; without input it ends well.
+    """Make the argv of a mux client that opens an SFTP session; without input it exits with 0.
 
     Args:
         control_path: The master's control socket.
@@ -304,142 +215,39 @@ def scp_argv(
         control_path: The master's control socket.
         version: The version of ssh, and so of scp.
         source: The path to copy from.
-        target: The path to copy to; a folder that is there gets it under its own name.
-        to_host: Whether the target is on the host, and not the source.
-        sftp: Whether to speak SFTP, where scp can; else the old protocol, for which the account's
-            shell reads the names.
+        target: The path to copy to; into an existing folder, under the source's name.
+        to_host: True if the target is on the host, False if the source is.
+        sftp: Speak SFTP if scp can. Otherwise speak the old protocol, for which the account's shell
+            reads the names.
 
     Raises:
-        ValueError: A name on the host has a line break, and would be read by a shell.
+        ValueError: If a shell would read the name on the host and it contains a line break.
     """
-    sftp = sftp and version >= _SCP_WITH_SFTP
+    sftp = sftp and version >= SCP_WITH_SFTP
     argv = ["scp", *_client_options(control_path), "-r", "-p"]
-    if version >= _SCP_WITH_SFTP:
+    if version >= SCP_WITH_SFTP:
         argv.append("-s" if sftp else "-O")
-    if sftp:
-        # It looks for what matches the source, and takes the target as it is.
-        remote = target if to_host else re.sub(r"([\\*?\[\]])", r"\\\1", source)
-    else:
+    if not sftp:
         remote = _escaped_for_shell(target if to_host else source)
+    elif to_host:
+        remote = target
+    else:
+        # With SFTP, scp takes the source for a pattern.
+        remote = re.sub(r"([\\*?\[\]])", r"\\\1", source)
     on_host = f"{_ON_THE_MASTER}:{remote}"
-    # An absolute path has no host in it, whatever colons it holds.
+    # scp never takes an absolute path for `host:path`, even if it contains a colon.
     local = os.path.abspath(source if to_host else target)
     return [*argv, "--", *((local, on_host) if to_host else (on_host, local))]
 
 
 def _escaped_for_shell(path: str) -> str:
-    """Escape by backslashes only: scp compares what the host sends with the pattern it asked for.
+    """Escape with backslashes only: scp compares the names that the host sends with this pattern.
 
-    It does not know of quotes, and would refuse the file ("filename does not match request").
+    scp does not know quotes, and would refuse the file ("filename does not match request").
     """
     if "\n" in path:
         raise ValueError(
-            f"The path {path!r} holds a line break, which scp without SFTP cannot copy."
+            f"Invalid path {path!r}: it contains a line break, which scp without SFTP cannot copy."
         )
     home, rest = ("~/", path[2:]) if path.startswith("~/") else ("", path)
     return home + re.sub(r"([^\w@%+=:,./-])", r"\\\1", rest)
-
-
-# --- versions ---
-
-
-def ssh_version() -> Version:
-    """Return the version of the ssh that PATH leads to; it is asked once per executable.
-
-    Raises:
-        LazyclusterError: If there is no ssh, or one that cannot be used.
-    """
-    import shutil
-
-    path = shutil.which("ssh")
-    if path is None:
-        raise LazyclusterError(
-            "There is no `ssh` in PATH; install the OpenSSH client (package openssh-client, on "
-            "Fedora openssh-clients)."
-        )
-    return _version_of(os.path.realpath(path))
-
-
-@functools.cache
-def _version_of(path: str) -> Version:
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            [path, "-V"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LazyclusterError(f"`{path} -V` does not work: {error}") from error
-    return parse_version(done.stdout.decode("utf-8", "backslashreplace"))
-
-
-def parse_version(text: str) -> Version:
-    """Read what `ssh -V` printed.
-
-    Args:
-        text: As in "OpenSSH_9.2p1 Debian-2, OpenSSL 3.0.19 27 Jan 2026".
-
-    Returns:
-        The version.
-
-    Raises:
-        LazyclusterError: If it is not OpenSSH, is older than 7.0, or is the build for Windows,
-            which cannot multiplex.
-    """
-    found = " ".join(text.split())[:100] or "nothing"
-    match = re.search(r"\bOpenSSH_(for_Windows_)?(\d+)\.(\d+)", text)
-    if "No user exists for uid" in text:
-        raise LazyclusterError(f"ssh refuses to run: {found}. Add that user to /etc/passwd.")
-    if match is None:
-        raise LazyclusterError(
-            f"`ssh -V` says {found!r}, which is not OpenSSH; put the OpenSSH client first in PATH."
-        )
-    if match[1]:
-        raise LazyclusterError(
-            f"`ssh -V` says {found!r}, which has no control master; run the manager under Linux, "
-            "macOS or WSL."
-        )
-    version = Version(int(match[2]), int(match[3]))
-    if version < OLDEST_VERSION:
-        oldest = ".".join(map(str, OLDEST_VERSION))
-        raise LazyclusterError(
-            f"`ssh -V` says {found!r}, but OpenSSH {oldest} or later is needed; update the client."
-        )
-    return version
-
-
-# --- the control path ---
-
-
-def control_path_limit() -> int:
-    """Return how long the path of a control socket may be, in bytes.
-
-    ssh binds `path.` and 16 letters first and renames that; sun_path has 108 bytes on Linux and 104
-    on macOS and BSD, one of them for the NUL.
-    """
-    sun_path = 108 if sys.platform.startswith("linux") else 104
-    return sun_path - len("." + "x" * 16) - 1
-
-
-def check_control_path(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that ssh cannot make its control socket at.
-
-    Raises:
-        LazyclusterError: If it is too long, or holds `${`, which ssh takes for an environment
-            variable.
-    """
-    folder, length = os.path.dirname(os.fspath(path)), len(os.fsencode(path))
-    if length > control_path_limit():
-        raise LazyclusterError(
-            f"The control socket would have a path of {length} bytes in {folder!r}, but ssh "
-            f"can have {control_path_limit()}; set XDG_RUNTIME_DIR to a folder with a shorter path."
-        )
-    if "${" in os.fspath(path):
-        raise LazyclusterError(
-            f"The control socket cannot be in {folder!r}, since ssh takes `${{` for an environment "
-            "variable; set XDG_RUNTIME_DIR to another folder."
-        )

@@ -1,10 +1,10 @@
-"""What ssh asks at a login, and who answers: the manager's half of SSH_ASKPASS.
+"""Answer what ssh asks at a login; the manager's half of SSH_ASKPASS.
 
-ssh starts a program for each question (`SSH_ASKPASS`), also the ssh of a jump host. Ours is a few
-lines of sh in the control folder that hand the question to the manager by one named pipe and read
-the answer from another, so that no secret is in an argv, in an environment or in a file. A person
-is asked at /dev/tty by the manager itself: ssh has no terminal, which is why Ctrl-C does not end it
-later.
+ssh starts a program for each question (`SSH_ASKPASS`), and so does the ssh of a jump host. The
+program is a few lines of sh in the control folder. It writes the question to one named pipe and
+reads the answer of the manager from another, so that no secret is in an argv, an environment or a
+file. A person is asked at /dev/tty by the manager itself: ssh has no terminal, which is why Ctrl-C
+does not end it later.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import termios
 import time
 from typing import Callable, NamedTuple
 
-from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh.options import ASKPASS_REQUIRE, PROMPTS_NAME_HOSTS, Version, ssh_version
 from lazycluster._ssh.settings import Settings
 from lazycluster._text import escaped
 from lazycluster.exceptions import AuthenticationError
 
-# $PPID is the ssh that asks. Its notice of a security key is "none": ssh ends the program itself.
+# $PPID is the ssh that asks. For a notice about a security key, the kind is "none", and ssh itself
+# ends the program.
 SCRIPT = """#!/bin/sh
 folder=${0%/*}
 printf '%s %s %s\\0' "$PPID" "${SSH_ASKPASS_PROMPT:-secret}" "$1" >"$folder/question"
 IFS= read -r answer <"$folder/answer" && printf '%s\\n' "$answer"
 """
-QUESTION_LIMIT = 1 << 16  # bytes; a host may word its questions as it likes
-LISTENER_PATIENCE = 10.0  # seconds until a program that has asked listens; it does so at once
-PAUSE = 0.005  # seconds between two looks
+QUESTION_LIMIT = 1 << 16  # bytes; the host chooses the words of a question
+READER_TIMEOUT = 10.0  # seconds until a program that has asked opens its pipe; it does so at once
+POLL_INTERVAL = 0.005  # seconds
 
 _HOST_KEY = re.compile(r"\(yes/no(?:/\[fingerprint\])?\)\?|type 'yes', 'no'")
 _PASSPHRASE = re.compile(r"Enter passphrase for key '")
@@ -39,8 +40,27 @@ _PASSWORD = re.compile(r"password(?: for [^:]*)?: ?$", re.IGNORECASE)
 _ANOTHER_PASSWORD = re.compile(r"\b(?:new|old|current|retype|again|one.time)\b", re.IGNORECASE)
 
 
+def login_environment(version: Version, askpass: str | None) -> dict[str, str]:
+    """Return the environment for the ssh of a login.
+
+    Without SSH_ASKPASS_REQUIRE, the ssh of a jump host would open a window: BatchMode does not
+    reach it, and with a DISPLAY it asked three times for a password (tried with 9.2).
+
+    Args:
+        version: The version of ssh.
+        askpass: The program that answers questions; None if no question can be answered.
+    """
+    environment = {**os.environ, "SSH_ASKPASS_REQUIRE": "force" if askpass else "never"}
+    if askpass:
+        environment["SSH_ASKPASS"] = askpass
+    if version < ASKPASS_REQUIRE:
+        environment["SSH_ASKPASS"] = askpass or "false"
+        environment.setdefault("DISPLAY", ":")  # without one, ssh does not run the program
+    return environment
+
+
 class Question(NamedTuple):
-    """What ssh asks: which ssh (its pid), the kind that it gives, and its words."""
+    """One question of ssh: the pid of the ssh that asks, the kind that it gives, and the text."""
 
     asker: int
     kind: str
@@ -48,15 +68,15 @@ class Question(NamedTuple):
 
 
 class Askpass:
-    """Answers what ssh asks for one login, by what the user gave or by asking a person.
+    """Answer the questions of one login, with the user's secrets or by asking a person.
 
     Args:
-        folder: The control folder; the guard writes there which ssh is ours.
-        settings: Whose `password`, `passphrase` and `interactive` count.
+        folder: The control folder, in which the guard writes the pid of its ssh.
+        settings: The `password`, `passphrase` and `interactive` to use.
 
     Attributes:
         path: The program for SSH_ASKPASS.
-        answered: What the user gave and ssh was told: "password", "passphrase", or "".
+        answered: The last secret that ssh got: "password", "passphrase", or "" if none.
     """
 
     def __init__(self, folder: str, settings: Settings) -> None:
@@ -64,104 +84,112 @@ class Askpass:
         self.answered = ""
         self._folder = folder
         self._settings = settings
-        self._told: set[str] = set()
-        self._over = False
-        self._buffer = b""
-        for name in ("question", "answer"):
-            os.mkfifo(os.path.join(folder, name), 0o600)
-        # To read and to write: so it has no end, and the program never waits for a reader.
-        self._questions = os.open(os.path.join(folder, "question"), os.O_RDWR | os.O_NONBLOCK)
+        self._given: set[str] = set()
+        self._pipes = _Pipes(folder, settings.host)
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
         with open(fd, "w") as script:
             script.write(SCRIPT)
 
     def finish(self) -> None:
-        """The login is over; `attend` returns then. From any thread."""
-        self._over = True
-        with contextlib.suppress(BlockingIOError):  # a full pipe wakes `attend` as well
-            os.write(self._questions, b"\0")
+        """Make `attend` return, because the login is over. Any thread may call this."""
+        self._pipes.finish()
 
     def close(self) -> None:
-        """After `finish`: nobody asks any more."""
-        os.close(self._questions)
-        for name in ("askpass", "question", "answer"):
-            with contextlib.suppress(OSError):  # the guard has removed them
-                os.unlink(os.path.join(self._folder, name))
+        """Remove the program and its pipes; call this after `attend` has returned."""
+        self._pipes.close()
+        with contextlib.suppress(OSError):  # the guard has removed it
+            os.unlink(self.path)
 
     def attend(self, on_person: Callable[[bool], None]) -> None:
         """Answer questions until the login is over.
 
         Args:
-            on_person: Told when a person is about to be asked (True), and when that is over.
+            on_person: Called with True before a person is asked, and with False afterwards.
 
         Raises:
-            AuthenticationError: A question that nobody can answer.
-            KeyboardInterrupt: From the person who was asked.
+            AuthenticationError: If a question cannot be answered.
+            KeyboardInterrupt: If the person who is asked presses Ctrl-C.
         """
         while True:
-            question = self._next_question()
+            question = self._pipes.next_question()
             if question is None:
                 return
-            own = self._answer(question)
-            if own is None and self._settings.interactive:
+            answer = self._own_answer(question)
+            if answer is None and self._settings.interactive:
                 on_person(True)
                 try:
-                    own = self._ask_person(question)
+                    answer = self._ask_person(question)
                 finally:
                     on_person(False)
-                if own is None and not self._pending():
+                if answer is None and not self._pipes.pending():
                     raise self._error(question, "it was not answered")
             if question.kind != "none":
-                self._give(own)
+                self._pipes.give(answer)
 
-    # Who answers
+    def _own_answer(self, question: Question) -> str | None:
+        """Return the user's secret for a question; None for no answer, which ssh takes for a no.
 
-    def _answer(self, question: Question) -> str | None:
-        """What the user has given for this; None for no answer, which ssh takes for a no."""
+        Raises:
+            AuthenticationError: If the login cannot go on without a person.
+        """
         settings, prompt = self._settings, question.prompt
-        ours = question.asker == self._our_ssh()
-        if _HOST_KEY.search(prompt):  # never answered by us; ssh then says what is wrong
+        if _HOST_KEY.search(prompt):  # only a person may accept one; ssh prints what is wrong
             return None
-        if _PASSPHRASE.match(prompt) and settings.passphrase is not None:
-            # An older ssh shows what a host asks as if ssh itself asked. On ours we forbid that.
-            if ours or _openssh.ssh_version() >= _openssh.PROMPTS_NAME_HOSTS:
-                # A wrong one is not repeated; another ssh may ask for the same key.
-                once = f"{question.asker} {prompt}"
-                return self._tell("passphrase", once, settings.passphrase)
-        elif _PASSWORD.search(prompt) and not _ANOTHER_PASSWORD.search(prompt):
-            if settings.password is not None and ours:
-                if "password" in self._told and not settings.interactive:
-                    raise self._error(question, "the password that was given was not accepted")
-                if "password" not in self._told:
-                    return self._tell("password", "password", settings.password)
-            elif settings.password is not None and not settings.interactive:
-                raise self._error(
-                    question,
-                    "that is a jump host or a ProxyCommand, and password=… is for the host alone; "
-                    "use a key there, or interactive=True",
-                )
+        if _PASSPHRASE.match(prompt):
+            return self._passphrase(question)
+        if (
+            settings.password is not None
+            and _PASSWORD.search(prompt)
+            and not _ANOTHER_PASSWORD.search(prompt)
+        ):
+            return self._password(question, settings.password)
         if settings.interactive:
             return None
-        if _PASSPHRASE.match(prompt):  # another key may do
-            return None
-        raise self._error(question, "nobody can be asked for that here; give interactive=True")
+        raise self._error(question, "no person can be asked for that; give interactive=True")
 
-    def _tell(self, what: str, once: str, secret: str) -> str | None:
-        if once in self._told:
+    def _passphrase(self, question: Question) -> str | None:
+        """Return the passphrase, once for each ssh and key; None lets ssh try another key."""
+        secret = self._settings.passphrase
+        # An older ssh shows a host's question as if ssh itself asked. On the ssh to the host the
+        # options forbid such questions; on a jump host's ssh they do not.
+        if secret is None or not (
+            ssh_version() >= PROMPTS_NAME_HOSTS or question.asker == self._ssh_to_the_host()
+        ):
             return None
-        self._told.add(once)
+        return self._give_once("passphrase", f"{question.asker} {question.prompt}", secret)
+
+    def _password(self, question: Question, secret: str) -> str | None:
+        """Return the password, once, if the ssh to the host itself asks for it."""
+        if question.asker == self._ssh_to_the_host():
+            answer = self._give_once("password", "password", secret)
+            problem = "the password that was given was not accepted"
+        else:
+            answer = None
+            problem = (
+                "that is a jump host or a ProxyCommand, and password=… is for the host alone; use "
+                "a key there, or interactive=True"
+            )
+        if answer is None and not self._settings.interactive:
+            raise self._error(question, problem)
+        return answer
+
+    def _give_once(self, what: str, key: str, secret: str) -> str | None:
+        """Return the secret; None the next time, because ssh asks again only if it was wrong."""
+        if key in self._given:
+            return None
+        self._given.add(key)
         self.answered = what
         return secret
 
-    def _our_ssh(self) -> int:
-        """The pid of the ssh that goes to the host itself, and not to a jump host."""
-        deadline = time.monotonic() + LISTENER_PATIENCE
+    def _ssh_to_the_host(self) -> int:
+        """Return the pid of the ssh that goes to the host itself, not to a jump host; else -1."""
+        deadline = time.monotonic() + READER_TIMEOUT
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), open(os.path.join(self._folder, "pid")) as file:
                 text = file.read()
                 if text.endswith("\n"):
                     return int(text)
-            time.sleep(PAUSE)
+            time.sleep(POLL_INTERVAL)
         return -1
 
     def _error(self, question: Question, why: str) -> AuthenticationError:
@@ -171,55 +199,8 @@ class Askpass:
             host=host,
         )
 
-    # The two pipes
-
-    def _pending(self) -> bool:
-        poller = select.poll()
-        poller.register(self._questions, select.POLLIN)
-        return bool(self._buffer or poller.poll(0))
-
-    def _next_question(self) -> Question | None:
-        """The next question; None if the login is over."""
-        poller = select.poll()
-        poller.register(self._questions, select.POLLIN)
-        while not self._over and b"\0" not in self._buffer:
-            poller.poll()  # the login has its deadline, and then `finish` is called
-            with contextlib.suppress(BlockingIOError):
-                self._buffer += os.read(self._questions, QUESTION_LIMIT)
-            if len(self._buffer) > QUESTION_LIMIT:
-                raise AuthenticationError(
-                    f"Cannot connect to {self._settings.host}: the login asks more than anybody "
-                    f"can read ({QUESTION_LIMIT} bytes and more).",
-                    host=self._settings.host,
-                )
-        if self._over:
-            return None
-        said, _, self._buffer = self._buffer.partition(b"\0")
-        asker, kind, prompt = said.decode("utf-8", "backslashreplace").split(" ", 2)
-        return Question(int(asker), kind, prompt)
-
-    def _give(self, answer: str | None) -> None:
-        """Hand over an answer to the program that has asked, or the end of its input."""
-        deadline = time.monotonic() + LISTENER_PATIENCE
-        while time.monotonic() < deadline and not self._pending():
-            try:
-                # Only to somebody who listens: what nobody has read is gone when this is closed.
-                fd = os.open(os.path.join(self._folder, "answer"), os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    return  # ssh has ended, and the folder has gone
-                time.sleep(PAUSE)
-                continue
-            with contextlib.suppress(OSError):  # likewise
-                if answer is not None:
-                    os.write(fd, os.fsencode(answer) + b"\n")
-            os.close(fd)
-            return
-
-    # A person
-
     def _ask_person(self, question: Question) -> str | None:
-        """Show the question at the terminal; the line that was typed, None if there is none."""
+        """Show the question at the terminal; return the line typed, None if there is none."""
         try:
             terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
         except OSError:
@@ -228,17 +209,93 @@ class Askpass:
             if question.kind == "none":
                 _write(terminal, question.prompt + "\n")
                 return ""
-            return _read_line(terminal, question.prompt, until=self._questions)
+            return _read_line(terminal, question.prompt, until=self._pipes.questions)
         finally:
             os.close(terminal)
 
 
+class _Pipes:
+    """The two named pipes between the programs that ask and the manager.
+
+    Args:
+        folder: The control folder.
+        host: The host as the user typed it.
+
+    Attributes:
+        questions: The descriptor that can be read when a question comes or the login is over.
+    """
+
+    def __init__(self, folder: str, host: str) -> None:
+        self._folder = folder
+        self._host = host
+        self._over = False
+        self._buffer = b""
+        for name in ("question", "answer"):
+            os.mkfifo(os.path.join(folder, name), 0o600)
+        # Open for writing too, so the pipe has no end and a program never waits for a reader.
+        self.questions = os.open(os.path.join(folder, "question"), os.O_RDWR | os.O_NONBLOCK)
+
+    def finish(self) -> None:
+        self._over = True
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes `next_question` as well
+            os.write(self.questions, b"\0")
+
+    def close(self) -> None:
+        os.close(self.questions)
+        for name in ("question", "answer"):
+            with contextlib.suppress(OSError):  # the guard has removed them
+                os.unlink(os.path.join(self._folder, name))
+
+    def pending(self) -> bool:
+        poller = select.poll()
+        poller.register(self.questions, select.POLLIN)
+        return bool(self._buffer or poller.poll(0))
+
+    def next_question(self) -> Question | None:
+        """Wait for the next question; return None if the login is over."""
+        poller = select.poll()
+        poller.register(self.questions, select.POLLIN)
+        while not self._over and b"\0" not in self._buffer:
+            poller.poll()  # without a timeout: `finish` is called at the login's deadline
+            with contextlib.suppress(BlockingIOError):
+                self._buffer += os.read(self.questions, QUESTION_LIMIT)
+            if len(self._buffer) > QUESTION_LIMIT:
+                raise AuthenticationError(
+                    f"Cannot connect to {self._host}: the login asks a question of more than "
+                    f"{QUESTION_LIMIT} bytes. Try `ssh` by hand.",
+                    host=self._host,
+                )
+        if self._over:
+            return None
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        asker, kind, prompt = line.decode("utf-8", "backslashreplace").split(" ", 2)
+        return Question(int(asker), kind, prompt)
+
+    def give(self, answer: str | None) -> None:
+        """Give the program that has asked its answer, or the end of its input."""
+        deadline = time.monotonic() + READER_TIMEOUT
+        while time.monotonic() < deadline and not self.pending():
+            try:
+                # Fails without a reader. Data that was not read is lost when this end is closed.
+                fd = os.open(os.path.join(self._folder, "answer"), os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    return  # ssh has ended, and the folder is removed
+                time.sleep(POLL_INTERVAL)
+                continue
+            with contextlib.suppress(OSError):  # ssh has ended the program
+                if answer is not None:
+                    os.write(fd, os.fsencode(answer) + b"\n")
+            os.close(fd)
+            return
+
+
 def _write(terminal: int, text: str) -> None:
-    os.write(terminal, escaped(text).encode())  # the host may have worded it
+    os.write(terminal, escaped(text).encode())  # the host may have chosen the text
 
 
 def _read_line(terminal: int, prompt: str, until: int) -> str | None:
-    """Read a line that a person types; None at the end, or when `until` has something to read."""
+    """Read a line that a person types; None at the end, or when `until` becomes readable."""
     echo = bool(_HOST_KEY.search(prompt))
     before = termios.tcgetattr(terminal)
     quiet = list(before)
@@ -247,7 +304,7 @@ def _read_line(terminal: int, prompt: str, until: int) -> str | None:
         quiet[3] |= termios.ECHONL
     line = b""
     try:
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, quiet)  # before anybody is asked to type
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, quiet)  # before the person starts to type
         _write(terminal, prompt)
         poller = select.poll()
         poller.register(terminal, select.POLLIN)

@@ -1,4 +1,4 @@
-"""Make the private folder that holds ssh's control socket and log."""
+"""Make the private folder for the control socket and the log of ssh."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import os
 import shutil
 import socket
 import stat
+import sys
+from contextlib import ExitStack
 
-from lazycluster._ssh.argv import check_control_path
 from lazycluster.exceptions import LazyclusterError
 
 logger = logging.getLogger("lazycluster")
 
 
 def make_control_folder() -> str:
-    """A fresh 0700 folder for the control socket and the log, with a path short enough.
+    """Make a new folder with mode 0700 and a path that is short enough for the control socket.
 
-    Whoever can rename it can put a socket of their own in its place. So a parent that others may
-    write to is the last resort, as with a volume of Kubernetes in place of /tmp, and a WARNING.
+    Another user who can rename the folder can put a socket of their own in its place. So a parent
+    folder that others can write to (for example a Kubernetes volume mounted as /tmp) is used only
+    if there is no other, and a warning is logged.
+
+    Raises:
+        LazyclusterError: If no parent folder is usable; the message gives a reason for each.
     """
     reasons = []
     shared = []
@@ -28,9 +33,9 @@ def make_control_folder() -> str:
         try:
             status = os.stat(parent)
             owners = {status.st_uid, os.lstat(parent).st_uid}
-            # What /tmp is, the system says: in a container it may belong to nobody.
+            # /tmp is trusted whoever owns it: in a container its owner may be an unknown uid.
             if parent != "/tmp" and not owners <= {0, os.geteuid()}:
-                reasons.append(f"{parent}: it belongs to somebody else.")
+                reasons.append(f"{parent}: it belongs to another user.")
             elif status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
                 shared.append(parent)
             else:
@@ -44,14 +49,14 @@ def make_control_folder() -> str:
             reasons.append(_reason(parent, error))
             continue
         logger.warning(
-            "ssh's control socket is in %s, where others may replace it; set XDG_RUNTIME_DIR to a "
-            "folder that you alone can write to.",
+            "ssh's control socket is in %s, where other users can replace it; set XDG_RUNTIME_DIR "
+            "to a folder that only you can write to.",
             parent,
         )
         return folder
     raise LazyclusterError(
-        "There is no folder for ssh's control socket. Set XDG_RUNTIME_DIR to one that is short and "
-        "yours. " + " ".join(reasons)
+        "There is no folder for ssh's control socket. Set XDG_RUNTIME_DIR to a folder of yours "
+        "with a short path. " + " ".join(reasons)
     )
 
 
@@ -61,14 +66,16 @@ def _reason(parent: str, error: OSError | LazyclusterError) -> str:
 
 
 def _control_folder_in(parent: str) -> str:
-    """A folder there that is ours alone, with an empty log, and in which a socket can be made.
+    """Make a private folder there, with an empty log, in which a socket can be made.
 
     Raises:
-        OSError, LazyclusterError: There can be none.
+        OSError: If the folder, the log or a socket in it cannot be made.
+        LazyclusterError: If the path is too long, or other users can reach the folder.
     """
     folder = os.path.join(parent, "lazycluster-" + os.urandom(4).hex())  # short, for the socket
     os.mkdir(folder, 0o700)
-    try:
+    with ExitStack() as on_error:
+        on_error.callback(shutil.rmtree, folder, ignore_errors=True)
         path = os.path.join(folder, "s")
         check_control_path(path)
         status = os.lstat(folder)
@@ -78,7 +85,35 @@ def _control_folder_in(parent: str) -> str:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.bind(path)
         os.unlink(path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        on_error.pop_all()
     return folder
+
+
+def control_path_limit() -> int:
+    """Return the longest possible path of a control socket, in bytes.
+
+    ssh first binds `path.` and 16 letters, and renames that socket. sun_path has 108 bytes on Linux
+    and 104 on macOS and BSD, one of them for the NUL.
+    """
+    sun_path = 108 if sys.platform.startswith("linux") else 104
+    return sun_path - len("." + "x" * 16) - 1
+
+
+def check_control_path(path: str | os.PathLike[str]) -> None:
+    """Check that ssh can make its control socket at this path.
+
+    Raises:
+        LazyclusterError: If the path is too long, or contains `${`, which ssh takes for an
+            environment variable.
+    """
+    folder, length = os.path.dirname(os.fspath(path)), len(os.fsencode(path))
+    if length > control_path_limit():
+        raise LazyclusterError(
+            f"The control socket would have a path of {length} bytes in {folder!r}, but ssh "
+            f"can have {control_path_limit()}; set XDG_RUNTIME_DIR to a folder with a shorter path."
+        )
+    if "${" in os.fspath(path):
+        raise LazyclusterError(
+            f"The control socket cannot be in {folder!r}, since ssh takes `${{` for an environment "
+            "variable; set XDG_RUNTIME_DIR to another folder."
+        )

@@ -1,6 +1,6 @@
-"""What a failed login's error should say and ssh does not: the jump host, a key with a passphrase.
+"""Find out what ssh does not print about a failed login: the jump host, a key with a passphrase.
 
-Asked of ssh and ssh-keygen when a login has failed, and not before; neither logs in anywhere.
+ssh and ssh-keygen are asked only after a login has failed; neither logs in anywhere.
 """
 
 from __future__ import annotations
@@ -9,49 +9,49 @@ import os
 import pwd
 import subprocess
 
-from lazycluster._ssh import argv as _openssh
+from lazycluster._ssh.argv import resolve_argv
 from lazycluster._ssh.settings import Settings
 
-PATIENCE = 5.0  # seconds for each program to answer; it takes milliseconds
+_TIMEOUT = 5.0  # seconds for each program, which takes milliseconds
 
 
 def jump_host(settings: Settings) -> str:
-    """The jump hosts that ssh goes through to the host, as `-J` takes them; empty if none."""
+    """Return the jump hosts on the way to the host, as `-J` takes them; "" if there are none."""
     return "".join(_resolved(settings, "proxyjump")[:1])
 
 
 def locked_key(settings: Settings) -> str:
-    """A key that ssh would offer to the host but for its passphrase; empty if there is none.
+    """Return a key that ssh did not offer because it has a passphrase; "" if there is none.
 
-    In batch mode ssh passes over it in silence.
+    In batch mode ssh skips such a key and prints nothing.
     """
     for name in _resolved(settings, "identityfile"):
         path = name
-        if name.startswith("~/"):  # the account's home directory, whatever HOME says
+        if name.startswith("~/"):  # ssh takes the account's home directory, whatever HOME is
             try:
                 path = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, name[2:])
-            except KeyError:  # no such account: ssh has said so
+            except KeyError:  # no such account; ssh has printed that
                 return ""
-        if os.path.isfile(path) and "passphrase" in _said_by("ssh-keygen", "-yP", "", "-f", path):
+        if os.path.isfile(path) and "passphrase" in _output_of("ssh-keygen", "-yP", "", "-f", path):
             return path
     return ""
 
 
 def _resolved(settings: Settings, option: str) -> list[str]:
-    """What ssh makes of an option for the host; nothing if it cannot say."""
-    lines = _said_by(*_openssh.resolve_argv(settings)).splitlines()
+    """Return the values that ssh would use of an option; none if `ssh -G` fails."""
+    lines = _output_of(*resolve_argv(settings)).splitlines()
     return [line[len(option) + 1 :] for line in lines if line.startswith(option + " ")]
 
 
-def _said_by(*argv: str) -> str:
-    """What a program printed; nothing if it does not run, or not to its end."""
+def _output_of(*argv: str) -> str:
+    """Return what a program prints; "" if it cannot be run or takes too long."""
     try:
         done = subprocess.run(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=PATIENCE,
+            timeout=_TIMEOUT,
             start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -1,8 +1,8 @@
-"""Pipes whose end tells another process that this one has gone.
+"""Make pipes whose end tells another process that this process has ended.
 
-They are held by this process alone: a forked child that kept a copy open would keep everything
-alive after the manager's death (seen with `os.fork` and with multiprocessing). exec closes them,
-as it does all of Python's descriptors.
+Only this process holds them. A forked child that kept a copy open would keep the other process
+alive after the manager's death (seen with `os.fork` and with multiprocessing), so a child closes
+its copies. exec closes them, like all of Python's descriptors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _watching_forks = False
 
 
 def pipe() -> tuple[int, int]:
-    """A new pipe's end to read and end to write; to be closed by `close`."""
+    """Return the read end and the write end of a new pipe; close each with `close`."""
     global _watching_forks
     with _lock:  # no fork may come between a pipe and its entry
         if not _watching_forks:
@@ -27,13 +27,16 @@ def pipe() -> tuple[int, int]:
                 after_in_child=_close_in_child,
             )
             _watching_forks = True
-        reading, writing = (_above_the_standard_ones(fd) for fd in os.pipe())
+        reading, writing = (_above_standard_streams(fd) for fd in os.pipe())
         _held.update((reading, writing))
         return reading, writing
 
 
-def _above_the_standard_ones(fd: int) -> int:
-    """The same under a number that nothing prints to, if a standard stream was closed at start."""
+def _above_standard_streams(fd: int) -> int:
+    """Return `fd` with a number above 2: a standard stream may have been closed at the start.
+
+    Otherwise what a library prints to standard output would go into the pipe.
+    """
     if fd > 2:
         return fd
     higher: int = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -42,7 +45,7 @@ def _above_the_standard_ones(fd: int) -> int:
 
 
 def close(fd: int) -> int:
-    """Close an end, unless it is closed or a forked child's; -1, to be kept in place of it."""
+    """Close an end if this process holds it; return -1, for the caller to store in its place."""
     with _lock:
         if fd in _held:
             _held.discard(fd)

@@ -13,8 +13,9 @@ import threading
 from lazycluster._shared import frames
 from lazycluster._ssh import argv as _openssh
 from lazycluster._ssh import lifelines as _lifelines
-from lazycluster._ssh.askpass import Askpass
+from lazycluster._ssh.askpass import Askpass, login_environment
 from lazycluster._ssh.control_folder import make_control_folder
+from lazycluster._ssh.options import ssh_version
 from lazycluster._ssh.scripts import read_script
 from lazycluster._ssh.settings import Settings
 
@@ -40,7 +41,7 @@ class Master:
     """
 
     def __init__(self, settings: Settings, remote_command: str) -> None:
-        version = _openssh.ssh_version()
+        version = ssh_version()
         self.folder = make_control_folder()
         self.control_path = os.path.join(self.folder, "s")
         self._lock = threading.Lock()
@@ -73,9 +74,7 @@ class Master:
                     stdin=ssh_input,
                     stdout=ssh_output,
                     stderr=guard_input,
-                    env=_openssh.login_environment(
-                        version, self.askpass.path if self.askpass else None
-                    ),
+                    env=login_environment(version, self.askpass.path if self.askpass else None),
                     start_new_session=True,
                 )
             finally:

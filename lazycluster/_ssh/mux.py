@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 from lazycluster._conversation.conversation import Conversation
 from lazycluster._ssh import argv as _openssh
 from lazycluster._ssh import lifelines as _lifelines
+from lazycluster._ssh.options import ssh_version
 from lazycluster.exceptions import LazyclusterError, SshError
 
 COMMAND_LIMIT = 100_000  # bytes, encoded; Linux takes at most 128 KiB as one word of an argv
@@ -237,7 +238,7 @@ def _scp(
 ) -> tuple[int, str]:
     argv = _openssh.scp_argv(
         conversation.master.control_path,
-        _openssh.ssh_version(),
+        ssh_version(),
         source,
         target,
         to_host=to_host,

@@ -12,7 +12,7 @@ import cloudpickle
 import pytest
 
 import lazycluster
-from lazycluster._ssh.argv import Version, parse_version
+from lazycluster._ssh.options import Version, parse_version
 from support.containers import USER, DockerHosts, docker
 from support.programs import hazards, killed_manager
 from support.waiting import wait_until

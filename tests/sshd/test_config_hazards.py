@@ -17,7 +17,7 @@ import pytest
 
 import lazycluster
 from lazycluster import Connection
-from lazycluster._ssh.argv import ssh_version
+from lazycluster._ssh.options import ssh_version
 from lazycluster.exceptions import AuthenticationError
 from loopback_sshd import LoopbackSshd
 from support.managers import logins

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lazycluster import Connection, Runtime
-from lazycluster._ssh import argv as _openssh
-from lazycluster._ssh.argv import Version
+from lazycluster._ssh import argv as ssh_argv
+from lazycluster._ssh.options import Version, ssh_version
 from lazycluster.connection import CommandResult
 from lazycluster.exceptions import (
     CommandError,
@@ -32,7 +32,7 @@ from support.managers import control_folder, guards, logins, sshs
 from support.processes import await_gone, await_recorded, end, recorded
 from support.waiting import wait_until
 
-SSH = _openssh.ssh_version()
+SSH = ssh_version()
 
 ODD = [
     "plain",
@@ -359,12 +359,12 @@ def test_host_without_python_is_left_at_close(connect, bare_sshd, nothing_left):
 def protocol(request, monkeypatch):
     """Either language of scp; the second is what an older scp speaks."""
     if request.param == "old protocol":
-        original = _openssh.scp_argv
+        original = ssh_argv.scp_argv
 
         def scp_argv(*arguments, **keywords):
             return original(*arguments, **{**keywords, "sftp": False})
 
-        monkeypatch.setattr(_openssh, "scp_argv", scp_argv)
+        monkeypatch.setattr(ssh_argv, "scp_argv", scp_argv)
     elif Version(8, 7) > SSH:
         pytest.skip("this scp does not speak SFTP")
     return request.param

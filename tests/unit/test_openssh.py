@@ -17,18 +17,21 @@ from pathlib import Path
 
 import pytest
 
-from lazycluster._ssh import argv as _openssh
+from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster._ssh.argv import (
-    Version,
-    check_control_path,
-    control_path_limit,
+    check_argv,
+    forward_argv,
     login_command,
-    login_environment,
     master_argv,
-    parse_version,
-    ssh_version,
+    probe_argv,
+    run_argv,
+    scp_argv,
+    sftp_argv,
 )
-from lazycluster._ssh.settings import Settings, translate_connection_kwargs
+from lazycluster._ssh.askpass import login_environment
+from lazycluster._ssh.control_folder import check_control_path, control_path_limit
+from lazycluster._ssh.options import RESERVED_OPTIONS, Version, parse_version, ssh_version
+from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import LazyclusterError
 
 NEW = Version(10, 0)
@@ -585,6 +588,15 @@ def test_what_contradicts_itself_or_has_no_meaning_is_refused(kwargs):
         translate_connection_kwargs(kwargs)
 
 
+def test_two_passwords_that_differ_are_in_no_message():
+    """A message is shown and logged."""
+    kwargs = {"password": "sesame", "connect_kwargs": {"password": "barley"}}
+    with pytest.raises(ValueError, match="password") as caught:
+        translate_connection_kwargs(kwargs)
+    assert "sesame" not in str(caught.value)
+    assert "barley" not in str(caught.value)
+
+
 def test_two_spellings_that_agree_are_fine():
     """There is nothing to choose."""
     assert translate_connection_kwargs({"user": "a", "username": "a"}) == {"user": "a"}
@@ -705,19 +717,19 @@ def test_reserved_options_are_all_those_that_the_master_gets():
         for i, word in enumerate(words)
         if word == "-o"
     }
-    assert given <= _openssh.RESERVED_OPTIONS
+    assert given <= RESERVED_OPTIONS
 
 
-# --- what rides on the master ---
+# --- mux clients ---
 
 CLIENTS = [
-    _openssh.run_argv("/run/x/s", "/run/x/log", "true"),
-    _openssh.check_argv("/run/x/s"),
-    _openssh.forward_argv("/run/x/s", "forward", "-L", 1, 2),
-    _openssh.forward_argv("/run/x/s", "cancel", "-R", 0, 2),
-    _openssh.probe_argv("/run/x/s", 1),
-    _openssh.sftp_argv("/run/x/s"),
-    _openssh.scp_argv("/run/x/s", NEW, "a", "b", to_host=True),
+    run_argv("/run/x/s", "/run/x/log", "true"),
+    check_argv("/run/x/s"),
+    forward_argv("/run/x/s", "forward", "-L", 1, 2),
+    forward_argv("/run/x/s", "cancel", "-R", 0, 2),
+    probe_argv("/run/x/s", 1),
+    sftp_argv("/run/x/s"),
+    scp_argv("/run/x/s", NEW, "a", "b", to_host=True),
 ]
 
 
@@ -733,7 +745,7 @@ def test_a_client_reads_no_ssh_config_and_cannot_log_in(words):
 @pytest.mark.parametrize("path", ["/run/a b/s", "/run/100%h/s", "/run/üx/s"])
 def test_a_client_takes_the_control_path_literally(path):
     """As ssh itself reads it: blanks and percent signs mean nothing."""
-    words = _openssh.run_argv(path, "/dev/null", "true")
+    words = run_argv(path, "/dev/null", "true")
     del words[words.index("-E") : words.index("-E") + 2]
     done = subprocess.run(
         ["ssh", "-G", *words[1:]], stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -744,7 +756,7 @@ def test_a_client_takes_the_control_path_literally(path):
 @pytest.mark.parametrize(("action", "flag"), [("forward", "-L"), ("cancel", "-R")])
 def test_a_forward_is_asked_for_on_loopback(action, flag):
     """Never on all addresses, whatever GatewayPorts says; to IPv4 or IPv6."""
-    words = _openssh.forward_argv("/s", action, flag, 80, 8080)
+    words = forward_argv("/s", action, flag, 80, 8080)
     assert words[words.index("-O") + 1] == action
     assert words[words.index(flag) + 1] == "127.0.0.1:80:localhost:8080"
 
@@ -761,7 +773,7 @@ def test_a_forward_is_asked_for_on_loopback(action, flag):
 )
 def test_scp_speaks_sftp_where_it_can(version, sftp, flag):
     """-s and -O came with 8.7."""
-    words = _openssh.scp_argv("/s", version, "a", "b", to_host=True, sftp=sftp)
+    words = scp_argv("/s", version, "a", "b", to_host=True, sftp=sftp)
     assert [word for word in words if word in ("-s", "-O")] == ([flag] if flag else [])
 
 
@@ -769,7 +781,7 @@ def test_names_for_scp_are_literal():
     """SFTP looks for what matches a source on the host; elsewhere a shell reads it."""
 
     def remote(path, **keywords):
-        words = _openssh.scp_argv("/s", NEW, path, path, **keywords)
+        words = scp_argv("/s", NEW, path, path, **keywords)
         return words[-1 if keywords["to_host"] else -2].partition(":")[2]
 
     odd = r"a *?[b]\$x"
@@ -784,5 +796,5 @@ def test_names_for_scp_are_literal():
 
 def test_a_local_name_with_a_colon_is_no_host():
     """It is made absolute."""
-    words = _openssh.scp_argv("/s", NEW, "h:x", "y", to_host=True)
+    words = scp_argv("/s", NEW, "h:x", "y", to_host=True)
     assert words[-2] == os.path.abspath("h:x")

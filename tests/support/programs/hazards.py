@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lazycluster import Connection, RuntimeTask
-from lazycluster._ssh.argv import Version, ssh_version
+from lazycluster._ssh.options import Version, ssh_version
 from lazycluster.exceptions import CommandError, PortInUseError, TaskExecutionError
 
 PATIENCE = 150.0

@@ -166,7 +166,9 @@ from lazycluster import Connection
 from lazycluster._conversation import conversation as _conversation
 from lazycluster._conversation import bootstrap
 from lazycluster._ssh.settings import Settings
-bootstrap.bootstrap_input("x", Settings("host"))  # what it reads, that user may not be able to
+# That user may not be able to read these files.
+bootstrap.bootstrap_command()
+bootstrap.bootstrap_input("x", Settings("host"))
 os.setgroups([])
 os.setgid(12345)
 os.setuid(12345)

@@ -9,9 +9,10 @@ import socket
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lazycluster._conversation.conversation import Conversation
+from lazycluster._conversation.outcome import OsFailure, Outcome
 from lazycluster._shared import ports
 from lazycluster._ssh import argv as _openssh
 from lazycluster._ssh import mux as _clients
@@ -343,16 +344,17 @@ def _is_free_on_host(conversation: Conversation, port: int) -> tuple[bool, list[
     deadline = time.monotonic() + _clients.CONTROL_PATIENCE
     while not request.finished and time.monotonic() < deadline:
         request.wait(deadline)
-    if not request.outcomes or "result" not in request.outcomes[0]:
-        told: dict[str, Any] = request.outcomes[0] if request.outcomes else {}
+    outcome = request.outcomes[0] if request.outcomes else Outcome()
+    if not outcome.completed:
+        reason = outcome.failure.message if isinstance(outcome.failure, OsFailure) else ""
         raise _failed(
             conversation,
             f"port {port} of the host",
-            f"the host cannot say whether it is free: {told.get('message') or 'no answer came'}",
+            f"the host cannot say whether it is free: {reason or 'no answer came'}",
             None,
             "",
         )
-    return bool(request.outcomes[0]["result"]), b"".join(printed).decode("ascii").split()
+    return bool(outcome.result), b"".join(printed).decode("ascii").split()
 
 
 # --- either ---

@@ -1,22 +1,56 @@
-"""The handles that `get_process` hands out: with the methods of `multiprocessing.Process`."""
+"""Handles of what runs in the background, with the methods of `multiprocessing.Process`."""
 
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution
 
 if TYPE_CHECKING:
     from lazycluster.forwards import Forward
 
+__all__ = ["PortExposure", "Process", "TaskProcess"]
+
+
+class Process(Protocol):
+    """A process handle, as `Runtime.get_process` returns it."""
+
+    @property
+    def name(self) -> str:
+        """Return the process key."""
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process id on the host; None if there is none."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """Return None while it is alive, then 0, 1 after an error, -15 or -9 after a signal."""
+
+    def is_alive(self) -> bool:
+        """Return True until it has ended."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended.
+
+        Args:
+            timeout: The most seconds to wait. Defaults to None, no bound.
+        """
+
+    def terminate(self) -> None:
+        """Stop it gently and wait until it has ended. Does nothing after the end."""
+
+    def kill(self) -> None:
+        """Stop it by force and wait until it has ended. Does nothing after the end."""
+
 
 class TaskProcess:
-    """The asynchronous execution of a task.
+    """An asynchronous execution of a task.
 
     Args:
-        name: Its process key.
-        execution: What it is the handle of.
+        name: The process key.
+        execution: The execution.
     """
 
     def __init__(self, name: str, execution: Execution) -> None:
@@ -28,17 +62,17 @@ class TaskProcess:
 
     @property
     def name(self) -> str:
-        """The process key."""
+        """Return the process key."""
         return self._name
 
     @property
     def pid(self) -> int | None:
-        """The process id of the running step on the host; None between steps."""
+        """Return the process id of the running step on the host; None between steps."""
         return self._execution.pid
 
     @property
     def exitcode(self) -> int | None:
-        """None while it is alive, then 0, 1 after an error, -15 or -9 after it was stopped."""
+        """Return None while it is alive, then 0, 1 after an error, -15 or -9 after a stop."""
         if self._execution.is_alive:
             return None
         if self._execution.error is None:
@@ -46,26 +80,29 @@ class TaskProcess:
         return -self._execution.stopped_by or 1
 
     def is_alive(self) -> bool:
-        """Whether the execution has not ended."""
+        """Return True until the execution has ended."""
         return self._execution.is_alive
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the execution has ended.
 
         Args:
-            timeout: Seconds to wait at most. Defaults to None, no bound.
+            timeout: The most seconds to wait. Defaults to None, no bound.
         """
         self._execution.wait(timeout)
 
     def terminate(self) -> None:
-        """SIGTERM to all that the task started on the host, SIGKILL five seconds later.
+        """Stop the task: SIGTERM to its processes on the host, SIGKILL five seconds later.
 
-        Returns when it has gone. Does nothing after the end.
+        Returns when they have ended. Does nothing after the end.
         """
         self._execution.stop(signal.SIGTERM, TERMINATE_GRACE)
 
     def kill(self) -> None:
-        """SIGKILL to all that the task started on the host; returns when it has gone."""
+        """Stop the task: SIGKILL to its processes on the host.
+
+        Returns when they have ended. Does nothing after the end.
+        """
         self._execution.stop(signal.SIGKILL, 0)
 
 
@@ -73,12 +110,12 @@ class PortExposure:
     """A port that is exposed to a host or from it.
 
     Args:
-        name: Its process key.
-        forward: What it is the handle of.
+        name: The process key.
+        forward: The forward.
     """
 
-    pid = None
-    """A forward is no process of its own: None."""
+    pid: None = None
+    """Always None, because a forward does not have a process of its own."""
 
     def __init__(self, name: str, forward: Forward) -> None:
         self._name = name
@@ -90,24 +127,24 @@ class PortExposure:
 
     @property
     def name(self) -> str:
-        """The process key."""
+        """Return the process key."""
         return self._name
 
     @property
     def port(self) -> int:
-        """The port that is listened on, also where 0 was asked for."""
+        """Return the port that is listened on; a real port, also where 0 was given."""
         return self._forward.port
 
     @property
     def to_port(self) -> int:
-        """The port of the service."""
+        """Return the port of the service."""
         return self._forward.to_port
 
     @property
     def exitcode(self) -> int | None:
-        """None while it is alive, then -15 after it was stopped, 1 if the connection was lost.
+        """Return None while it is alive, then -15 after a stop, 1 after a lost connection.
 
-        0 if the connection was closed.
+        It is 0 if the connection was closed.
         """
         if self._forward.is_alive():
             return None
@@ -116,27 +153,29 @@ class PortExposure:
         return -signal.SIGTERM if self._stopped else 0
 
     def is_alive(self) -> bool:
-        """Whether it has neither been stopped nor ended with its connection."""
+        """Return True until it is stopped or its connection ends."""
         return self._forward.is_alive()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended.
 
         Args:
-            timeout: Seconds to wait at most. Defaults to None, no bound.
+            timeout: The most seconds to wait. Defaults to None, no bound.
         """
         self._forward.wait(timeout)
 
     def terminate(self) -> None:
-        """End it; returns when nobody listens on the port. Does nothing after the end.
+        """Stop listening on the port. Does nothing after the end.
+
+        Returns when the port is free.
 
         Raises:
-            ForwardError: ssh could not end it.
+            ForwardError: If ssh could not end the forward.
         """
         if self._forward.is_alive():
             self._stopped = True
             self._forward.cancel()
 
     def kill(self) -> None:
-        """The same as `terminate`."""
+        """Stop listening on the port, as `terminate` does."""
         self.terminate()

@@ -10,10 +10,11 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lazycluster._checks import check_path, checked_environment, checked_port
+from lazycluster._conversation.outcome import OsFailure, Outcome
 from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster._functions import payload as _payload
 from lazycluster._host_info import Information
-from lazycluster._tasks.execution import Place
+from lazycluster._tasks.execution import Target
 from lazycluster.connection import Connection
 from lazycluster.exceptions import (
     InvalidRuntimeError,
@@ -142,7 +143,7 @@ class Runtime(Information):
             if self._temporary_of is None or f"{made}/".startswith(f"{old}/"):
                 return
             conversation, self._temporary_of = self._temporary_of, None
-            self._operate_at(Place(conversation, None, {}), "remove_tree", path=old)
+            self._operate_at(Target(conversation, None, {}), "remove_tree", path=old)
 
     @property
     def env_variables(self) -> dict[str, str]:
@@ -229,7 +230,7 @@ class Runtime(Information):
                 self._processes[process.name] = process
                 task._hand_out(process, omit_on_join)
 
-        def find_place() -> Place:
+        def find_place() -> Target:
             return self._find_place(own)
 
         if execute_async:
@@ -617,7 +618,7 @@ class Runtime(Information):
             unique = f"{key}{self._KEY_DELIMITER}{count}"
         return unique
 
-    def _find_place(self, own: Mapping[str, str]) -> Place:
+    def _find_place(self, own: Mapping[str, str]) -> Target:
         """The live conversation, with the working directory, made anew after a lost connection."""
         self._connection.check_owner()
         with self._lock:
@@ -632,20 +633,20 @@ class Runtime(Information):
                     old,
                     self._working_dir,
                 )
-            return Place(conversation, self._working_dir, {**self.env_variables, **own})
+            return Target(conversation, self._working_dir, {**self.env_variables, **own})
 
     def _make_temporary(self, conversation: Conversation) -> None:
-        place = Place(conversation, None, {})
+        place = Target(conversation, None, {})
         self._working_dir = self._make(place, "make_private_directory")
         self._temporary_of = conversation
 
     def _make_directory(self, path: str) -> str:
         def make(conversation: Conversation) -> str:
-            return self._make(Place(conversation, None, {}), "make_directory", path=path)
+            return self._make(Target(conversation, None, {}), "make_directory", path=path)
 
         return self._connection.log_in(make)
 
-    def _make(self, place: Place, operation: str, **arguments: str) -> str:
+    def _make(self, place: Target, operation: str, **arguments: str) -> str:
         try:
             return str(self._operate_at(place, operation, **arguments))
         except OSError as error:
@@ -671,19 +672,20 @@ class Runtime(Information):
         """
         return self._operate_at(self._find_place({}), operation, **arguments)
 
-    def _operate_at(self, place: Place, operation: str, **arguments: Any) -> Any:
+    def _operate_at(self, place: Target, operation: str, **arguments: Any) -> Any:
         step = {"kind": "operation", "operation": operation, "arguments": arguments}
         request = place.conversation.request(
             [step], working_dir=place.working_dir, environment=place.environment
         )
         while not request.finished:
             request.wait()
-        outcome = request.outcomes[0] if request.outcomes else {}
-        if outcome.get("failure") == "os":
-            raise OSError(outcome.get("errno"), outcome["message"], outcome.get("path"))
-        if "result" not in outcome:
+        outcome = request.outcomes[0] if request.outcomes else Outcome()
+        failure = outcome.failure
+        if isinstance(failure, OsFailure):
+            raise OSError(failure.errno, failure.message, failure.path)
+        if not outcome.completed:
             raise LazyclusterError(f"{self.host} could not do {operation}: {outcome}.")
-        return outcome["result"]
+        return outcome.result
 
 
 _CLEANUP_PATIENCE = 5.0  # seconds for the threads of executions whose connection has been closed

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from lazycluster._tasks import log as _execution_log
 from loopback_sshd import LoopbackSshd
 from support.processes import command_line, parents, words
 
@@ -110,7 +109,6 @@ def nothing_left_behind() -> Iterator[None]:
     The first of the session's fixtures, so it is the last that ends.
     """
     yield
-    _execution_log._temporary_of_this_process()._remove()  # as at exit
     deadline = time.monotonic() + GRACE
     while left := [*_processes_of_ours(), *_new_control_folders()]:
         if time.monotonic() > deadline:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lazycluster._conversation.outcome import Outcome, parse_outcome
 from lazycluster._conversation.writer import Writer
 from lazycluster._shared import frames
-from lazycluster._tasks.outcomes import checked_outcome
 
 Storage = Callable[[int, memoryview], object]  # takes the index of a step, and bytes for now
 
@@ -63,7 +63,7 @@ class Request:
         self.step: int | None = None
         self.pid: int | None = None
         self.step_started = 0.0
-        self.outcomes: list[dict[str, Any]] = []
+        self.outcomes: list[Outcome] = []
         self.finished = False
         self.closed = False
 
@@ -164,7 +164,7 @@ class Request:
             elif kind == frames.ENDED:
                 if len(self.outcomes) == self._count:
                     raise ValueError("a step that ends out of turn")
-                self.outcomes.append(checked_outcome(json.loads(payload)))
+                self.outcomes.append(parse_outcome(json.loads(payload)))
                 self.pid = None
             elif kind == frames.FINISHED:
                 self.finished = True

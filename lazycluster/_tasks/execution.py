@@ -1,50 +1,46 @@
-"""One execution of a task on a host: requests out, the log, the values and the ending back."""
+"""Execute a task once on a host: send requests, keep the log and the values, find the error."""
 
 from __future__ import annotations
 
-import codecs
+import contextlib
 import functools
 import itertools
 import logging
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from lazycluster._conversation.outcome import Outcome
 from lazycluster._conversation.request import Request
-from lazycluster._functions import payload as _payload
-from lazycluster._spool import Spool
-from lazycluster._tasks.log import ExecutionLog
-from lazycluster._tasks.outcomes import step_error
-from lazycluster._tasks.progress import PERIOD, Meter
+from lazycluster._tasks.log import ExecutionLog, LivePrinter
+from lazycluster._tasks.outcomes import timeout_error, with_side
+from lazycluster._tasks.progress import REPORT_INTERVAL, Meter
 from lazycluster._tasks.steps import Step
 from lazycluster._tasks.transfers import Download
-from lazycluster._text import show
-from lazycluster.exceptions import (
-    ConnectionLostError,
-    FileTransferError,
-    LazyclusterError,
-    StepTimeoutError,
-    TaskExecutionError,
-    command_message,
-)
+from lazycluster._tasks.values import Values
+from lazycluster.exceptions import ConnectionLostError, LazyclusterError, TaskExecutionError
 
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
-    from lazycluster.tasks import RuntimeTask
 
 TERMINATE_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-KILL_PATIENCE = 5.0  # seconds beyond the grace that the host has to say that all are gone
+KILL_TIMEOUT = 5.0  # seconds after SIGKILL in which the host must report the end
 OUTPUT_IN_ERRORS = 1 << 14  # bytes of a step's output that its error carries
 
 logger = logging.getLogger("lazycluster")
 
 
-class Place(NamedTuple):
-    """Where steps run: over which conversation, in which directory, with which variables."""
+class Target(NamedTuple):
+    """Where steps run.
+
+    Attributes:
+        conversation: The conversation with the host.
+        working_dir: The directory to start in; None for the home directory.
+        environment: The variables to set.
+    """
 
     conversation: Conversation
     working_dir: str | None
@@ -52,45 +48,50 @@ class Place(NamedTuple):
 
 
 class Execution:
-    """One execution of a task; it runs once.
+    """Run the steps of a task once and hold what the run did.
 
     Args:
-        task: The task, whose steps are taken as they are now.
+        name: The name of the task.
+        steps: The steps.
         host: The host, for the log and the messages.
-        debug: Whether the output is printed live.
-        timeout: Seconds for the whole, None for no bound.
+        task: The task, for the attribute of the error only.
+        debug: True to print the output live.
+        timeout: The most seconds that all steps together may take; None for no bound.
 
     Attributes:
+        host: The host as the user typed it.
         log: What the steps printed.
-        error: How it failed, None while it has not.
-        stopped_by: The signal that somebody stopped it with, 0 if nobody has.
+        error: The error; None before a failure.
+        stopped_by: The number of the signal that stopped the execution; 0 if none did.
+        values: The values of the functions that have returned.
     """
 
     def __init__(
         self,
-        task: RuntimeTask,
+        name: str,
+        steps: tuple[Step, ...],
         host: str,
         *,
+        task: object,
         debug: bool = False,
         timeout: float | None = None,
     ) -> None:
         self.host = host
-        self.log = ExecutionLog(host, task.name)
+        self.log = ExecutionLog(host, name)
         self.error: TaskExecutionError | None = None
         self.stopped_by = 0
-        self._grace = 0.0  # seconds between SIGTERM and SIGKILL, of who stopped it
+        self.values = Values()
+        self._name = name
+        self._steps = steps
         self._task = task
-        self._steps: tuple[Step, ...] = task.steps
         self._debug = debug
         self._timeout = timeout
-        self._values = Spool()
-        self._value_sizes: dict[int, int] = {}  # bytes that have come, by step
-        self._returned: set[int] = set()  # the steps whose function has returned
-        self._offset = 0  # of the first step of the request
+        self._grace = 0.0  # seconds between SIGTERM and SIGKILL of the call of `stop`
+        self._offset = 0  # index of the request's first step
         self._request: Request | None = None
-        self._first_request: int | None = None  # its number, by which the host knows the task
+        self._first_request: int | None = None  # its number identifies the task on the host
         self._download: Download | None = None
-        self._meter: Meter | None = None  # of a copy under way, if somebody wants to know
+        self._meter: Meter | None = None
         self._done = threading.Event()
         self._pid = os.getpid()
 
@@ -106,47 +107,31 @@ class Execution:
         self._done = threading.Event()
         self._done.set()
 
-    # For the thread that runs it
-
-    def run(self, find_place: Callable[[], Place]) -> None:
+    def run(self, find_target: Callable[[], Target]) -> None:
         """Run the steps one after the other, until one fails.
 
         Args:
-            find_place: Called first, and again if the connection turns out to have ended before.
+            find_target: Called first, and again if the connection has ended before it was used.
 
         Raises:
-            TaskExecutionError: A step failed; its cause says how.
+            TaskExecutionError: If a step failed; its `__cause__` is the reason.
         """
         try:
-            self._run_to_end(find_place)
+            self._run(find_target)
         finally:
             self._done.set()
 
-    def _run_to_end(self, find_place: Callable[[], Place]) -> None:
-        try:
-            self._run(find_place)
-        except TaskExecutionError:
-            raise
-        except Exception as error:  # whatever it is, it must not get lost in a thread
-            self._fail(self._with_side(error))
-        except BaseException as error:  # a KeyboardInterrupt goes on, and is no success
-            self._note_failure(error)
-            raise
-        finally:
-            if self._download is not None:
-                self._download.abort()
-            if self._meter is not None:
-                self._meter.close()
-            if self._steps:
-                self.log.begin_step(len(self._steps) - 1)
-            self.log.close()
+    def run_in_background(self, find_target: Callable[[], Target], name: str) -> None:
+        """Run the steps in a daemon thread; an error is kept, and logged at level ERROR.
 
-    def run_in_background(self, find_place: Callable[[], Place], name: str) -> None:
-        """The same in a daemon thread; an error is kept, and logged at ERROR."""
+        Args:
+            find_target: See `run`.
+            name: The name of the thread.
+        """
 
         def run() -> None:
             try:
-                self._run_to_end(find_place)
+                self._run(find_target)
             except TaskExecutionError as error:
                 level = logging.INFO if self.stopped_by else logging.ERROR
                 logger.log(level, "%s", error)
@@ -155,88 +140,160 @@ class Execution:
 
         try:
             threading.Thread(target=run, name=name, daemon=True).start()
-        except BaseException:  # there may be no more threads to be had
+        except BaseException:  # The process may have no thread left, or Ctrl-C comes.
             self._done.set()
             raise
 
-    def _run(self, find_place: Callable[[], Place]) -> None:
+    @property
+    def pid(self) -> int | None:
+        """Return the process id of the running step on the host; None between steps."""
+        return None if self._request is None else self._request.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Return True until the execution has ended."""
+        return not self._done.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the execution has ended.
+
+        Args:
+            timeout: The most seconds to wait; None for no bound.
+
+        Returns:
+            True if it has ended.
+        """
+        if self.is_alive:
+            self._check_owner()
+        return self._done.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+
+    def stop(self, number: int, grace: float) -> None:
+        """Stop the running step and wait until its processes have ended, `KILL_TIMEOUT` at most.
+
+        Args:
+            number: The signal to report, SIGTERM or SIGKILL.
+            grace: Seconds between SIGTERM and SIGKILL.
+        """
+        if not self.is_alive:
+            return
+        self._check_owner()
+        self._grace = grace
+        self.stopped_by = number
+        if self._request is not None:
+            self._request.kill(grace)
+        self.wait(grace + KILL_TIMEOUT)
+
+    def _check_owner(self) -> None:
+        if self._pid != os.getpid():
+            raise LazyclusterError(
+                f"The task {self._name!r} belongs to process {self._pid}; this is a child "
+                "forked from it. Make a new Runtime in the child."
+            )
+
+    def _run(self, find_target: Callable[[], Target]) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._end_log)
+            stack.callback(self._end_copy)
+            try:
+                self._run_steps(find_target)
+            except TaskExecutionError:
+                raise
+            except Exception as error:  # A thread must not lose any error.
+                self._fail(self._named_side(error))
+            except BaseException as error:  # A KeyboardInterrupt is not a success.
+                self._note_failure(error)
+                raise
+
+    def _end_log(self) -> None:
+        if self._steps:
+            self.log.begin_step(len(self._steps) - 1)
+        self.log.close()
+
+    def _end_copy(self) -> None:
+        """Remove an incomplete copy and end the line that shows its progress."""
+        download, self._download = self._download, None
+        meter, self._meter = self._meter, None
+        try:
+            if download is not None:
+                download.abort()
+        finally:
+            if meter is not None:
+                meter.close()
+
+    def _run_steps(self, find_target: Callable[[], Target]) -> None:
         end = None if self._timeout is None else time.monotonic() + self._timeout
-        printer = _LivePrinter(self.log) if self._debug else None
-        place: Place | None = None
+        printer = LivePrinter(self.log) if self._debug else None
+        target: Target | None = None
         while self._offset < len(self._steps):
             steps = self._next_steps()
-            place = self._ask(find_place, place, steps)
-            request = self._request
-            assert request is not None
-            if self.stopped_by:  # before there was a request to kill, though it may run by now
+            target, request = self._send(find_target, target, steps)
+            if self.stopped_by:  # `stop` may have come before there was a request to kill.
                 request.kill(self._grace)
             try:
                 self._follow(request, end, printer)
             except TaskExecutionError:
                 raise
-            except BaseException:  # KeyboardInterrupt, a full disk, a closed terminal
+            except BaseException:  # Ctrl-C, a full disk, a closed terminal
                 self._kill_and_wait(request)
                 raise
             finally:
                 self._note_returns(request)
-            self._judge(request, steps)
+            self._check_outcomes(request, steps)
             self._offset += len(steps)
 
     def _next_steps(self) -> tuple[Step, ...]:
-        """The steps that are the next request: all up to a file, or a file by itself."""
+        """Return the steps of the next request: all before the next copy, or that copy."""
         rest = self._steps[self._offset :]
-        if rest[0].alone:
+        if rest[0].copies:
             return rest[:1]
-        return tuple(itertools.takewhile(lambda step: not step.alone, rest))
+        return tuple(itertools.takewhile(lambda step: not step.copies, rest))
 
-    def _ask(
-        self, find_place: Callable[[], Place], place: Place | None, steps: tuple[Step, ...]
-    ) -> Place:
-        """Write the request; where it was written.
+    def _send(
+        self, find_target: Callable[[], Target], target: Target | None, steps: tuple[Step, ...]
+    ) -> tuple[Target, Request]:
+        """Send a request; the task's first one again, if the connection has ended before it.
 
-        Once more if the connection has ended before anything of the task was written. After that
-        the task stays on its connection: on another the working directory may be another, too.
+        Later requests stay on the first one's connection: on another one the working directory may
+        be another, too.
         """
-        if place is None:
-            place = find_place()
+        if target is None:
+            target = find_target()
             try:
-                self._request_at(place, steps)
-                return place
+                return target, self._send_to(target, steps)
             except ConnectionLostError as error:
                 if error.started is not False:
                     raise
-                place = find_place()
-        self._request_at(place, steps)
-        return place
+                target = find_target()
+        return target, self._send_to(target, steps)
 
-    def _request_at(self, place: Place, steps: tuple[Step, ...]) -> None:
+    def _send_to(self, target: Target, steps: tuple[Step, ...]) -> Request:
         offset = self._offset
-        self._request = None  # what fails here has not started
+        self._request = None  # An error before the next one exists is not one of a started step.
         self._meter = meter = steps[0].meter()
         self._download = steps[0].download(meter)
         if self._download is not None:
-            self._download.leave_to_guard(place.conversation.master.folder)
-        self._request = place.conversation.request(
+            self._download.leave_to_guard(target.conversation.master.folder)
+        self._request = request = target.conversation.request(
             [step.describe() for step in steps],
-            working_dir=place.working_dir,
-            environment=place.environment,
+            working_dir=target.working_dir,
+            environment=target.environment,
             task=self._first_request,
-            pieces=itertools.chain.from_iterable(step.pieces(meter) for step in steps),
+            pieces=itertools.chain.from_iterable(step.chunks(meter) for step in steps),
             on_output=lambda index, data: self.log.append(offset + index, data),
-            on_value=lambda index, data: self._take_value(offset + index, data),
+            on_value=lambda index, data: self._store_value(offset + index, data),
             live=self._debug,
         )
-        self._first_request = self._first_request or self._request.number
+        self._first_request = self._first_request or request.number
+        return request
 
-    def _take_value(self, index: int, data: memoryview) -> None:
+    def _store_value(self, index: int, data: memoryview) -> None:
         if self._download is not None:
             self._download.feed(data)
-        elif self._steps[index].returns:  # whatever a host says
-            self._values.write(data)
-            self._value_sizes[index] = self._value_sizes.get(index, 0) + len(data)
+        elif self._steps[index].returns:  # A hostile host may send a value of a command.
+            self.values.append(index, data)
 
-    def _follow(self, request: Request, end: float | None, printer: _LivePrinter | None) -> None:
-        """Wait for the request's end, print what comes, keep the timeouts."""
+    def _follow(self, request: Request, end: float | None, printer: LivePrinter | None) -> None:
+        """Wait for the end of the request, print new output, enforce the timeouts."""
         while not request.finished:
             timeout, deadline = self._deadline(request, end)
             index = self._offset + len(request.outcomes)
@@ -249,28 +306,23 @@ class Execution:
                 continue
             self._kill_and_wait(request)
             assert timeout is not None
-            self._fail(self._timeout_error(index, timeout), index)
-        request.wait()  # what came may have found a full disk, and the end come behind it at once
+            output = self.log.tail(index, OUTPUT_IN_ERRORS)
+            self._fail(timeout_error(self.host, self._steps[index].name, timeout, output), index)
+        request.wait()  # It raises the error of output that could not be stored before the end.
         if printer is not None:
-            printer.print_new(last=True)  # it may have been over before we looked
+            printer.print_new(last=True)  # The request may have ended before the first look.
 
     def _wait(self, request: Request, deadline: float | None) -> None:
-        """Wait for news; looking now and then how far a copy is, if somebody wants to know."""
+        """Wait for news; with a progress callback, until it is due at the latest."""
         if self._meter is None:
             request.wait(deadline)
             return
-        look = time.monotonic() + PERIOD
-        request.wait(look if deadline is None else min(look, deadline))
+        due = time.monotonic() + REPORT_INTERVAL
+        request.wait(due if deadline is None else min(due, deadline))
         self._meter.report()
 
-    def _note_returns(self, request: Request) -> None:
-        for index, outcome in enumerate(request.outcomes):
-            # A command has no value, whatever a host says: that would be unpickled.
-            if outcome.get("returned") and self._steps[self._offset + index].returns:
-                self._returned.add(self._offset + index)
-
     def _deadline(self, request: Request, end: float | None) -> tuple[float | None, float | None]:
-        """The timeout that passes next, and when; None where there is none."""
+        """Return the timeout that passes next, and when; (None, None) without one."""
         index = self._offset + len(request.outcomes)
         if index < len(self._steps) and request.step == len(request.outcomes):
             timeout = self._steps[index].timeout
@@ -280,48 +332,54 @@ class Execution:
                     return timeout, step_end
         return self._timeout, end
 
-    def _kill_and_wait(self, request: Request, grace: float = TERMINATE_GRACE) -> None:
-        """Stop what runs and wait until the host says that it has gone, within bounds."""
-        request.kill(grace)
-        deadline = time.monotonic() + grace + KILL_PATIENCE
+    def _kill_and_wait(self, request: Request) -> None:
+        """Stop the request and wait until the host reports its end, `KILL_TIMEOUT` at most."""
+        request.kill(TERMINATE_GRACE)
+        deadline = time.monotonic() + TERMINATE_GRACE + KILL_TIMEOUT
         try:
             while not request.finished and time.monotonic() < deadline:
                 request.wait(deadline)
         except (LazyclusterError, OSError, ValueError):
-            return  # the connection has gone, and with it all that the request started
+            return  # The connection has ended, and with it all that the request has started.
 
-    # How it ended
+    def _note_returns(self, request: Request) -> None:
+        for index, outcome in enumerate(request.outcomes, self._offset):
+            # A command has no value. A hostile host that sends one must not get it unpickled.
+            if outcome.returned and self._steps[index].returns:
+                self.values.mark_returned(index)
 
-    def _judge(self, request: Request, steps: tuple[Step, ...]) -> None:
-        for number, (step, outcome) in enumerate(zip(steps, request.outcomes)):
-            index = self._offset + number
+    def _check_outcomes(self, request: Request, steps: tuple[Step, ...]) -> None:
+        for index, (step, outcome) in enumerate(zip(steps, request.outcomes), self._offset):
             tail = functools.partial(self.log.tail, index, OUTPUT_IN_ERRORS)
-            error = step_error(self.host, step, outcome, tail)
+            error = step.error(self.host, outcome, tail)
             if error is not None:
                 self._fail(error, index)
-            skipped = outcome.get("skipped", [])
-            if self._download is not None:
-                skipped = self._download.finish()
-                self._download = None
-            if self._meter is not None:
-                self._meter.report(last=True)
-                self._meter.close()
-                self._meter = None
-            for path, what in skipped:
-                line = f"skipped {path!r}: {what}\n"
+            for path, kind in self._finish_copy(outcome):
+                line = f"skipped {path!r}: {kind}\n"
                 self.log.append(index, line.encode("utf-8", "backslashreplace"))
         if len(request.outcomes) < len(steps):
             index = self._offset + len(request.outcomes)
             self._fail(LazyclusterError("It was stopped between two steps."), index)
 
-    def _with_side(self, error: Exception) -> Exception:
-        """An error of a copy that came from here, or through here from the host, says which."""
-        copies = bool(self._steps) and self._steps[self._offset].paths is not None
+    def _finish_copy(self, outcome: Outcome) -> list[tuple[str, str]]:
+        """Finish a successful copy, if the step is one; return what was skipped."""
+        skipped = list(outcome.skipped)
+        if self._download is not None:
+            skipped = self._download.finish()
+            self._download = None
+        if self._meter is not None:
+            self._meter.report(last=True)
+            self._meter.close()
+            self._meter = None
+        return skipped
+
+    def _named_side(self, error: Exception) -> Exception:
+        """Add the side (manager or host) on which a copy failed to its OSError."""
+        copies = bool(self._steps) and self._steps[self._offset].copies
         if not copies or not isinstance(error, OSError) or error.errno is None:
             return error
         there = self._download is not None and self._download.failed_there
-        side = self.host if there else "the manager"
-        return OSError(error.errno, f"{os.strerror(error.errno)} (on {side})", error.filename)
+        return with_side(error, self.host if there else "the manager")
 
     def _fail(self, cause: Exception, index: int | None = None) -> NoReturn:
         raise self._note_failure(cause, index) from cause
@@ -333,103 +391,16 @@ class Execution:
             index = max(0, min(index, len(self._steps) - 1))
         if request is not None and request.closed and not self.stopped_by:
             self.stopped_by = signal.SIGTERM
-        message = (
-            f"Step {index} of the task {self._task.name!r} failed on {self.host}. "
-            f"{str(cause) or type(cause).__name__}"
+        step = self._steps[index] if self._steps else Step(self._name)
+        self.error = step.execution_error(
+            f"Step {index} of the task {self._name!r} failed on {self.host}. "
+            f"{str(cause) or type(cause).__name__}",
+            cause,
+            task=self._task,
+            task_step_index=index,
+            host=self.host,
+            execution_log_file_path=self.log.path,
+            output=self.log.tail(index, OUTPUT_IN_ERRORS),
         )
-        details: dict[str, Any] = {
-            "task": self._task,
-            "task_step_index": index,
-            "host": self.host,
-            "execution_log_file_path": self.log.path,
-            "output": self.log.tail(index, OUTPUT_IN_ERRORS),
-        }
-        paths = self._steps[index].paths if self._steps else None
-        if paths is None:
-            self.error = TaskExecutionError(message, **details)
-        else:
-            number = cause.errno if isinstance(cause, OSError) else None
-            local, remote = paths
-            self.error = FileTransferError(
-                message, **details, local_path=local, remote_path=remote, errno=number
-            )
         self.error.__cause__ = cause
         return self.error
-
-    def _timeout_error(self, index: int, timeout: float) -> StepTimeoutError:
-        step = self._steps[index]
-        output = self.log.tail(index, OUTPUT_IN_ERRORS)
-        message = command_message(host=self.host, command=step.name, timeout=timeout, output=output)
-        return StepTimeoutError(
-            message, host=self.host, command=step.name, output=output, timeout=timeout
-        )
-
-    # For everybody
-
-    @property
-    def pid(self) -> int | None:
-        """Of the running step's process on the host; None between steps."""
-        return None if self._request is None else self._request.pid
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it has not ended."""
-        return not self._done.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended, at most `timeout` seconds; whether it has."""
-        if self.is_alive:
-            self._check_owner()
-        return self._done.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-
-    def _check_owner(self) -> None:
-        if self._pid != os.getpid():
-            raise LazyclusterError(
-                f"The task {self._task.name!r} belongs to process {self._pid}; this is a child "
-                "forked from it. Make a new Runtime in the child."
-            )
-
-    def stop(self, number: int, grace: float) -> None:
-        """Stop it and return when its process groups have gone, within bounds."""
-        if not self.is_alive:
-            return
-        self._check_owner()
-        self._grace = grace
-        self.stopped_by = number
-        if self._request is not None:
-            self._request.kill(grace)
-        self.wait(grace + KILL_PATIENCE)
-
-    def values(self) -> Iterator[object]:
-        """The values of the functions that have returned, in order, unpickled now."""
-        start = 0
-        for index, size in sorted(self._value_sizes.items()):
-            if index in self._returned:
-                yield _payload.load_value(self._values.open(start, start + size))
-            start += size
-
-    def drop_values(self) -> None:
-        """Forget them; a copy of the execution keeps them."""
-        self._returned = set()
-        self._values = Spool()
-
-
-class _LivePrinter:
-    """Prints what a log has got since the last time, in the thread of the one who waits."""
-
-    def __init__(self, log: ExecutionLog) -> None:
-        self._log = log
-        self._position = 0
-        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-
-    def print_new(self, *, last: bool = False) -> None:
-        """Print it; `last` says that no more comes, so that half a character is shown as well."""
-        while True:
-            data, self._position = self._log.read_new(self._position)
-            text = self._decoder.decode(data, final=last and not data)
-            if text:
-                show(text)
-                if sys.stdout is not None:
-                    sys.stdout.flush()
-            if not data:
-                return

@@ -1,12 +1,18 @@
-"""How a step ended, as the supervisor tells it -> which error that is."""
+"""Turn the outcome of a step into the error that it means."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from lazycluster._tasks.steps import Step
+from lazycluster._conversation.outcome import (
+    Failure,
+    OsFailure,
+    Outcome,
+    PythonModulesFailure,
+    PythonVersionFailure,
+)
 from lazycluster._text import escaped
 from lazycluster.exceptions import (
     CommandError,
@@ -15,143 +21,130 @@ from lazycluster.exceptions import (
     PythonVersionError,
     RemoteFunctionError,
     SerializationError,
+    StepTimeoutError,
     command_message,
 )
 
-# What a host may say of an ending, and what it has to say with each failure.
-_FORMS: dict[str, type | tuple[type, ...]] = {
-    "step": int,
-    "exit_status": int,
-    "signal": int,
-    "failure": str,
-    "errno": (int, type(None)),
-    "path": (str, type(None)),
-    "message": str,
-    "there": bool,
-    "python": str,
-    "stage": str,
-    "type": str,
-    "traceback": str,
-    "returned": bool,
-    "skipped": list,
-    "result": object,
-}
-_NEEDED = {
-    "os": ("message",),
-    "python_version": ("python",),
-    "python_modules": ("message",),
-    "raised": ("stage", "type", "message", "traceback"),
-}
 
-
-def checked_outcome(told: Any) -> dict[str, Any]:
-    """What a host said of how a step ended, if it is of the form that the supervisor has it in.
-
-    Raises:
-        ValueError, KeyError, TypeError: It is not.
-    """
-    outcome = dict(told)
-    for name, value in outcome.items():
-        absurd = name != "result" and isinstance(value, int) and not 0 <= value < 1 << 31
-        if absurd or not isinstance(value, _FORMS[name]):
-            raise ValueError(f"an ending with a strange {name}")
-    for name in _NEEDED[outcome["failure"]] if "failure" in outcome else ():
-        if name not in outcome:
-            raise ValueError(f"an ending without its {name}")
-    for path, what in outcome.get("skipped", []):
-        if not isinstance(path, str) or not isinstance(what, str):
-            raise ValueError("an ending with something strange skipped")
-    return outcome
-
-
-def step_error(
-    host: str, step: Step, outcome: Mapping[str, Any], output: Callable[[], str]
+def command_error(
+    host: str, command: str, outcome: Outcome, output: Callable[[], str]
 ) -> Exception | None:
-    """What an outcome means; None if all is well.
+    """Return the error of a command; None if it exited with status 0.
 
     Args:
-        host: The host.
-        step: The step.
-        outcome: How it ended, as the supervisor told it.
-        output: Gives the end of what the step printed.
+        host: The host as the user typed it.
+        command: The command.
+        outcome: How it ended.
+        output: Returns the end of what the command printed; called only for an error.
     """
-    exit_status, number = outcome.get("exit_status"), outcome.get("signal")
-    failure = outcome.get("failure")
-    name = step.name
-    if failure == "os" and step.paths is not None:
-        # The path is the sender's if what it sent says that it could not be read.
-        side = "the manager" if outcome.get("there") else host
-        message = escaped(f"{outcome['message']} (on {side})")
-        if outcome.get("errno") is None:
+    if outcome.failure is not None:
+        return _failure_error(host, command, outcome.failure, outcome.exit_status)
+    if outcome.exit_status == 0:
+        return None
+    ending = {"exit_status": outcome.exit_status, "signal": outcome.signal}
+    printed = output()
+    message = command_message(host=host, command=command, output=printed, **ending)
+    return CommandError(message, host=host, command=command, output=printed, **ending)
+
+
+def function_error(host: str, function: str, outcome: Outcome) -> Exception | None:
+    """Return the error of a function call; None if the function returned.
+
+    Args:
+        host: The host as the user typed it.
+        function: The name of the function.
+        outcome: How it ended.
+    """
+    if outcome.failure is not None:
+        return _failure_error(host, function, outcome.failure, outcome.exit_status)
+    if outcome.returned:
+        return None
+    return RemoteFunctionError(
+        f"The process of {function} ended {_ending(outcome)} on {host} before the function "
+        "returned.",
+        host=host,
+        function=function,
+        exit_status=outcome.exit_status,
+        signal=outcome.signal,
+    )
+
+
+def copy_error(host: str, name: str, remote_path: str, outcome: Outcome) -> Exception | None:
+    """Return the error of a copy; None if the copy was completed.
+
+    Args:
+        host: The host as the user typed it.
+        name: The name of the step.
+        remote_path: The path on the host, for an error without a path.
+        outcome: How it ended.
+    """
+    failure = outcome.failure
+    if isinstance(failure, OsFailure):
+        side = "the manager" if failure.on_sender else host
+        message = escaped(f"{failure.message} (on {side})")
+        if failure.errno is None:
             return LazyclusterError(message)
-        return OSError(outcome["errno"], message, outcome.get("path") or step.paths[1])
-    if failure == "os":
-        where = f" {outcome['path']!r}" if outcome.get("path") else ""
-        return LazyclusterError(f"The step could not start on {host}:{where} {outcome['message']}.")
-    if failure == "python_version":
+        return OSError(failure.errno, message, failure.path or remote_path)
+    if failure is not None:
+        return _failure_error(host, name, failure, outcome.exit_status)
+    if outcome.completed:
+        return None
+    return LazyclusterError(f"The process that copied ended {_ending(outcome)} on {host}.")
+
+
+def timeout_error(host: str, name: str, timeout: float, output: str) -> StepTimeoutError:
+    """Return the error of a step that took longer than `timeout` seconds."""
+    message = command_message(host=host, command=name, timeout=timeout, output=output)
+    return StepTimeoutError(message, host=host, command=name, output=output, timeout=timeout)
+
+
+def with_side(error: OSError, side: str) -> OSError:
+    """Return a copy of an error with an errno, whose message names the side that failed."""
+    assert error.errno is not None
+    return OSError(error.errno, f"{os.strerror(error.errno)} (on {side})", error.filename)
+
+
+def _ending(outcome: Outcome) -> str:
+    if outcome.signal:
+        return f"by signal {outcome.signal}"
+    return f"with exit status {outcome.exit_status}"
+
+
+def _failure_error(
+    host: str, name: str, failure: Failure, exit_status: int | None
+) -> LazyclusterError:
+    if isinstance(failure, OsFailure):
+        path = f" {failure.path!r}" if failure.path else ""
+        return LazyclusterError(f"The step could not start on {host}:{path} {failure.message}.")
+    if isinstance(failure, PythonVersionFailure):
         manager = "{}.{}.{}".format(*sys.version_info)
         return PythonVersionError(
-            f"Python on {host} is {outcome['python']} and the manager's is {manager}; "
+            f"Python on {host} is {failure.version} and the manager's is {manager}; "
             "functions need the same minor version. Name such an interpreter of the host "
             "with python=….",
             host=host,
-            host_version=outcome["python"],
+            host_version=failure.version,
             manager_version=manager,
         )
-    if failure == "python_modules":
+    if isinstance(failure, PythonModulesFailure):
         return PythonNotFoundError(
-            f"Python on {host} cannot run functions, as it is not complete: "
-            f"{outcome['message']}. Install all of it (on Debian `python3`, not "
+            f"Python on {host} cannot run functions, because it is not complete: "
+            f"{failure.message}. Install all of it (on Debian `python3`, not "
             "`python3-minimal`) or name another interpreter with python=….",
             host=host,
         )
-    if failure == "raised" and outcome["stage"] == "dump":
+    if failure.stage == "dump":
         return SerializationError(
             f"{name} has run to its end on {host}, but its value cannot be pickled: "
-            f"{outcome['type']}: {outcome['message']}."
+            f"{failure.type}: {failure.message}."
         )
-    if failure == "raised":
-        verb = "raised" if outcome["stage"] == "call" else "could not be loaded"
-        return RemoteFunctionError(
-            f"{name} {verb} on {host}: {outcome['type']}: {outcome['message']}\n"
-            f"{outcome['traceback']}".rstrip(),
-            host=host,
-            function=name,
-            exception_type=outcome["type"],
-            exception_message=outcome["message"],
-            traceback=outcome["traceback"],
-            exit_status=exit_status if outcome["type"] == "SystemExit" else None,
-        )
-    if step.paths is not None:
-        if "result" in outcome:
-            return None
-        how = f"by signal {number}" if number else f"with exit status {exit_status}"
-        return LazyclusterError(f"The process that copied ended {how} on {host}.")
-    if step.returns:
-        if outcome.get("returned"):
-            return None
-        how = f"by signal {number}" if number else f"with exit status {exit_status}"
-        return RemoteFunctionError(
-            f"The process of {name} ended {how} on {host} before the function returned.",
-            host=host,
-            function=name,
-            exit_status=exit_status,
-            signal=number,
-        )
-    if exit_status == 0:
-        return None
-    printed = output()
-    return CommandError(
-        command_message(
-            host=host,
-            command=name,
-            exit_status=exit_status,
-            signal=number,
-            output=printed,
-        ),
+    verb = "raised" if failure.stage == "call" else "could not be loaded"
+    return RemoteFunctionError(
+        f"{name} {verb} on {host}: {failure.type}: {failure.message}\n{failure.traceback}".rstrip(),
         host=host,
-        command=name,
-        exit_status=exit_status,
-        signal=number,
-        output=printed,
+        function=name,
+        exception_type=failure.type,
+        exception_message=failure.message,
+        traceback=failure.traceback,
+        exit_status=exit_status if failure.type == "SystemExit" else None,
     )

@@ -1,4 +1,4 @@
-"""How far a copy has come: counted where its bytes go by, told in the thread that waits for it."""
+"""Report the progress of a copy: one thread counts the bytes, the waiting thread reports them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lazycluster._text import escaped
 
 Progress = Union[Callable[[int, int], object], bool]
 
-PERIOD = 0.1  # seconds between two looks at how far it is
+REPORT_INTERVAL = 0.1  # seconds
 
 
 def checked_progress(progress: Progress | None) -> Progress | None:
-    """What users may give as `progress`.
+    """Return a user's `progress` argument.
 
     Raises:
-        ValueError: It is neither callable nor True, False or None.
+        ValueError: If it is neither callable nor True, False or None.
     """
     if progress is None or isinstance(progress, bool) or callable(progress):
         return progress
@@ -28,51 +28,53 @@ def checked_progress(progress: Progress | None) -> Progress | None:
 
 
 class Meter:
-    """The bytes of one copy.
+    """Count the bytes of one copy and report them.
 
     Args:
-        progress: Who is told: a callable, or True for a line on the terminal.
-        name: What the line calls the copy.
+        progress: A callable that gets (bytes done, bytes in total), or True for a line on the
+            terminal.
+        name: The name of the copy in that line.
 
     Attributes:
-        total: How many bytes there are, None until that is known.
+        total: The number of bytes in total; None until it is known.
     """
 
     def __init__(self, progress: Progress, name: str) -> None:
         self.total: int | None = None
         self._done = 0
-        self._told: tuple[int, int] | None = None
+        self._reported: tuple[int, int] | None = None
         self._line = _make_line(name) if progress is True else None
-        self._tell = self._line.show if self._line is not None else progress
+        self._callback = self._line.show if self._line is not None else progress
 
     def add(self, count: int) -> None:
-        """So many bytes more; called in the one thread that moves them."""
+        """Count bytes; only the thread that moves them calls this."""
         self._done += count
 
     def report(self, *, last: bool = False) -> None:
-        """Tell how far it is, if that has changed; `last` says that nothing more comes.
+        """Report the progress if it has changed. An exception of the callable is passed on.
 
-        Raises whatever the callable raises.
+        Args:
+            last: True if the copy is complete.
         """
         if self.total is None:
             return
         done = self._done
-        # A file may have grown, or be one of those that have no size. Or have shrunk.
+        # A file may grow or shrink while it is read, and files in /proc have no size.
         state = (done, done if last else max(done, self.total))
-        if state != self._told and callable(self._tell):
-            self._told = state
-            self._tell(*state)
+        if state != self._reported and callable(self._callback):
+            self._reported = state
+            self._callback(*state)
 
     def close(self) -> None:
-        """The copy is over, well or not; a second time is fine."""
+        """End the line on the terminal. A second call does nothing."""
         if self._line is not None:
             self._line.close()
 
 
 class _Line:
-    """One line on standard error that is written again and again."""
+    """Rewrite one line on standard error."""
 
-    WIDTH = 72  # columns at most, the carriage return not counted
+    WIDTH = 72  # columns at most, without the carriage return
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -98,7 +100,7 @@ class _Line:
 
 
 class _TqdmLine:
-    """The same by tqdm."""
+    """Show the progress with tqdm."""
 
     def __init__(self, name: str, tqdm: Any) -> None:
         self._name = name
@@ -118,7 +120,7 @@ class _TqdmLine:
 
 
 def _make_line(name: str) -> _Line | _TqdmLine | None:
-    """None where nobody looks: a log file is no place for it."""
+    """Return a line, or None if standard error is not a terminal: a log file needs no progress."""
     isatty = getattr(sys.stderr, "isatty", None)
     if isatty is None or not isatty():
         return None

@@ -1,135 +1,190 @@
-"""The steps of a task: frozen, and each describes itself."""
+"""Define the steps of a task: frozen dataclasses, each of which describes itself."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from lazycluster._conversation.outcome import Outcome
 from lazycluster._shared import frames
 from lazycluster._spool import Spool
-from lazycluster._tasks import transfers as _transfers
+from lazycluster._tasks.outcomes import command_error, copy_error, function_error
 from lazycluster._tasks.progress import Meter, Progress
+from lazycluster._tasks.transfers import Download, own_name, upload
+from lazycluster.exceptions import FileTransferError, TaskExecutionError
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is common to the steps of a task.
+    """Hold what all kinds of steps have in common.
 
     Attributes:
-        name: What messages call it.
-        timeout: Seconds that it may take; None for no bound.
-        alone: Whether it is a request of its own, and not one with the steps beside it.
-        returns: Whether it has a value that the task yields.
+        name: The name of the step in messages.
+        timeout: The most seconds that it may take; None for no bound.
+        copies: True if the step copies a file or folder, and is a request of its own.
+        returns: True if the step has a value that the task yields.
     """
 
     name: str
     timeout: float | None = None
 
-    alone: ClassVar[bool] = False
+    copies: ClassVar[bool] = False
     returns: ClassVar[bool] = False
 
-    @property
-    def paths(self) -> tuple[str, str] | None:
-        """The local and the remote path of a step that copies, else None."""
-        return None
-
     def describe(self) -> dict[str, Any]:
-        """The step, as the supervisor takes it."""
+        """Return the description that the supervisor takes."""
         raise NotImplementedError
 
     def meter(self) -> Meter | None:
-        """What counts the bytes of an execution of it, if somebody wants to know."""
+        """Return a counter for the bytes of one execution; None without a progress callback."""
         return None
 
-    def pieces(self, meter: Meter | None) -> Iterator[bytes]:
-        """What it reads on the host."""
+    def chunks(self, meter: Meter | None) -> Iterator[bytes]:
+        """Yield the input of the step's process on the host."""
         return iter(())
 
-    def download(self, meter: Meter | None) -> _transfers.Download | None:
-        """What takes the file or folder that it sends back, if it does."""
+    def download(self, meter: Meter | None) -> Download | None:
+        """Return the receiver of the file or folder that the host sends back; None if none."""
         return None
+
+    def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
+        """Return the error that an outcome means; None for a success.
+
+        Args:
+            host: The host as the user typed it.
+            outcome: How the step ended.
+            output: Returns the end of what the step printed; called only if needed.
+        """
+        raise NotImplementedError
+
+    def execution_error(
+        self, message: str, cause: BaseException, **details: Any
+    ) -> TaskExecutionError:
+        """Return the error of an execution that this step ends.
+
+        Args:
+            message: The message.
+            cause: The reason.
+            **details: The attributes of a TaskExecutionError.
+        """
+        return TaskExecutionError(message, **details)
 
 
 @dataclass(frozen=True)
 class RunCommand(Step):
-    """A step that runs a shell command, which is its name."""
+    """Run a shell command, which is the name of the step.
 
-    shell: str | None = None  # the account's own
+    Attributes:
+        shell: The path of the shell; None for the account's own.
+    """
+
+    shell: str | None = None
 
     def describe(self) -> dict[str, Any]:
-        """The step, as the supervisor takes it."""
+        """Return the description that the supervisor takes."""
         return {"kind": "command", "command": self.name, "shell": self.shell}
+
+    def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
+        """Return the error of any end but exit status 0."""
+        return command_error(host, self.name, outcome, output)
 
 
 @dataclass(frozen=True)
 class RunFunction(Step):
-    """A step that calls a function, which is pickled already."""
+    """Call a function that is pickled already.
+
+    Attributes:
+        payload: The pickled call.
+    """
 
     payload: Spool = field(default_factory=Spool)
 
     returns: ClassVar[bool] = True
 
     def describe(self) -> dict[str, Any]:
-        """The step, as the supervisor takes it."""
+        """Return the description that the supervisor takes."""
         python = list(sys.version_info[:2])
         return {"kind": "function", "input": len(self.payload), "python": python}
 
-    def pieces(self, meter: Meter | None) -> Iterator[bytes]:
-        """The pickle."""
+    def chunks(self, meter: Meter | None) -> Iterator[bytes]:
+        """Yield the pickled call."""
         for start in range(0, len(self.payload), frames.CHUNK):
             yield self.payload.read_at(start, frames.CHUNK)
+
+    def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
+        """Return the error of a function that has not returned."""
+        return function_error(host, self.name, outcome)
 
 
 @dataclass(frozen=True)
 class _Copy(Step):
-    local_path: str = ""  # absolute
+    """Copy a file or folder.
+
+    Attributes:
+        local_path: The absolute path on the manager.
+        remote_path: The path on the host.
+        progress: The user's `progress` argument.
+    """
+
+    local_path: str = ""
     remote_path: str = ""
     progress: Progress | None = None
 
-    alone: ClassVar[bool] = True
+    copies: ClassVar[bool] = True
 
     def __deepcopy__(self, memo: object) -> _Copy:
-        """Nothing in it changes; a copy of a bound method would tell a copy of its object."""
+        # A deep copy of a bound method would report the progress to a copy of its object.
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of another process nobody is told here; a lambda could not even be pickled."""
+        # A callback belongs to this process, and a lambda cannot even be pickled.
         return {**self.__dict__, "progress": None}
 
     def meter(self) -> Meter | None:
-        """What counts the bytes of an execution of it, if somebody wants to know."""
+        """Return a counter for the bytes of one execution; None without a progress callback."""
         return Meter(self.progress, self.name) if self.progress else None
 
-    @property
-    def paths(self) -> tuple[str, str] | None:
-        """The local and the remote path."""
-        return self.local_path, self.remote_path
+    def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
+        """Return the error of a copy that was not completed."""
+        return copy_error(host, self.name, self.remote_path, outcome)
+
+    def execution_error(
+        self, message: str, cause: BaseException, **details: Any
+    ) -> TaskExecutionError:
+        """Return a FileTransferError with the paths, and the errno of an OSError."""
+        return FileTransferError(
+            message,
+            **details,
+            local_path=self.local_path,
+            remote_path=self.remote_path,
+            errno=cause.errno if isinstance(cause, OSError) else None,
+        )
 
 
 @dataclass(frozen=True)
 class SendFile(_Copy):
-    """A step that sends a file or folder to the host."""
+    """Send a file or folder to the host."""
 
     def describe(self) -> dict[str, Any]:
-        """The step, as the supervisor takes it."""
-        name = _transfers.own_name(self.local_path)
+        """Return the description that the supervisor takes."""
+        name = own_name(self.local_path)
         return {"kind": "unpack", "target": self.remote_path, "name": name}
 
-    def pieces(self, meter: Meter | None) -> Iterator[bytes]:
-        """The file or folder as a stream."""
-        return _transfers.upload(self.local_path, meter)
+    def chunks(self, meter: Meter | None) -> Iterator[bytes]:
+        """Yield the file or folder as a stream."""
+        return upload(self.local_path, meter)
 
 
 @dataclass(frozen=True)
 class GetFile(_Copy):
-    """A step that gets a file or folder from the host."""
+    """Get a file or folder from the host."""
 
     def describe(self) -> dict[str, Any]:
-        """The step, as the supervisor takes it."""
+        """Return the description that the supervisor takes."""
         return {"kind": "pack", "path": self.remote_path, "measured": bool(self.progress)}
 
-    def download(self, meter: Meter | None) -> _transfers.Download | None:
-        """What takes it."""
-        return _transfers.Download(self.local_path, self.remote_path, meter)
+    def download(self, meter: Meter | None) -> Download | None:
+        """Return the receiver of the file or folder."""
+        return Download(self.local_path, self.remote_path, meter)

@@ -1,4 +1,4 @@
-"""A file or folder, to and from frames: the manager's half."""
+"""Copy a file or folder to and from the host: the manager's side of a stream of frames."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from lazycluster._tasks.progress import Meter
 
 
 def own_name(path: str) -> str | None:
-    """The name under which a file or folder goes into a folder; None if its path has none."""
+    """Return the name that a copy gets in a target folder; None if the path does not have one."""
     name = os.path.basename(os.path.normpath(path))
     return None if name in ("", ".", "..") or path.rstrip("/") == "~" else name
 
 
 def upload(local_path: str, meter: Meter | None) -> Iterator[bytes]:
-    """A local file or folder as pieces of a stream, counted by `meter`.
+    """Return a local file or folder as the chunks of a stream.
+
+    Args:
+        local_path: The file or folder.
+        meter: Counts the bytes; None for no counting.
 
     Raises:
-        OSError: At the first piece, if it cannot be read.
+        OSError: If it cannot be read; raised with the first chunk.
     """
     if meter is None:
         return trees.pack(local_path)
@@ -29,15 +33,16 @@ def upload(local_path: str, meter: Meter | None) -> Iterator[bytes]:
 
 
 class Download:
-    """Writes what comes from a host to where it belongs, once it is whole.
+    """Receive a file or folder under a temporary name and rename it once it is complete.
 
     Args:
         local_path: The target, see `trees.destination`.
-        remote_path: What is asked for; its name goes into a folder, and nothing the host says.
-        meter: What counts the bytes, if somebody wants to know.
+        remote_path: The path that was asked for. The copy gets its last part as the name in a
+            target folder, never a name that the host sends.
+        meter: Counts the bytes; None for no counting.
 
     Raises:
-        ValueError: The target is a folder and the remote path has no name of its own.
+        ValueError: If the target is a folder and the remote path has no name of its own.
     """
 
     def __init__(self, local_path: str, remote_path: str, meter: Meter | None) -> None:
@@ -47,34 +52,46 @@ class Download:
         self._link: str | None = None
 
     def leave_to_guard(self, folder: str) -> None:
-        """Have what is not whole at the connection's end removed, should nobody be left here.
+        """Let the guard remove an incomplete copy if the manager dies.
+
+        A link in the control folder leads to the copy. After `kill -9` of the manager only the
+        guard is left to remove it. An unnamed temporary file (O_TMPFILE) would go by itself, but
+        cannot be a folder and cannot replace an old file.
 
         Args:
-            folder: The connection's control folder.
+            folder: The control folder, which the guard removes at the end of the connection.
         """
         link = os.path.join(folder, os.path.basename(self._unpacker.temporary))
         try:
             os.symlink(self._unpacker.temporary, link)
-        except OSError:  # the connection has ended, or the disk is full: it is a precaution only
+        except OSError:  # The connection has ended, or the disk is full: the copy goes on without.
             return
         self._link = link
 
     @property
     def failed_there(self) -> bool:
-        """Whether the OSError that was raised is the host's, with a path there."""
+        """Return True if the OSError that was raised is the host's, with a path on the host."""
         return self._unpacker.failed_there
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take the next piece; an OSError or ValueError has removed what was written."""
+        """Write the next chunk of the stream.
+
+        Raises:
+            OSError: If it cannot be written; the incomplete copy has been removed.
+            ValueError: If it is malformed; the incomplete copy has been removed.
+        """
         self._unpacker.feed(data)
         if self._meter is not None:
             self._meter.total = self._unpacker.measure
 
     def finish(self) -> list[tuple[str, str]]:
-        """Put it where it belongs; what was skipped there, as (path, what it is).
+        """Rename the complete copy to its target.
+
+        Returns:
+            What the host has skipped, as (path, kind).
 
         Raises:
-            OSError: It cannot be put there, or the guard has begun to remove it.
+            OSError: If it cannot be renamed, or the guard has begun to remove it.
         """
         if not self._take_back():
             self._unpacker.abort()
@@ -82,12 +99,12 @@ class Download:
         return self._unpacker.finish()
 
     def abort(self) -> None:
-        """Remove what was written; a second time, or after `finish`, is fine."""
+        """Remove an incomplete copy. A second call, or one after `finish`, does nothing."""
         self._unpacker.abort()
         self._take_back()
 
     def _take_back(self) -> bool:
-        """Whether it is ours again; the guard may have been quicker."""
+        """Return False if the guard has removed the link, and removes the copy."""
         link, self._link = self._link, None
         if link is not None:
             try:

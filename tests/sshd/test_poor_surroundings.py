@@ -133,7 +133,8 @@ def test_f42_home_that_is_read_only(sshd, short_folder):
     argv += [sys.executable, poor_manager.__file__, str(sshd.config_file), str(short_folder)]
     environment = {**os.environ, "PYTHONPATH": PACKAGES, "PYTHONDONTWRITEBYTECODE": "1"}
     environment["HOME"] = str(short_folder / "home")
-    del environment["LAZYCLUSTER_HOME"]
+    for name in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME"):
+        del environment[name]
     subprocess.run(argv, env=environment, check=True, timeout=PATIENCE, capture_output=True)
     assert (short_folder / "result").read_text() == "works"
 

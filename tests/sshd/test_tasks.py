@@ -304,7 +304,7 @@ def test_log_file_in_xdg_state_home(runtime, tmp_path, monkeypatch):
 
 
 def test_temporary_log_goes_with_the_process(sshd, tmp_path):
-    """Without either variable the log is in the temporary folder until the manager exits."""
+    """Where no home can be written the log is in a temporary folder until the manager exits."""
     script = """
         import os, sys
         from lazycluster import Runtime, RuntimeTask
@@ -313,7 +313,7 @@ def test_temporary_log_goes_with_the_process(sshd, tmp_path):
         print(task.execution_log_file_path, os.path.exists(task.execution_log_file_path))
     """
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    for name in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME"):
+    for name in ("HOME", "LAZYCLUSTER_HOME", "XDG_STATE_HOME"):
         del environment[name]
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), sshd.alias, sshd.config_file],

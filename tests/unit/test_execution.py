@@ -11,7 +11,7 @@ import pytest
 from lazycluster import RuntimeTask
 from lazycluster._conversation.request import Request
 from lazycluster._shared import frames, trees
-from lazycluster._tasks.execution import Execution, Place
+from lazycluster._tasks.execution import Execution, Target
 from lazycluster.exceptions import FileTransferError
 
 
@@ -39,8 +39,8 @@ def test_what_cannot_be_stored_is_the_error_though_the_end_has_come(tmp_path):
     (tmp_path / "taken").write_text("old")
     value = b"".join(trees.pack(str(tmp_path / "folder")))
     task = RuntimeTask().get_file("folder", str(tmp_path / "taken"))
-    execution = Execution(task, "host")
+    execution = Execution("get", task.steps, "host", task=task)
     with pytest.raises(FileTransferError) as caught:
-        execution.run(lambda: Place(QuickHost(tmp_path, value), None, {}))
+        execution.run(lambda: Target(QuickHost(tmp_path, value), None, {}))
     assert caught.value.errno == errno.ENOTDIR
     assert (tmp_path / "taken").read_text() == "old"

@@ -8,20 +8,14 @@ import pickle
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from lazycluster._tasks import log as _execution_log
-from lazycluster._tasks.log import (
-    FILES_PER_HOST,
-    MEMORY_LIMIT,
-    READ_LIMIT,
-    ExecutionLog,
-)
+from lazycluster._tasks import log_files
+from lazycluster._tasks.log import MEMORY_LIMIT, READ_LIMIT, ExecutionLog
+from lazycluster._tasks.log_files import FILES_PER_HOST
 
 pytestmark = pytest.mark.every_python
 
@@ -41,13 +35,12 @@ def log(main_directory):
     log.close()
 
 
-IMPORTS = """
-from lazycluster._tasks import log as _execution_log
-from lazycluster._tasks.log import *
+PRINTS_SOMETHING = """
+import os
+from lazycluster._tasks.log import ExecutionLog
 
-def directory():
-    return _execution_log._temporary_of_this_process().path
-
+log = ExecutionLog('h', 't')
+log.append(0, b'x')
 """
 
 
@@ -56,14 +49,14 @@ def mode_of(path):
 
 
 def in_new_process(source, **environment):
-    """Run Python source and give what it printed."""
+    """Run Python source without a main directory that is set; return the lines that it printed."""
     variables = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME")
+        if name not in ("HOME", "LAZYCLUSTER_HOME", "XDG_STATE_HOME")
     }
     result = subprocess.run(
-        [sys.executable, "-c", IMPORTS + source],
+        [sys.executable, "-c", PRINTS_SOMETHING + source],
         env={**variables, **environment},
         stdout=subprocess.PIPE,
         check=True,
@@ -292,7 +285,7 @@ def test_file_and_folders_are_private(log, main_directory):
 )
 def test_names_are_made_safe(name, safe):
     """No name leads to another folder."""
-    assert _execution_log._safe_name(name) == safe
+    assert log_files._safe_name(name) == safe
 
 
 def test_names_are_bounded(main_directory):
@@ -369,8 +362,8 @@ def test_newest_files_of_a_host_are_kept(log, main_directory):
 def test_pruning_happens_now_and_then(main_directory, monkeypatch):
     """Folders are not read through for each task."""
     pruned = []
-    monkeypatch.setattr(_execution_log, "_prune", pruned.append)
-    for _ in range(2 * _execution_log.PRUNE_INTERVAL):
+    monkeypatch.setattr(log_files, "_prune", pruned.append)
+    for _ in range(2 * log_files.PRUNE_INTERVAL):
         log = ExecutionLog("h", "t")
         log.append(0, b"x")
         log.close()
@@ -390,109 +383,95 @@ def test_state_home_is_used_where_there_is_no_own_variable(tmp_path, monkeypatch
     assert Path(log.path).parents[2] == tmp_path / "lazycluster"
 
 
-def test_relative_state_home_is_ignored(monkeypatch):
-    """The specification asks for it."""
-    monkeypatch.delenv("LAZYCLUSTER_HOME", raising=False)
-    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+def test_state_home_is_below_the_home_directory_by_default(tmp_path, monkeypatch):
+    """~/.local/state, with private folders, which stay."""
+    for name in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     log = ExecutionLog("h", "t")
     log.append(0, b"x")
     log.close()
-    assert Path(log.path).parents[3] == Path(tempfile.gettempdir())
+    assert Path(log.path).parents[2] == tmp_path / ".local/state/lazycluster"
+    assert mode_of(tmp_path / ".local") == 0o700
 
 
-def test_temporary_directory_is_private(tmp_path):
-    """What is printed may be a secret."""
-    (mode,) = in_new_process(
-        "import os\n"
-        "ExecutionLog('h', 't').append(0, b'x')\n"
-        "print(oct(os.stat(directory()).st_mode & 0o777))\n",
-        TMPDIR=str(tmp_path),
+def test_relative_state_home_is_ignored(tmp_path, monkeypatch):
+    """The specification asks for it."""
+    monkeypatch.delenv("LAZYCLUSTER_HOME", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    log = ExecutionLog("h", "t")
+    log.append(0, b"x")
+    log.close()
+    assert Path(log.path).parents[2] == tmp_path / ".local/state/lazycluster"
+
+
+@pytest.mark.parametrize("home", [None, "/no/such/folder", "a file in its way"])
+def test_temporary_directory_is_used_where_no_home_can_be_written(tmp_path, home):
+    """It is private, because the output may hold a secret, and is removed at exit."""
+    environment = {"TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / ".local").write_bytes(b"")
+    if home is not None:
+        environment["HOME"] = home if home.startswith("/") else str(tmp_path)
+    path, mode = in_new_process(
+        "folder = os.path.dirname(os.path.dirname(os.path.dirname(log.path)))\n"
+        "print(folder)\n"
+        "print(oct(os.stat(folder).st_mode & 0o777))\n",
+        **environment,
     )
+    assert os.path.dirname(path) == environment["TMPDIR"]
     assert mode == "0o700"
-
-
-def test_f10_temporary_directory_goes_with_a_killed_process(tmp_path):
-    """Nobody is asked then, and no connection need be open."""
-    code = (
-        "import os, time\n"
-        "ExecutionLog('h', 't').append(0, b'x')\n"
-        "print(flush=True)\n"
-        "time.sleep(1000)\n"
-    )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    for name in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME"):
-        environment.pop(name, None)
-    with subprocess.Popen(
-        [sys.executable, "-c", IMPORTS + code], env=environment, stdout=subprocess.PIPE
-    ) as process:
-        process.stdout.readline()
-        assert len(list(tmp_path.iterdir())) == 1
-        process.kill()
-    deadline = time.monotonic() + 100
-    while list(tmp_path.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_temporary_directory_goes_at_exit(tmp_path):
-    """Nothing is left behind."""
-    in_new_process(
-        "ExecutionLog('h', 't').append(0, b'x')\n",
-        TMPDIR=str(tmp_path),
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_temporary_directory_that_exists_already_is_refused(tmp_path):
-    """Nobody can put a folder of theirs in our way."""
-    output = in_new_process(
-        "import os\n"
-        "os.mkdir(directory())\n"
-        "try:\n"
-        "    ExecutionLog('h', 't').append(0, b'x')\n"
-        "except FileExistsError as error:\n"
-        "    print(error.filename == directory())\n",
-        TMPDIR=str(tmp_path),
-    )
-    assert output == ["True"]
+    assert os.listdir(tmp_path / "tmp") == []
 
 
 def test_temporary_directory_that_was_swept_away_is_made_again(tmp_path):
     """A manager may run for longer than /tmp keeps things."""
+    (tmp_path / "tmp").mkdir()
     output = in_new_process(
-        "import os, shutil\n"
-        "ExecutionLog('h', 't').append(0, b'x')\n"
-        "shutil.rmtree(directory())\n"
-        "log = ExecutionLog('h', 't')\n"
-        "log.append(0, b'x')\n"
-        "print(os.path.exists(log.path))\n",
+        "import shutil\n"
+        "shutil.rmtree(os.environ['TMPDIR'])\n"
+        "os.mkdir(os.environ['TMPDIR'])\n"
+        "again = ExecutionLog('h', 't')\n"
+        "again.append(0, b'x')\n"
+        "print(os.path.exists(again.path), again.path != log.path)\n",
+        TMPDIR=str(tmp_path / "tmp"),
+    )
+    assert output == ["True True"]
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+def test_no_temporary_directory_is_made_after_the_exit(tmp_path):
+    """Nothing would remove it."""
+    (line,) = in_new_process(
+        "from lazycluster._tasks import log_files\n"
+        "log_files._remove_temporary(os.getpid())\n"
+        "try:\n"
+        "    ExecutionLog('h', 't').append(0, b'x')\n"
+        "except FileNotFoundError as error:\n"
+        "    print(error.strerror)\n",
         TMPDIR=str(tmp_path),
     )
-    assert output == ["True"]
+    assert line == "The log folder was removed at exit"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_forked_child_has_a_temporary_directory_of_its_own(tmp_path):
     """Its exit takes nothing away from the parent."""
-    parent, exists, child, gone = in_new_process(
-        "import os, sys\n"
-        "log = ExecutionLog('h', 't')\n"
-        "log.append(0, b'x')\n"
-        "mine = directory()\n"
-        "print(mine, flush=True)\n"
+    exists, theirs, gone = in_new_process(
+        "import sys\n"
         "read, write = os.pipe()\n"
         "if os.fork() == 0:\n"
-        "    ExecutionLog('h', 't').append(0, b'x')\n"
-        "    os.write(write, directory().encode())\n"
+        "    log = ExecutionLog('h', 't')\n"
+        "    log.append(0, b'x')\n"
+        "    os.write(write, log.path.encode())\n"
         "    sys.exit()\n"
         "os.wait()\n"
-        "print(os.path.exists(log.path))\n"
         "theirs = os.read(read, 1000).decode()\n"
-        "print(theirs)\n"
-        "print(os.path.exists(theirs))\n",
+        "print(os.path.exists(log.path))\n"
+        "print(os.path.dirname(theirs) != os.path.dirname(log.path))\n"
+        "print(not os.path.exists(theirs))\n",
         TMPDIR=str(tmp_path),
     )
-    assert parent != child
-    assert exists == "True"
-    assert gone == "False"
+    assert (exists, theirs, gone) == ("True", "True", "True")
     assert list(tmp_path.iterdir()) == []

@@ -227,7 +227,7 @@ def test_f47_half_a_frame_and_then_the_end():
 @pytest.fixture
 def no_patience(monkeypatch):
     """Nobody waits ten seconds for a hostile host to say that it has stopped what it was to do."""
-    monkeypatch.setattr(_execution, "KILL_PATIENCE", -_execution.TERMINATE_GRACE)
+    monkeypatch.setattr(_execution, "KILL_TIMEOUT", -_execution.TERMINATE_GRACE)
 
 
 def test_f47_a_frame_that_never_ends_is_bounded_by_the_timeout(no_patience):

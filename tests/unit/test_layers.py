@@ -44,18 +44,14 @@ NOT_INSTALLED = {"_shared": set(), "_remote": {"cloudpickle"}}
 
 STILL_TO_BE_CUT = {
     ("_conversation", "_functions"),
-    ("_conversation", "_tasks"),
     ("_host_info", "tasks"),
     ("_ssh", "_conversation"),
-    ("_tasks", "tasks"),
-    ("_tasks", "_ssh"),
     ("forwards", "connection"),
 }
 """Parts and what they still import against the table. The list only gets shorter."""
 
 CIRCLES_STILL_TO_BE_CUT = [
     {"_ssh.argv", "_ssh.settings"},
-    {"_tasks.execution", "processes", "tasks"},
     {"connection", "forwards"},
 ]
 """Circles that are still there. The list only gets shorter."""

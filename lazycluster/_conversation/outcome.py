@@ -1,0 +1,172 @@
+"""Parse and check how a step ended, as a host reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Callable, Union
+
+MAX_NUMBER = (1 << 31) - 1  # of an exit status, signal or errno that is believed
+
+
+@dataclass(frozen=True)
+class OsFailure:
+    """The step's process could not start, or a copy or operation failed.
+
+    Attributes:
+        message: The reason.
+        errno: The error number; None if there is none.
+        path: The path that the error is about; None if there is none.
+        on_sender: True if the side that sent a file could not read it.
+    """
+
+    message: str
+    errno: int | None
+    path: str | None
+    on_sender: bool
+
+
+@dataclass(frozen=True)
+class PythonVersionFailure:
+    """The function was not called, because the host's Python has another minor version.
+
+    Attributes:
+        version: The host's version, for example "3.11.2".
+    """
+
+    version: str
+
+
+@dataclass(frozen=True)
+class PythonModulesFailure:
+    """The function was not called, because the host's Python lacks standard modules.
+
+    Attributes:
+        message: The reason.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
+class RaisedFailure:
+    """An exception ended the function call.
+
+    Attributes:
+        stage: "load" while unpickling the call, "call" in the function, "dump" while pickling its
+            value.
+        type: The name of the exception's class.
+        message: The exception as text.
+        traceback: The host's traceback.
+    """
+
+    stage: str
+    type: str
+    message: str
+    traceback: str
+
+
+Failure = Union[OsFailure, PythonVersionFailure, PythonModulesFailure, RaisedFailure]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended.
+
+    Attributes:
+        exit_status: The exit status of its process; None if a signal ended it or none ran.
+        signal: The number of the signal that ended its process; None if none did.
+        failure: What the step itself reports as the reason of a failure; None if nothing.
+        returned: True if a function returned, and its value has been sent.
+        completed: True if a copy or an operation came to its end.
+        result: The result of an operation, as JSON has it.
+        skipped: What a copy left out, as (path, kind).
+    """
+
+    exit_status: int | None = None
+    signal: int | None = None
+    failure: Failure | None = None
+    returned: bool = False
+    completed: bool = False
+    result: Any = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+_NUMBERS = ("step", "exit_status", "signal", "errno")
+_TEXTS = ("message", "path", "python", "stage", "type", "traceback")
+_KEYS = frozenset((*_NUMBERS, *_TEXTS, "failure", "there", "returned", "skipped", "result"))
+
+
+def parse_outcome(content: Any) -> Outcome:
+    """Return the outcome that a host has sent.
+
+    Args:
+        content: What the JSON of the frame holds; a hostile host may send anything.
+
+    Raises:
+        ValueError: If a supervisor never sends such an outcome.
+        KeyError: If the outcome lacks something.
+        TypeError: If it is not an object.
+    """
+    report = dict(content)
+    if not report.keys() <= _KEYS:
+        raise ValueError("an outcome with unknown keys")
+    skipped = report.get("skipped", [])
+    if not isinstance(skipped, list):
+        raise ValueError("an outcome with a malformed skipped")
+    return Outcome(
+        exit_status=_number(report, "exit_status"),
+        signal=_number(report, "signal"),
+        failure=_FAILURES[report["failure"]](report) if "failure" in report else None,
+        returned=_flag(report, "returned"),
+        completed="result" in report,
+        result=report.get("result"),
+        skipped=tuple((_text(entry, 0), _text(entry, 1)) for entry in skipped),
+    )
+
+
+def _os_failure(report: Mapping[str, Any]) -> OsFailure:
+    return OsFailure(
+        message=_text(report, "message"),
+        errno=_number(report, "errno"),
+        path=None if report.get("path") is None else _text(report, "path"),
+        on_sender=_flag(report, "there"),
+    )
+
+
+def _raised_failure(report: Mapping[str, Any]) -> RaisedFailure:
+    return RaisedFailure(
+        stage=_text(report, "stage"),
+        type=_text(report, "type"),
+        message=_text(report, "message"),
+        traceback=_text(report, "traceback"),
+    )
+
+
+_FAILURES: dict[str, Callable[[Mapping[str, Any]], Failure]] = {
+    "os": _os_failure,
+    "python_version": lambda report: PythonVersionFailure(_text(report, "python")),
+    "python_modules": lambda report: PythonModulesFailure(_text(report, "message")),
+    "raised": _raised_failure,
+}
+
+
+def _number(report: Mapping[str, Any], name: str) -> int | None:
+    number = report.get(name)
+    if number is None or (isinstance(number, int) and 0 <= number <= MAX_NUMBER):
+        return number
+    raise ValueError(f"an outcome with a malformed {name}")
+
+
+def _flag(report: Mapping[str, Any], name: str) -> bool:
+    flag = report.get(name, False)
+    if not isinstance(flag, bool):
+        raise ValueError(f"an outcome with a malformed {name}")
+    return flag
+
+
+def _text(container: Any, key: str | int) -> str:
+    text = container[key]
+    if not isinstance(text, str):
+        raise ValueError(f"an outcome with a malformed {key}")
+    return text

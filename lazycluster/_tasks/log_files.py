@@ -1,0 +1,159 @@
+"""Create the files that keep the output of executions, and remove old ones."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import re
+import stat
+import time
+
+FILES_PER_HOST = 1000
+"""The number of log files kept for a host, the newest ones."""
+
+PRUNE_INTERVAL = 64
+"""Old files are removed with the first and every so many-th new file of a host."""
+
+_NAME_LIMIT = 100  # characters of a host or task in a name; a file name may have 255 bytes
+
+_files_made: dict[str, int] = {}  # by folder; it decides only when to prune
+
+# The temporary main directories of each process, by its id, so that a forked child has its own;
+# None after they were removed at exit. The last one is in use, the others have been swept away.
+_temporary: dict[int, list[str] | None] = {}
+
+
+def create_log_file(host: str, task_name: str) -> tuple[str, int]:
+    """Create a log file, readable by this user only.
+
+    The main directory is `$LAZYCLUSTER_HOME`, else `$XDG_STATE_HOME/lazycluster`, else
+    `~/.local/state/lazycluster`. Where `$HOME` cannot be written it is a temporary folder that is
+    removed at exit; after `kill -9` of the process it stays.
+
+    Args:
+        host: The host, for the name of the folder.
+        task_name: The task, for the name of the file.
+
+    Returns:
+        The path, and a descriptor to append to the file.
+
+    Raises:
+        OSError: If the file cannot be created.
+    """
+    configured = _configured_main_directory()
+    if configured is not None:
+        return _create_below(configured, host, task_name)
+    home = os.environ.get("HOME")
+    if home and os.path.isdir(home):
+        try:
+            main_directory = os.path.join(os.path.abspath(home), ".local/state/lazycluster")
+            return _create_below(main_directory, host, task_name)
+        except OSError:
+            pass  # It is read-only, full or another user's. The log is still wanted.
+    return _create_below(_temporary_main_directory(), host, task_name)
+
+
+def _configured_main_directory() -> str | None:
+    home = os.environ.get("LAZYCLUSTER_HOME")
+    if home:
+        return os.path.abspath(home)
+    state_home = os.environ.get("XDG_STATE_HOME")
+    # "If an implementation encounters a relative path […] it should consider the path invalid and
+    # ignore it." (XDG Base Directory Specification)
+    if state_home and os.path.isabs(state_home):
+        return os.path.join(state_home, "lazycluster")
+    return None
+
+
+def _temporary_main_directory() -> str:
+    pid = os.getpid()
+    folders = _temporary.setdefault(pid, [])
+    if folders is None:
+        raise FileNotFoundError(errno.ENOENT, "The log folder was removed at exit")
+    # A process may run for longer than /tmp keeps things, and then another user may have made a
+    # folder of this name.
+    if folders and _is_own_folder(folders[-1]):
+        return folders[-1]
+    import tempfile  # It imports random, which most programs do without.
+
+    if not folders:
+        atexit.register(_remove_temporary, pid)
+    folders.append(tempfile.mkdtemp(prefix="lazycluster-log-"))
+    return folders[-1]
+
+
+def _is_own_folder(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _remove_temporary(pid: int) -> None:
+    if os.getpid() != pid:  # A forked child has inherited the exit handler.
+        return
+    import shutil
+
+    folders, _temporary[pid] = _temporary[pid], None
+    for folder in folders or ():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create_below(main_directory: str, host: str, task_name: str) -> tuple[str, int]:
+    folder = os.path.join(main_directory, "execution_log", _safe_name(host))
+    _make_private_folders(folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    started = time.strftime("%Y%m%d-%H%M%S")
+    while True:
+        name = f"{_safe_name(task_name)}_{started}_{os.urandom(4).hex()}.log"
+        path = os.path.join(folder, name)
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileExistsError:
+            continue  # Another log has drawn this number.
+        break
+    made = _files_made.get(folder, 0)
+    _files_made[folder] = made + 1
+    if made % PRUNE_INTERVAL == 0:
+        _prune(folder)
+    return path, fd
+
+
+def _prune(folder: str) -> None:
+    """Remove the oldest log files of a host. Another process may do so at the same time."""
+    logs = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                if entry.name.endswith(".log") and entry.is_file(follow_symlinks=False):
+                    logs.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
+            except FileNotFoundError:
+                continue
+    logs.sort(reverse=True)
+    for _, path in logs[FILES_PER_HOST:]:
+        try:
+            os.unlink(path)
+        except OSError:
+            continue  # Gone already, or another user's. A task does not fail because of an old log.
+
+
+def _safe_name(name: str) -> str:
+    """Return a name as one part of a path: never empty, never a way to another folder."""
+    safe = re.sub(r"[^A-Za-z0-9._@-]", "_", name)[:_NAME_LIMIT]
+    return "_" if safe in ("", ".", "..") else safe
+
+
+def _make_private_folders(path: str) -> None:
+    """Make a folder and its missing parents for this user only (0700)."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(folder):  # Otherwise another thread was faster.
+                raise

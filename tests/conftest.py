@@ -99,6 +99,16 @@ def make_sshd() -> Iterator[MakeSshd]:
         yield lambda **arguments: stack.enter_context(_loopback_sshd(**arguments))
 
 
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes it a failure to start a process."""
+
+    def popen(*arguments: Any, **keywords: Any) -> None:
+        pytest.fail("a process was started")
+
+    monkeypatch.setattr("subprocess.Popen", popen)
+
+
 # ── nothing is left behind ────────────────────────────────────────────────────────────────────────
 
 

@@ -103,16 +103,6 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 @pytest.fixture
-def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes it a failure to start a process."""
-
-    def popen(*arguments: Any, **keywords: Any) -> None:
-        pytest.fail("a process was started")
-
-    monkeypatch.setattr("subprocess.Popen", popen)
-
-
-@pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder with a path short enough for sockets, and not in /tmp where that can be."""
     place = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"

@@ -353,16 +353,6 @@ def test_keyword_execute_async_of_the_function(runtime):
         runtime.execute_function(start, execute_async=True)
 
 
-def test_keyword_function_of_the_function():
-    """What needs one of that name gets it by functools.partial."""
-
-    def apply(function):
-        return function()
-
-    with pytest.raises(ValueError, match=r"(?s)function.*functools\.partial"):
-        RuntimeTask().run_function(apply)
-
-
 # --- Another Python on the host ---
 
 

@@ -316,13 +316,6 @@ def test_f43_the_clock_of_the_host_may_leap(make_runtime, tmp_path):
         runtime.execute_task(commands("sleep 1000"), execute_async=False, timeout=0.2)
 
 
-def test_f43_no_room_asks_the_wall_clock():
-    """Save for the names of log files."""
-    folder = Path(lazycluster.__file__).parent
-    for path in folder.rglob("*.py"):
-        assert not re.search(r"\btime\.time(_ns)?\(|\bdatetime\b", path.read_text()), path
-
-
 # ── one host, twice ───────────────────────────────────────────────────────────────────────────────
 
 

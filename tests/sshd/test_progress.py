@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import os
-import pickle
 import sys
 import threading
 
@@ -98,14 +97,6 @@ def test_progress_is_the_users_own_object_also_in_copies(own_runtime, files):
     assert told.calls[-1] == (100_010, 100_010)
 
 
-@pytest.mark.parametrize("progress", ["yes", 1, (), [print]], ids=repr)
-def test_progress_that_is_none_is_refused(progress):
-    with pytest.raises(ValueError, match="progress"):
-        RuntimeTask().send_file("x", progress=progress)
-    with pytest.raises(ValueError, match="progress"):
-        RuntimeTask().get_file("x", progress=progress)
-
-
 class Terminal(io.StringIO):
     """Takes what is written for a person."""
 
@@ -150,9 +141,3 @@ def test_progress_of_a_link_to_a_folder(own_runtime, files):
     own_runtime.send_file(str(files / "linked"), progress=told)
     assert told.calls[-1] == (100_010, 100_010)
     assert {total for _, total in told.calls} == {100_010}
-
-
-def test_progress_does_not_keep_a_task_from_being_pickled(tmp_path):
-    """In another process nobody is told."""
-    task = RuntimeTask().get_file("x", str(tmp_path), progress=lambda done, total: None)
-    assert pickle.loads(pickle.dumps(task)).steps[0].progress is None

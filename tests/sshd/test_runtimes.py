@@ -45,11 +45,6 @@ def test_repr_holds_nothing_but_the_host(own_runtime):
     assert repr(own_runtime) == f"<Runtime {own_runtime.host!r}>"
 
 
-def test_runtime_task_can_be_imported_beside_it():
-    """As in the reference."""
-    assert lazycluster.runtimes.RuntimeTask is RuntimeTask
-
-
 def test_users_own_configuration_counts(user_config):
     """`Runtime(alias)` is all that is needed."""
     runtime = Runtime(user_config.alias)
@@ -155,13 +150,6 @@ def test_tilde_elsewhere_is_a_tilde(make_runtime, tmp_path):
     runtime = make_runtime(f"{tmp_path}/~")
     assert runtime.working_dir == f"{tmp_path}/~"
     assert (tmp_path / "~").is_dir()
-
-
-@pytest.mark.parametrize("path", ["", "a\0b", 5])
-def test_bad_working_directory_is_refused(path, no_process):
-    """A ValueError before any process starts."""
-    with pytest.raises(ValueError, match="working directory"):
-        Runtime("host", working_dir=path)
 
 
 def test_working_directory_that_cannot_be_made(make_runtime, tmp_path, nothing_left):
@@ -507,15 +495,6 @@ def test_second_task_of_one_name_has_a_key_of_its_own(own_runtime):
     assert len(set(keys)) == 4
     assert [own_runtime.get_process(key) for key in keys] == [task.process for task in tasks]
     assert all(Runtime.is_runtime_task_process(key) for key in keys)
-
-
-@pytest.mark.parametrize(
-    ("key", "whether"),
-    [("h::task::n", True), ("h::-L::1::2", False), ("h::-R::1::2", False), ("", False)],
-)
-def test_is_runtime_task_process(key, whether):
-    """It is told by the key alone."""
-    assert Runtime.is_runtime_task_process(key) is whether
 
 
 def test_unknown_process(runtime):

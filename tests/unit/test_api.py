@@ -268,3 +268,17 @@ def test_exceptions_have_the_bases_that_scripts_catch():
     for name in IMPORTABLE["lazycluster.exceptions"]:
         assert issubclass(getattr(exceptions, name), exceptions.LazyclusterError)
         assert getattr(exceptions, name).__doc__
+
+
+def test_runtime_task_can_be_imported_beside_it():
+    """As in the reference."""
+    assert lazycluster.runtimes.RuntimeTask is RuntimeTask
+
+
+@pytest.mark.parametrize(
+    ("key", "whether"),
+    [("h::task::n", True), ("h::-L::1::2", False), ("h::-R::1::2", False), ("", False)],
+)
+def test_is_runtime_task_process(key, whether):
+    """It is told by the key alone."""
+    assert Runtime.is_runtime_task_process(key) is whether

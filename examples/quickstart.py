@@ -18,21 +18,19 @@ from lazycluster import Runtime, RuntimeTask
 from lazycluster.exceptions import TaskExecutionError
 
 PORTS = random.sample(range(20000, 30000), 100)
-"""By chance, since others may look for free ports at the same moment."""
-
-# ── functions that run on the host ────────────────────────────────────────────────────────────────
+"""Random, because other programs may look for free ports at the same moment."""
 
 
 def mean(values: list[float]) -> float:
-    """An ordinary function of this script. It runs on the host."""
-    import platform  # on the host, too
+    """Return the mean of some numbers. It runs on the host."""
+    import platform  # imported on the host
 
     print(f"Python {platform.python_version()} adds {len(values)} numbers")
     return sum(values) / len(values)
 
 
 def make_service(port: int, text: str) -> HTTPServer:
-    """A small HTTP service with one page, on loopback. Used on either side."""
+    """Return an HTTP service with one page, on loopback. Both sides use it."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -40,38 +38,35 @@ def make_service(port: int, text: str) -> HTTPServer:
             self.end_headers()
             self.wfile.write(text.encode())
 
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002, its own name
-            """Says nothing."""
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002, the name in the base class
+            """Print nothing."""
 
     return HTTPServer(("127.0.0.1", port), Page)
 
 
 def serve(port: int, text: str) -> None:
-    """Serves the page until somebody stops it."""
+    """Serve the page until the process is stopped."""
     service = make_service(port, text)
     print("listening")
     service.serve_forever()
 
 
 def fetch(port: int) -> str:
-    """Fetches the page of a service on loopback."""
+    """Fetch the page of a service on loopback."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
         page: bytes = answer.read()
     return page.decode()
 
 
-# ── the tour ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def main() -> None:
-    """Connects to the host, shows what can be done there, and leaves nothing behind."""
+    """Connect to the host, show what can be done there, and leave nothing behind."""
     parser = argparse.ArgumentParser(description="A tour of lazycluster.")
     parser.add_argument("host", help="what you would type after `ssh`")
     parser.add_argument("--config-file", help="an ssh_config to use in place of your own (ssh -F)")
     arguments = parser.parse_args()
     connection = {"config_file": arguments.config_file} if arguments.config_file else {}
 
-    title("A Runtime is a host that was reached and found fit. One login serves all that follows.")
+    title("A Runtime: one login, which everything below uses.")
     runtime = Runtime(arguments.host, connection_kwargs=connection)
     try:
         runtime.print_info()
@@ -82,30 +77,30 @@ def main() -> None:
         show_port_from_host(runtime)
         show_failure(runtime)
     finally:
-        runtime.cleanup()  # ends everything that we started on the host, and the connection
+        runtime.cleanup()  # ends everything that was started on the host, and the connection
 
 
 def show_commands_and_functions(runtime: Runtime) -> None:
-    """Runs a command, a function and a closure."""
-    title("A command. A task is a list of steps; its log has what each of them printed.")
+    """Run a command, a function and a closure."""
+    title("A command. A task is a list of steps, and its log has the output of each step.")
     task = RuntimeTask("greet").run_command("echo Hello from $(uname -n)")
     runtime.execute_task(task, execute_async=False)
     task.print_log()
 
-    title("A function. It travels to the host; what it prints is in the log, its value comes back.")
+    title("A function. It travels to the host, its output is in the log, and its value comes back.")
     task = runtime.execute_function(mean, values=[1.0, 2.0, 6.0])
     print("value:", next(task.function_returns))
     print("log:  ", task.execution_log[0].strip())
 
-    title("A closure. What it uses travels with it.")
+    title("A closure. The variables that it uses travel with it.")
     factor = 6
     task = runtime.execute_function(lambda number: factor * number, number=7)
     print("value:", next(task.function_returns))
 
 
 def show_files(runtime: Runtime, folder: Path) -> None:
-    """Sends a folder, has a command work on it, and fetches what that made."""
-    title("Files. A folder goes to the host, and a file that was made of it comes back.")
+    """Send a folder, run a command on it, and fetch the result."""
+    title("Files. A folder goes to the host, and a file that is made there comes back.")
     (folder / "texts").mkdir()
     (folder / "texts" / "one.txt").write_text("first line\nsecond line\n")
     (folder / "texts" / "two.txt").write_text("third line\n")
@@ -119,8 +114,8 @@ def show_files(runtime: Runtime, folder: Path) -> None:
 
 
 def show_port_to_host(runtime: Runtime) -> None:
-    """Lets the host use a service of the manager, which is where this script runs."""
-    title("A port to the host. A service that runs here, and a page of it fetched there.")
+    """Expose a service of the manager, where this script runs, to the host."""
+    title("A port to the host. The manager serves a page, and the host fetches it.")
     service = make_service(0, "a page from the manager")
     threading.Thread(target=service.serve_forever, daemon=True).start()
 
@@ -136,8 +131,8 @@ def show_port_to_host(runtime: Runtime) -> None:
 
 
 def show_port_from_host(runtime: Runtime) -> None:
-    """Uses a service of the host from here."""
-    title("A port from the host. A service that runs there, as a task, and a page fetched here.")
+    """Expose a service of the host to the manager."""
+    title("A port from the host. A task serves a page there, and the manager fetches it.")
     port = runtime.get_free_port(PORTS)
     task = RuntimeTask("service").run_function(serve, port=port, text="a page from the host")
     runtime.execute_task(task)  # asynchronous: returns at once
@@ -155,7 +150,7 @@ def show_port_from_host(runtime: Runtime) -> None:
 
 
 def show_failure(runtime: Runtime) -> None:
-    """Runs a command that fails."""
+    """Run a command that fails."""
     title("A command that fails. The error says what, where and how; its cause has the details.")
     task = RuntimeTask("fail").run_command("ls /no/such/folder")
     try:
@@ -166,7 +161,7 @@ def show_failure(runtime: Runtime) -> None:
 
 
 def title(text: str) -> None:
-    """Prints what comes next."""
+    """Print a heading."""
     print(f"\n# {text}")
 
 

@@ -17,17 +17,17 @@ import pytest
 pytestmark = pytest.mark.every_python
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "sh", "text"}
-"""Of the fenced blocks: a Python block is run, so what cannot be run is not called one."""
+"""Languages of fenced blocks; every Python block is run."""
 
 FENCE = re.compile(r"^```(?P<language>.*)\n(?P<code>(?s:.*?))^```$", re.MULTILINE)
 SHOWN = re.compile(r"^\s*(?:print\(.*\)|.*\.print_log\(\))  # (.+)$", re.MULTILINE)
-"""A line that prints, with what it prints behind it."""
+"""A line that prints, with its output in a comment."""
 
 
 def blocks(page, language):
-    """The fenced blocks of a language, each with the number of its first line."""
+    """Return the fenced blocks of a language, each with the number of its first line."""
     text = page.read_text()
     return [
         (text.count("\n", 0, found.start("code")), found["code"])
@@ -36,12 +36,14 @@ def blocks(page, language):
     ]
 
 
-# --- The examples ---
-
 STAND_INS = {
-    # So that the output is that of my-host.
+    # The output shows the name my-host.
     "uname": 'if [ "$*" = -n ]; then echo my-host; else exec {uname} "$@"; fi',
-    # `uv run --with numpy python …`: what it would fetch is a module that adds up.
+    # The password is "secret", and the command `id -u` prints root's number.
+    "sudo": 'if [ "$1" = -S ]; then read -r password; [ "$password" = secret ] || exit 1; shift 3\n'
+    'else [ "$1" = -n ] || exit 99; shift; fi\n'
+    'if [ "$1" = id ]; then echo 0; else exec "$@"; fi',
+    # `uv run --with numpy python …` would download numpy; a module that adds up takes its place.
     "uv": '[ "$1 $2 $3 $4" = "run --with numpy python" ] || exit 99\n'
     'shift 4; export PYTHONPATH="{packages}"; exec {python} "$@"',
 }
@@ -49,7 +51,7 @@ STAND_INS = {
 
 @pytest.fixture
 def my_host(make_sshd, tmp_path, monkeypatch):
-    """A host that ssh knows as my-host, with what the examples expect there; an empty folder."""
+    """A host that ssh knows as my-host and as jump, with what the examples use, and a folder."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "numpy.py").write_text("arange = lambda n: Sum(range(n))\n" + _SUM)
     values = {
@@ -60,7 +62,7 @@ def my_host(make_sshd, tmp_path, monkeypatch):
     for name, script in STAND_INS.items():
         _write_script(tmp_path / "on-host" / name, script.format(**values))
     path = [tmp_path / "on-host", Path(sys.base_prefix) / "bin"]
-    sshd = make_sshd(alias="my-host", path=path)
+    sshd = make_sshd(alias="my-host jump", path=path)
     _write_script(sshd.home / "venvs/science/bin/python", 'exec {python} "$@"'.format(**values))
     _write_script(
         tmp_path / "bin" / "ssh", f'exec {shutil.which("ssh")} -F "{sshd.config_file}" "$@"'
@@ -81,11 +83,11 @@ def _write_script(path, text):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
 def test_examples_do_what_they_say(my_host, page, monkeypatch):
-    """Run as they stand, in their order; what is behind a print is what it prints."""
+    """They run as they stand, in their order; the comment behind a print is its output."""
     script = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", script)
     for line, code in blocks(page, "python"):
-        # Empty lines in front, so that a traceback names the line of the page.
+        # Empty lines come first, so that a traceback names the line of the page.
         program = compile("\n" * line + code, page, "exec")
         with contextlib.redirect_stdout(io.StringIO()) as output:
             exec(program, script.__dict__)
@@ -96,17 +98,15 @@ def test_examples_do_what_they_say(my_host, page, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_example_hides_from_being_run(page):
-    """A block that is neither run nor known for something else would be an untested example."""
+    """A block in an unknown language would be an untested example."""
     assert {found["language"] for found in FENCE.finditer(page.read_text())} <= LANGUAGES
 
 
 def test_prints_without_their_output_are_not_taken_for_others():
-    """Only a line that prints has its output behind it."""
+    """Only a line that prints has its output in a comment."""
     code = 'a = 1  # one\nprint(a)\nprint("x")  # x\ntask.print_log()  # 0: y\n'
     assert SHOWN.findall(code) == ["x", "0: y"]
 
-
-# --- The demo ---
 
 VARIABLE = [
     (r"(?<=, port )\d+(?=\.$)", "<port>"),
@@ -120,11 +120,11 @@ VARIABLE = [
     (r"(?<=::)\d{4,5}(?=::|$)", "<port>"),
     (r"(?<=^  output      ).+", "<what ls says>"),
 ]
-"""What of the demo's output is another on another computer, and what to take it for."""
+"""The parts of the demo's output that differ between machines, and their placeholders."""
 
 
 def fixed(text):
-    """The lines of the demo, without those for each GPU, and the same on every computer."""
+    """Return the lines of the demo with placeholders, and without the lines for each GPU."""
     lines = [line.rstrip() for line in text.strip().splitlines()]
     for pattern, placeholder in VARIABLE:
         lines = [re.sub(pattern, placeholder, line) for line in lines]
@@ -132,7 +132,7 @@ def fixed(text):
 
 
 def test_readme_shows_what_the_demo_prints():
-    """Line by line, save for what is another on another computer."""
+    """Line by line, except for the parts that differ between machines."""
     (shown,) = (
         code for _, code in blocks(ROOT / "README.md", "text") if code.startswith("An sshd of our")
     )
@@ -147,5 +147,5 @@ def test_readme_shows_what_the_demo_prints():
 
 @pytest.mark.parametrize("pattern", [pattern for pattern, _ in VARIABLE])
 def test_what_is_variable_is_in_the_readme(pattern):
-    """A pattern that fits nothing is a mistake in it."""
+    """A pattern that matches nothing is a mistake."""
     assert re.search(pattern, (ROOT / "README.md").read_text(), re.MULTILINE)

@@ -8,7 +8,7 @@ from importlib.abc import ResourceLoader
 from typing import cast
 
 from lazycluster._shared import archive
-from lazycluster._shared.operations import BOOTSTRAP_MODULES
+from lazycluster._shared.operations import BOOTSTRAP_MODULES, IMPORTED_MODULES
 
 
 @cache
@@ -29,8 +29,9 @@ def bootstrap_archive() -> bytes:
 
 @cache
 def module_archive(name: str) -> bytes:
-    """Return the archive of one module that is sent at its first use."""
-    return archive.pack({f"{HOST_PACKAGE}.{name}": read_source(name).decode()})
+    """Return the archive of a module that is sent at its first use, with what it imports."""
+    names = (*IMPORTED_MODULES.get(name, ()), name)
+    return archive.pack({f"{HOST_PACKAGE}.{name}": read_source(name).decode() for name in names})
 
 
 HOST_PACKAGE = "_lazycluster"  # the package's name on the host, see `_remote/loader.py`

@@ -1,6 +1,5 @@
-"""What runs on the host: standard library only, Python 3.6 syntax; how it travels says `archive`.
+"""Run on the host only: standard library, Python 3.6 syntax; `_shared.archive` says how it travels.
 
-Nothing here imports anything of lazycluster; the manager imports from here what both halves use:
-`archive`, `frames`, `ports` and `trees`. Annotations are quoted: importing `typing` would cost the
-host milliseconds at each connection.
+Modules here import each other and `_shared`, nothing else of lazycluster. Annotations are quoted:
+importing `typing` would cost the host milliseconds at each connection.
 """

@@ -305,10 +305,10 @@ def operate(operation: "Callable[..., object]", arguments: "dict[str, Any]") -> 
 
 def send_back(path: "str", measured: "bool", value: "int") -> "Outcome":
     """Write a file or folder to the value's pipe, as a stream; the outcome to tell."""
-    from .._shared import folders, trees
+    from .._shared import paths, tree_stream
 
     try:
-        for piece in trees.pack(folders.expand(to_native(path)), measured=measured):
+        for piece in tree_stream.pack(paths.expand(to_native(path)), measured=measured):
             write_all(value, piece)
     except OSError as error:
         return os_failure(error)
@@ -320,11 +320,11 @@ def receive(payload: "int", tell: "int", target: "str", name: "str | None") -> "
 
     Where it is until it is whole is told first: should this process be killed, others remove it.
     """
-    from .._shared import trees
+    from .._shared.unpacker import Unpacker
 
     unpacker = None
     try:
-        unpacker = trees.Unpacker(to_native(target), None if name is None else to_native(name))
+        unpacker = Unpacker(to_native(target), None if name is None else to_native(name))
         tell_more(tell, {"temporary": to_text(unpacker.temporary)})
         buffer = memoryview(bytearray(READ))
         while not unpacker.is_complete:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from .._shared import folders, frames
+from .._shared import folders, frames, paths
 from .._shared.operations import OPERATIONS, STEP_MODULES
 from . import child, loop, step_process
 from .child import to_bytes
@@ -194,13 +194,13 @@ class Supervisor:
 
     def _start_command(self, request: "Request", step: "Description") -> "None":
         if self.scripts is None:
-            self.scripts = folders.temporary_path()
+            self.scripts = paths.temporary_path()
         if (
             len(step["command"]) * 4 > step_process.LONG_COMMAND
             and self.scripts not in self.temporary
         ):
             self._is_temporary(self.scripts)
-            folders.make_private_directory(self.scripts)
+            paths.make_private_directory(self.scripts)
         environment = dict(os.environb)
         for name, value in request.environment.items():
             environment[to_bytes(name)] = to_bytes(value)
@@ -227,7 +227,7 @@ class Supervisor:
         arguments = dict(step.get("arguments", {}))
         if step.get("operation") == "make_private_directory":
             # Known before it is made, so that no way of ending leaves it behind.
-            arguments["path"] = folders.temporary_path()
+            arguments["path"] = paths.temporary_path()
             self._is_temporary(arguments["path"])
         job = child.encode_job(
             {
@@ -455,7 +455,7 @@ class Supervisor:
             self._is_no_longer_temporary(child.to_native(step["arguments"]["path"]))
         if request.temporary is not None:  # it has its real name by now, or is to go
             if "result" not in outcome:
-                self._load("_shared.trees").remove(request.temporary)
+                folders.remove_tree(request.temporary)
             self._is_no_longer_temporary(request.temporary)
         request.process = step_process.StepProcess()
         self._tell(frames.ENDED, request.number, outcome)

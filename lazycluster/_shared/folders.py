@@ -1,88 +1,256 @@
-"""Folders on the host, by name: made, removed, never followed through a link."""
+"""Walk a folder by descriptor, never through a link, and remove folders.
 
+Every connection has this module from its login on, since its end removes temporary folders.
+"""
+
+import errno
 import os
-import re
+import stat
+import sys
+
+from . import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Match
+    from typing import Callable, Iterator
 
-_VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+    Attributes = tuple[int, int, int]  # mode, seconds and nanoseconds of the mtime
 
+LEAVE = 3  # what `walk` yields behind a folder; no file type of `stat` has this value
 
-def temporary_path() -> "str":
-    """A path for a new temporary directory, under `$TMPDIR`, `/tmp` or `/var/tmp`; none is made."""
-    parents = [parent for parent in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp") if parent]
-    usable = [parent for parent in parents if os.access(parent, os.W_OK | os.X_OK)]
-    parent = (usable or parents)[0]
-    return os.path.join(os.path.abspath(parent), "lazycluster-" + os.urandom(8).hex())
-
-
-def expand(path: "str") -> "str":
-    """The absolute path; `~` is the home directory only as the first character."""
-    return os.path.abspath(os.path.expanduser(path))
+TEMPORARY_PREFIX = b".lazycluster-"
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+# A file system without modes or times (FAT, some FUSE ones) answers with one of these errors, and
+# so does a folder that another account owns or that cannot be read. What the library creates has
+# 0600 or 0700 until it is complete.
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
-def expand_variables(text: "str") -> "str":
-    """Expand `$NAME` and `${NAME}` from the environment; a variable that is not set is empty.
+class Folder:
+    """An open folder that can go down by name and up again.
 
-    `PWD` is the current folder, as a shell sets it. Everything else is literal: `$(…)`, `$1`,
-    backticks and backslashes too.
+    It holds one descriptor at any depth and never follows a link. Paths would fail beyond 4096
+    bytes, and one descriptor per level would fail at `ulimit -n`.
+
+    Attributes:
+        fd: The descriptor of the current folder.
+        names: The names of the folders entered.
+        entry: The name of the current entry; empty for the folder itself.
     """
 
-    def value(match: "Match[str]") -> "str":
-        name = match.group(1) or match.group(2)
-        return _current_folder() if name == "PWD" else os.environ.get(name, "")
+    def __init__(self, fd: "int") -> "None":
+        self.fd = fd
+        self.names = []  # type: list[bytes]
+        self.entry = b""
+        self._above = []  # type: list[tuple[int, int]]  # device and inode of each parent
 
-    return _VARIABLE.sub(value, text)
+    def enter(self, name: "bytes") -> "None":
+        """Go down into a folder.
+
+        Raises:
+            OSError: If the entry is not a folder or cannot be opened.
+        """
+        below = os.open(name, OPEN_FOLDER, dir_fd=self.fd)
+        status = os.fstat(self.fd)
+        os.close(self.fd)
+        self.fd = below
+        self.names.append(name)
+        self.entry = b""
+        self._above.append((status.st_dev, status.st_ino))
+
+    def leave(self, attributes: "Attributes | None" = None) -> "bytes":
+        """Go up; return the name of the folder that was left.
+
+        Args:
+            attributes: What the folder gets, now that nothing is written to it any more.
+
+        Raises:
+            OSError: ESTALE if another process has moved the folder.
+        """
+        above = os.open("..", OPEN_FOLDER, dir_fd=self.fd)
+        try:
+            status = os.fstat(above)
+            if self._above.pop() != (status.st_dev, status.st_ino):
+                raise system_error(errno.ESTALE)
+            if attributes is not None:
+                self.set_attributes(attributes)
+        except OSError:
+            os.close(above)
+            raise
+        os.close(self.fd)
+        self.fd = above
+        return self.names.pop()
+
+    def set_attributes(self, attributes: "Attributes") -> "None":
+        """Set mode and mtime; a setgid bit inherited from the parent folder stays."""
+        set_attributes(self.fd, attributes, os.fstat(self.fd).st_mode & stat.S_ISGID)
+
+    def path(self, root: "bytes") -> "str":
+        """Return the path of the current entry, for messages; it may be too long to be used."""
+        names = [*self.names, self.entry] if self.entry else self.names
+        return os.fsdecode(os.path.join(root, *names))
+
+    def close(self) -> "None":
+        """Close the descriptor; a second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
-def _current_folder() -> "str":
-    """Return what a shell sets as PWD: the inherited path if it still leads here."""
-    path = os.environ.get("PWD", "")
-    try:
-        if os.path.isabs(path) and os.path.samefile(path, "."):
-            return path
-    except OSError:  # it is gone
-        pass
-    return os.getcwd()
+def walk(folder: "Folder", removing: "bool" = False) -> "Iterator[tuple[int, bytes]]":
+    """Yield everything in a folder as (type, name), the type being S_IFREG or another of `stat`.
+
+    A folder comes twice: as S_IFDIR once `folder` has entered it, and as LEAVE once `folder` has
+    left it. The type 0 stands for a FIFO, socket or device, for an entry that has vanished, and for
+    a temporary of the library.
+
+    Args:
+        folder: Where to start; it moves along with the walk.
+        removing: Make each folder readable and writable, include temporaries, and yield a folder
+            that cannot be entered with the type 0.
+    """
+    waiting = []  # type: list[list[bytes]]  # per level, the folders still to enter
+    while True:
+        waiting.append([])
+        for kind, name in _entries(folder.fd):
+            if not removing and is_temporary_name(name):
+                kind = 0
+            if kind == stat.S_IFDIR:
+                waiting[-1].append(name)
+            else:
+                folder.entry = name
+                yield kind, name
+        while True:
+            if waiting[-1]:
+                folder.entry = name = waiting[-1].pop()
+                try:
+                    if removing:
+                        call_if_supported(os.chmod, name, 0o700, dir_fd=folder.fd)
+                    folder.enter(name)
+                except OSError as error:
+                    if not removing and not isinstance(error, FileNotFoundError):
+                        raise
+                    yield 0, name
+                else:
+                    yield stat.S_IFDIR, name
+                    break
+            else:
+                waiting.pop()
+                if not waiting:
+                    return
+                yield LEAVE, folder.leave()
 
 
-def make_directory(path: "str") -> "str":
-    """Make the directory and those above it where they are missing; its absolute path."""
-    path = expand(path)
-    os.makedirs(path, exist_ok=True)
-    return path
-
-
-def make_private_directory(path: "str") -> "str":
-    """Make one new directory that only this account can enter."""
-    os.mkdir(path, 0o700)
-    return path
+def _entries(fd: "int") -> "list[tuple[int, bytes]]":
+    """Return type and name of each entry; a list, since the walk may change the folder."""
+    found = []
+    if sys.version_info < (3, 7):  # its scandir takes no descriptor
+        for name in os.listdir(fd):
+            status = entry_status(name, fd)
+            found.append((stat.S_IFMT(status.st_mode) if status else 0, os.fsencode(name)))
+        return found
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                kind = stat.S_IFREG
+            elif entry.is_dir(follow_symlinks=False):
+                kind = stat.S_IFDIR
+            elif entry.is_symlink():
+                kind = stat.S_IFLNK
+            else:
+                kind = 0
+            found.append((kind, os.fsencode(entry.name)))
+    return found
 
 
 def remove_tree(path: "str") -> "bool":
-    """Remove what is temporary, a folder or a file, links as links; False if something stayed.
+    """Remove a file, a link (not its target) or a folder with everything in it.
 
-    By shutil, and not by trees, which not every connection has been sent when it ends.
+    Read-only folders are made writable first. An entry that cannot be removed does not save the
+    others. shutil.rmtree would need a descriptor and a Python frame per level, leave read-only
+    folders, and cost 5 ms for its import.
+
+    Returns:
+        True if nothing is left at the path.
     """
-    import shutil  # costs 5 ms; most connections need it only at their end
-
-    def insist(_function: "object", entry: "str", _error: "object") -> "None":
-        """Once more, since an account may have folders of its own that are read-only."""
-        try:
-            if entry != path:  # the folder that it is all in is not ours
-                os.chmod(os.path.dirname(entry), 0o700)
-            if os.path.isdir(entry) and not os.path.islink(entry):
-                os.chmod(entry, 0o700)
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                os.unlink(entry)
-        except OSError:
-            return  # what stayed is told below
-
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, onerror=insist)
-    elif os.path.lexists(path):
-        insist(None, path, None)
+    try:
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            call_if_supported(os.chmod, path, 0o700)
+            _empty(path)
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+    except OSError:
+        pass  # the return value says whether something is left
     return not os.path.lexists(path)
+
+
+def _empty(path: "str") -> "None":
+    folder = Folder(os.open(path, OPEN_FOLDER))
+    try:
+        for kind, name in walk(folder, removing=True):
+            try:
+                if kind == LEAVE:
+                    os.rmdir(name, dir_fd=folder.fd)
+                elif kind != stat.S_IFDIR:
+                    os.unlink(name, dir_fd=folder.fd)
+            except OSError:
+                continue  # then its folder stays too
+    finally:
+        folder.close()
+
+
+def delete_directory(path: "str") -> "bool | None":
+    """Remove a folder, or a link, that a user named.
+
+    Returns:
+        True if it was removed; False if it does not exist or something stayed; None if the path is
+        the root or the home directory, which is refused.
+    """
+    path = paths.expand(path)
+    if os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):
+        return None
+    if not os.path.isdir(path) and not os.path.islink(path):
+        return False
+    return remove_tree(path)
+
+
+def entry_status(path: "str | bytes", folder: "int | None" = None) -> "os.stat_result | None":
+    """Return the status of an entry, of a link itself; None if the entry does not exist."""
+    try:
+        return os.stat(path, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def set_attributes(fd: "int", attributes: "Attributes", more: "int" = 0) -> "None":
+    """Set the permission bits, plus the bits `more`, and the mtime."""
+    call_if_supported(os.fchmod, fd, attributes[0] & 0o777 | more)
+    call_if_supported(os.utime, fd, ns=times(attributes))
+
+
+def times(attributes: "Attributes") -> "tuple[int, int]":
+    """Return atime and mtime in nanoseconds, as os.utime takes them."""
+    time = attributes[1] * 10**9 + attributes[2]
+    return time, time
+
+
+def call_if_supported(
+    call: "Callable[..., object]", *arguments: "object", **keywords: "object"
+) -> "None":
+    """Call a function that some file systems refuse: to set modes or times, to sync."""
+    try:
+        call(*arguments, **keywords)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+
+
+def is_temporary_name(name: "bytes") -> "bool":
+    """Return True for the name of an `Unpacker`'s temporary."""
+    return name.startswith(TEMPORARY_PREFIX) and len(name) == len(TEMPORARY_PREFIX) + 16
+
+
+def system_error(number: "int") -> "OSError":
+    """Return an OSError with the system's message."""
+    return OSError(number, os.strerror(number))

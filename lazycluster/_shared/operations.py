@@ -1,12 +1,12 @@
-"""Which module serves a kind of step or an operation; both sides load modules by this table."""
+"""Which module serves a kind of step or an operation; both sides load modules by these tables."""
 
 # Names are relative to the package: `lazycluster` on the manager, `_lazycluster` on the host.
 OPERATIONS = {
-    "make_directory": "_shared.folders",
-    "make_private_directory": "_shared.folders",
-    "expand_variables": "_shared.folders",
+    "make_directory": "_shared.paths",
+    "make_private_directory": "_shared.paths",
+    "expand_variables": "_shared.paths",
     "remove_tree": "_shared.folders",
-    "delete_directory": "_shared.trees",
+    "delete_directory": "_shared.folders",
     "read_host_info": "_remote.host_info",
     "is_executable": "_remote.host_info",
     "port_is_free": "_shared.ports",
@@ -14,11 +14,19 @@ OPERATIONS = {
     "first_free_port": "_shared.ports",
 }
 
-# The modules that kinds of steps need beside those of the bootstrap.
-STEP_MODULES = {"function": "cloudpickle", "pack": "_shared.trees", "unpack": "_shared.trees"}
+# The modules that kinds of steps need in addition to the modules of the bootstrap.
+STEP_MODULES = {
+    "function": "cloudpickle",
+    "pack": "_shared.tree_stream",
+    "unpack": "_shared.unpacker",
+}
 
-# Modules that every connection has from its bootstrap on, in the order of import.
+# The modules that travel with a module because it imports them.
+IMPORTED_MODULES = {"_shared.unpacker": ("_shared.tree_stream",)}
+
+# The modules that every connection has from its bootstrap on, in the order of import.
 BOOTSTRAP_MODULES = (
+    "_shared.paths",
     "_shared.folders",
     "_shared.frames",
     "_shared.operations",

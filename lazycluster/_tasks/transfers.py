@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Iterator
 
-from lazycluster._shared import trees
+from lazycluster._shared.tree_stream import measure, pack
+from lazycluster._shared.unpacker import Unpacker
 from lazycluster._tasks.progress import Meter
 
 
@@ -27,16 +28,16 @@ def upload(local_path: str, meter: Meter | None) -> Iterator[bytes]:
         OSError: If it cannot be read; raised with the first chunk.
     """
     if meter is None:
-        return trees.pack(local_path)
-    meter.total = trees.measure(local_path)
-    return trees.pack(local_path, meter.add)
+        return pack(local_path)
+    meter.total = measure(local_path)
+    return pack(local_path, meter.add)
 
 
 class Download:
     """Receive a file or folder under a temporary name and rename it once it is complete.
 
     Args:
-        local_path: The target, see `trees.destination`.
+        local_path: The target, see `paths.destination`.
         remote_path: The path that was asked for. The copy gets its last part as the name in a
             target folder, never a name that the host sends.
         meter: Counts the bytes; None for no counting.
@@ -47,7 +48,7 @@ class Download:
 
     def __init__(self, local_path: str, remote_path: str, meter: Meter | None) -> None:
         on_data = None if meter is None else meter.add
-        self._unpacker = trees.Unpacker(local_path, own_name(remote_path), on_data)
+        self._unpacker = Unpacker(local_path, own_name(remote_path), on_data)
         self._meter = meter
         self._link: str | None = None
 

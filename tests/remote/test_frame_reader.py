@@ -113,7 +113,7 @@ def test_the_kinds_are_told_apart_by_their_numbers():
     names = [
         name
         for name, value in vars(frames).items()
-        if name.isupper() and type(value) is int and value <= 255
+        if name.isupper() and type(value) is int and value <= 255 and name != "SILENT_PERIODS"
     ]
     numbers = {getattr(frames, name) for name in names}
     assert len(numbers) == len(names)

@@ -10,7 +10,7 @@ import pytest
 
 from lazycluster import RuntimeTask
 from lazycluster._conversation.request import Request
-from lazycluster._shared import frames, trees
+from lazycluster._shared import frames, tree_stream
 from lazycluster._tasks.execution import Execution, Target
 from lazycluster.exceptions import FileTransferError
 
@@ -37,7 +37,7 @@ def test_what_cannot_be_stored_is_the_error_though_the_end_has_come(tmp_path):
     """And not what comes of going on after it."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "taken").write_text("old")
-    value = b"".join(trees.pack(str(tmp_path / "folder")))
+    value = b"".join(tree_stream.pack(str(tmp_path / "folder")))
     task = RuntimeTask().get_file("folder", str(tmp_path / "taken"))
     execution = Execution("get", task.steps, "host", task=task)
     with pytest.raises(FileTransferError) as caught:

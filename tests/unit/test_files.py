@@ -21,8 +21,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lazycluster._shared import folders as files
-from lazycluster._shared import trees
+from lazycluster._shared import folders, paths, tree_stream
+from lazycluster._shared import unpacker as unpacker_module
+from lazycluster._shared.unpacker import Unpacker
 from support.interpreters import find_interpreters
 
 NOBODY = 65534
@@ -93,14 +94,14 @@ def names(path: Path) -> list[str]:
 def unpack(
     pieces: Iterable[bytes], target: str | Path, name: str | None = "name"
 ) -> list[tuple[str, str]]:
-    unpacker = trees.Unpacker(str(target), name)
+    unpacker = Unpacker(str(target), name)
     for piece in pieces:
         unpacker.feed(piece)
     return unpacker.finish()
 
 
 def copy(source: Path, target: str | Path, name: str | None = "name") -> list[tuple[str, str]]:
-    return unpack(trees.pack(str(source)), target, name)
+    return unpack(tree_stream.pack(str(source)), target, name)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def place() -> Iterator[Path]:
     path = tempfile.mkdtemp(prefix="lctest-", dir="/tmp")  # TMPDIR may be in a folder of root's
     os.chmod(path, 0o777)
     yield Path(os.path.realpath(path))
-    assert trees.remove(path)
+    assert folders.remove_tree(path)
 
 
 @contextmanager
@@ -206,7 +207,7 @@ def hypothesis_place() -> Iterator[Path]:
     try:
         yield Path(path)
     finally:
-        assert trees.remove(path)
+        assert folders.remove_tree(path)
 
 
 needs_any_name = pytest.mark.skipif(
@@ -245,7 +246,7 @@ def test_stream_can_be_cut_anywhere(entry, cuts):
     """The pieces that arrive need not be those that were sent."""
     with hypothesis_place() as place, unreadable_allowed(entry):
         make(place / "source", entry)
-        stream = b"".join(trees.pack(str(place / "source")))
+        stream = b"".join(tree_stream.pack(str(place / "source")))
         bounds = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
         pieces = [stream[start:end] for start, end in zip(bounds, bounds[1:])]
         unpack(pieces, place / "target")
@@ -255,7 +256,7 @@ def test_stream_can_be_cut_anywhere(entry, cuts):
 def test_stream_can_come_byte_by_byte(place):
     """Even so small are pieces taken."""
     make(place / "source", folder({b"a": file(b"data"), b"b": folder({b"c": link(b"x")})}))
-    stream = b"".join(trees.pack(str(place / "source")))
+    stream = b"".join(tree_stream.pack(str(place / "source")))
     unpack((bytes([byte]) for byte in stream), place / "target")
     assert look(place / "target") == look(place / "source")
 
@@ -265,13 +266,13 @@ def test_stream_can_come_byte_by_byte(place):
     [
         0,
         1,
-        trees.SMALL,
-        trees.SMALL + 1,
-        trees.READ,
-        trees.READ + 1,
-        trees.CHUNK,
-        10 * trees.CHUNK + 1,
-        trees.EARLY + 5,
+        tree_stream.SMALL,
+        tree_stream.SMALL + 1,
+        tree_stream.READ,
+        tree_stream.READ + 1,
+        tree_stream.CHUNK,
+        10 * tree_stream.CHUNK + 1,
+        unpacker_module.FLUSH_SIZE + 5,
     ],
 )
 def test_files_of_every_size_arrive(place, size):
@@ -285,10 +286,10 @@ def test_files_of_every_size_arrive(place, size):
 def test_pieces_are_neither_empty_nor_large(place):
     """They fit into frames, and many small files share one."""
     entries = {b"%d" % number: file(bytes(500)) for number in range(1000)}
-    make(place / "source", folder({**entries, b"big": file(bytes(16 * trees.CHUNK))}))
-    sizes = [len(piece) for piece in trees.pack(str(place / "source"))]
-    assert all(1 <= size <= trees.CHUNK for size in sizes)
-    assert sum(sizes) / len(sizes) > 0.7 * trees.CHUNK
+    make(place / "source", folder({**entries, b"big": file(bytes(16 * tree_stream.CHUNK))}))
+    sizes = [len(piece) for piece in tree_stream.pack(str(place / "source"))]
+    assert all(1 <= size <= tree_stream.CHUNK for size in sizes)
+    assert sum(sizes) / len(sizes) > 0.7 * tree_stream.CHUNK
 
 
 def test_empty_folder_arrives(anybody, place):
@@ -337,7 +338,7 @@ def test_dangling_link_as_the_source_is_an_error(place):
     """It is followed to nothing."""
     make(place / "source", link(b"nothing"))
     with pytest.raises(FileNotFoundError, match="source"):
-        next(trees.pack(str(place / "source")))
+        next(tree_stream.pack(str(place / "source")))
 
 
 def test_file_of_proc_arrives_though_it_says_it_is_empty(place):
@@ -353,8 +354,8 @@ def test_deep_tree_arrives(place):
     make_deep(place / "source", 10000)
     before = open_files()
     during = before
-    unpacker = trees.Unpacker(str(place / "target"), None)
-    for piece in trees.pack(str(place / "source")):
+    unpacker = Unpacker(str(place / "target"), None)
+    for piece in tree_stream.pack(str(place / "source")):
         unpacker.feed(piece)
         during = max(during, open_files())
     unpacker.finish()
@@ -394,7 +395,7 @@ def open_files() -> int:
 def test_deep_tree_is_removed(place):
     """Where shutil.rmtree cannot."""
     make_deep(place / "deep", 10000)
-    assert trees.remove(str(place / "deep"))
+    assert folders.remove_tree(str(place / "deep"))
     assert names(place) == []
 
 
@@ -462,8 +463,8 @@ def test_folder_keeps_the_setgid_bit_of_the_folder_above(place):
 def test_what_is_being_written_is_for_its_owner_only(place):
     """The real mode comes when the data are there."""
     make(place / "source", file(bytes(1 << 20), mode=0o777))
-    unpacker = trees.Unpacker(str(place / "target"), None)
-    unpacker.feed(next(trees.pack(str(place / "source"))))
+    unpacker = Unpacker(str(place / "target"), None)
+    unpacker.feed(next(tree_stream.pack(str(place / "source"))))
     assert stat.S_IMODE(os.stat(unpacker.temporary).st_mode) == 0o600
     unpacker.abort()
 
@@ -495,7 +496,7 @@ def test_f31_file_that_becomes_a_fifo_is_not_waited_for(place, monkeypatch):
     """What was a file when the folder was read may be something else when it is opened."""
     (place / "source").mkdir()
     os.mkfifo(place / "source/fifo")
-    monkeypatch.setattr(trees, "_list", lambda fd: [(stat.S_IFREG, b"fifo")])
+    monkeypatch.setattr(folders, "_entries", lambda fd: [(stat.S_IFREG, b"fifo")])
     assert copy(place / "source", place / "target") == [(f"{place}/source/fifo", "FIFO")]
 
 
@@ -505,7 +506,7 @@ def test_f31_source_that_is_no_file_is_an_error(place, kind):
     os.mkfifo(place / "fifo")
     path = {"fifo": str(place / "fifo"), "device": "/dev/zero"}[kind]
     with pytest.raises(OSError, match="Neither a file nor a folder") as caught:
-        next(trees.pack(path))
+        next(tree_stream.pack(path))
     assert caught.value.filename == path
 
 
@@ -514,7 +515,7 @@ def test_source_that_is_not_there_is_an_error(place, path):
     """It is raised before anything is sent."""
     make(place / "file", file())
     with pytest.raises(OSError, match=r"file|nothing") as caught:
-        next(trees.pack(str(place / path).rstrip("/") + "/" * path.endswith("/")))
+        next(tree_stream.pack(str(place / path).rstrip("/") + "/" * path.endswith("/")))
     assert caught.value.errno in (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -523,7 +524,7 @@ def test_source_that_cannot_be_read_is_an_error(nobody, place):
     for name, entry in {"file": file(mode=0), "folder": folder(mode=0o300)}.items():
         make(place / name, entry)
         with pytest.raises(PermissionError) as caught:
-            next(trees.pack(str(place / name)))
+            next(tree_stream.pack(str(place / name)))
         assert caught.value.filename == str(place / name)
 
 
@@ -531,8 +532,8 @@ def test_source_that_cannot_be_read_is_an_error(nobody, place):
 def test_f31_what_cannot_be_read_in_a_folder_fails_the_copy_with_its_path(nobody, place, entry):
     """The receiver raises what the sender met, with the sender's path."""
     make(place / "source", folder({b"sub": folder({b"secret": entry})}))
-    unpacker = trees.Unpacker(str(place / "target"), None)
-    stream = b"".join(trees.pack(str(place / "source")))
+    unpacker = Unpacker(str(place / "target"), None)
+    stream = b"".join(tree_stream.pack(str(place / "source")))
     with pytest.raises(PermissionError) as caught:
         unpacker.feed(stream)
     assert caught.value.filename == str(place / "source/sub/secret")
@@ -545,9 +546,9 @@ def test_f31_files_that_vanish_are_named(place):
     """What was there when the folder was read may be gone when its turn comes."""
     make(
         place / "source",
-        folder({b"%d" % number: file(bytes(2 * trees.CHUNK)) for number in range(3)}),
+        folder({b"%d" % number: file(bytes(2 * tree_stream.CHUNK)) for number in range(3)}),
     )
-    stream = trees.pack(str(place / "source"))
+    stream = tree_stream.pack(str(place / "source"))
     first = next(stream)
     shutil.rmtree(place / "source")
     skipped = unpack(itertools.chain([first], stream), place / "target")
@@ -559,21 +560,21 @@ def test_f31_folder_that_vanishes_is_named(place):
     """As for files; and one that vanishes around the reader ends early."""
     make(
         place / "source",
-        folder({b"a": folder({b"big": file(bytes(2 * trees.CHUNK))}), b"b": folder()}),
+        folder({b"a": folder({b"big": file(bytes(2 * tree_stream.CHUNK))}), b"b": folder()}),
     )
-    stream = trees.pack(str(place / "source"))
+    stream = tree_stream.pack(str(place / "source"))
     first = next(stream)
     shutil.rmtree(place / "source")
     skipped = unpack(itertools.chain([first], stream), place / "target")
     assert [what for _, what in skipped] in ([], ["vanished while the folder was read"])
-    assert look(place / "target/a/big")[3] == bytes(2 * trees.CHUNK)
+    assert look(place / "target/a/big")[3] == bytes(2 * tree_stream.CHUNK)
 
 
 def test_folder_that_is_moved_under_the_reader_fails_the_copy(place):
     """From a folder that somebody moved, there is no way back to the others."""
-    make(place / "source", folder({b"sub": folder({b"big": file(bytes(2 * trees.CHUNK))})}))
+    make(place / "source", folder({b"sub": folder({b"big": file(bytes(2 * tree_stream.CHUNK))})}))
     (place / "elsewhere").mkdir()
-    stream = trees.pack(str(place / "source"))
+    stream = tree_stream.pack(str(place / "source"))
     first = next(stream)
     os.rename(place / "source/sub", place / "elsewhere/sub")
     with pytest.raises(OSError, match="sub") as caught:
@@ -583,28 +584,28 @@ def test_folder_that_is_moved_under_the_reader_fails_the_copy(place):
 
 def test_f31_file_that_grows_arrives_as_it_was_when_opened(place):
     """So a log that is written faster than it is sent comes to an end."""
-    make(place / "source", file(b"x" * (3 * trees.CHUNK)))
-    stream = trees.pack(str(place / "source"))
+    make(place / "source", file(b"x" * (3 * tree_stream.CHUNK)))
+    stream = tree_stream.pack(str(place / "source"))
     first = next(stream)
     with open(place / "source", "ab") as growing:
-        growing.write(b"y" * trees.CHUNK)
+        growing.write(b"y" * tree_stream.CHUNK)
     unpack(itertools.chain([first], stream), place / "target")
-    assert (place / "target").read_bytes() == b"x" * (3 * trees.CHUNK)
+    assert (place / "target").read_bytes() == b"x" * (3 * tree_stream.CHUNK)
 
 
 def test_f31_file_that_shrinks_arrives_as_far_as_it_goes(place):
     """No size was promised."""
-    make(place / "source", file(b"x" * (3 * trees.CHUNK)))
-    stream = trees.pack(str(place / "source"))
+    make(place / "source", file(b"x" * (3 * tree_stream.CHUNK)))
+    stream = tree_stream.pack(str(place / "source"))
     first = next(stream)
-    os.truncate(place / "source", (2 * trees.CHUNK))
+    os.truncate(place / "source", (2 * tree_stream.CHUNK))
     unpack(itertools.chain([first], stream), place / "target")
-    assert (place / "target").read_bytes() == b"x" * (2 * trees.CHUNK)
+    assert (place / "target").read_bytes() == b"x" * (2 * tree_stream.CHUNK)
 
 
 def test_error_while_reading_fails_the_copy(place, monkeypatch):
     """A disk that gives up in the middle of a file, with some of it sent."""
-    make(place / "source", file(bytes(5 * trees.CHUNK)))
+    make(place / "source", file(bytes(5 * tree_stream.CHUNK)))
     read, calls = os.read, itertools.count()
 
     def failing(fd: int, size: int) -> bytes:
@@ -682,7 +683,7 @@ def test_missing_folders_are_made(place):
 def test_relative_target_begins_at_the_current_folder(place, monkeypatch):
     """Of the time when the copy begins."""
     monkeypatch.chdir(place)
-    unpacker = trees.Unpacker("a/b", None)
+    unpacker = Unpacker("a/b", None)
     monkeypatch.chdir("/")
     assert unpacker.path == f"{place}/a/b"
 
@@ -691,10 +692,10 @@ def test_tilde_is_the_home_directory_only_as_the_first_character(place, monkeypa
     """Anywhere else, and in the source's name, it is a letter."""
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.chdir(place)
-    assert trees.Unpacker("~/file", None).path == f"{place}/file"
-    assert trees.Unpacker("~", "~").path == f"{place}/~"
-    assert trees.Unpacker("a~", None).path == f"{place}/a~"
-    assert trees.Unpacker("./~", None).path == f"{place}/~"
+    assert Unpacker("~/file", None).path == f"{place}/file"
+    assert Unpacker("~", "~").path == f"{place}/~"
+    assert Unpacker("a~", None).path == f"{place}/a~"
+    assert Unpacker("./~", None).path == f"{place}/~"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "a\0b", None])
@@ -702,13 +703,13 @@ def test_tilde_is_the_home_directory_only_as_the_first_character(place, monkeypa
 def test_f30_name_that_is_no_name_is_refused(place, name, target):
     """It is needed for a target that is a folder."""
     with pytest.raises(ValueError, match="no name"):
-        trees.Unpacker(f"{place}{target}", name)
+        Unpacker(f"{place}{target}", name)
 
 
 def test_empty_target_is_refused():
     """No path is not the current folder."""
     with pytest.raises(ValueError, match="empty"):
-        trees.Unpacker("", "name")
+        Unpacker("", "name")
 
 
 @pytest.mark.parametrize(
@@ -729,7 +730,7 @@ def test_empty_target_is_refused():
 )
 def test_destination_is_what_the_table_says(target, is_folder, expected):
     """It asks nobody."""
-    assert trees.destination(target, "name", is_folder) == expected
+    assert paths.destination(target, "name", is_folder) == expected
 
 
 def test_file_replaces_a_file(place):
@@ -915,7 +916,7 @@ def test_link_put_in_place_of_a_folder_meanwhile_is_not_followed(place, monkeypa
     make(place / "source", folder({b"sub": folder({b"escaped": file()})}))
     make(place / "own", folder({b"sub": link(b"../outside")}))
     make(place / "outside", folder())
-    monkeypatch.setattr(trees.Unpacker, "_check_merge", lambda *arguments: None)
+    monkeypatch.setattr(unpacker_module, "_check_merge", lambda *arguments: None)
     with pytest.raises(NotADirectoryError):
         copy(place / "source", place, "own")
     assert names(place / "outside") == []
@@ -931,7 +932,7 @@ def test_link_put_in_place_of_a_folder_meanwhile_is_not_followed(place, monkeypa
 def test_f33_stream_cut_at_any_byte_changes_nothing(place, entry, old):
     """The target is what it was, and no temporary stays."""
     make(place / "source", entry)
-    stream = b"".join(trees.pack(str(place / "source")))
+    stream = b"".join(tree_stream.pack(str(place / "source")))
     if old is not None:
         make(place / "target", file(b"old") if entry[0] == "file" else folder({b"a": file(b"o")}))
     before, there = look(place / "target"), names(place)
@@ -946,8 +947,8 @@ def test_f33_target_appears_only_when_finished(place):
     """Until then the old one is there."""
     make(place / "source", file(b"new"))
     make(place / "target", file(b"old"))
-    unpacker = trees.Unpacker(str(place / "target"), None)
-    for piece in trees.pack(str(place / "source")):
+    unpacker = Unpacker(str(place / "target"), None)
+    for piece in tree_stream.pack(str(place / "source")):
         unpacker.feed(piece)
     assert look(place / "target") == file(b"old")
     unpacker.finish()
@@ -956,7 +957,7 @@ def test_f33_target_appears_only_when_finished(place):
 
 def test_f33_temporary_is_known_before_it_is_made(place):
     """So that somebody else can remove it; it lies beside the target."""
-    unpacker = trees.Unpacker(str(place / "a/target"), None)
+    unpacker = Unpacker(str(place / "a/target"), None)
     assert os.path.dirname(unpacker.temporary) == str(place / "a")
     name = os.path.basename(unpacker.temporary)
     assert name.startswith(".lazycluster-")
@@ -967,8 +968,8 @@ def test_f33_temporary_is_known_before_it_is_made(place):
 def test_f33_abort_removes_everything_and_can_be_repeated(nobody, place):
     """Read-only folders, too."""
     make(place / "source", folder({b"a": folder({b"b": file(bytes(9))}, mode=0o500)}, mode=0o500))
-    unpacker = trees.Unpacker(str(place / "target"), None)
-    for piece in trees.pack(str(place / "source")):
+    unpacker = Unpacker(str(place / "target"), None)
+    for piece in tree_stream.pack(str(place / "source")):
         unpacker.feed(piece)
     assert names(place) == [os.path.basename(unpacker.temporary), "source"]
     unpacker.abort()
@@ -981,8 +982,8 @@ def test_f33_abort_removes_everything_and_can_be_repeated(nobody, place):
 def test_abort_after_the_end_leaves_the_copy(place):
     """What is where it was to be is no temporary."""
     make(place / "source", file(b"new"))
-    unpacker = trees.Unpacker(str(place / "target"), None)
-    for piece in trees.pack(str(place / "source")):
+    unpacker = Unpacker(str(place / "target"), None)
+    for piece in tree_stream.pack(str(place / "source")):
         unpacker.feed(piece)
     unpacker.finish()
     unpacker.abort()
@@ -991,10 +992,10 @@ def test_abort_after_the_end_leaves_the_copy(place):
 
 def test_abort_removes_nothing_that_it_did_not_make(place):
     """Should the name be taken, by whatever chance."""
-    unpacker = trees.Unpacker(str(place / "target"), None)
+    unpacker = Unpacker(str(place / "target"), None)
     make(unpacker.temporary, file(b"another's"))
     with pytest.raises(FileExistsError):
-        unpacker.feed(record(trees.FILE))
+        unpacker.feed(record(tree_stream.FILE))
     assert look(unpacker.temporary) == file(b"another's")
 
 
@@ -1016,8 +1017,8 @@ def test_no_descriptor_stays_open(place):
     make(place / "source", folder({b"a": file(bytes(300000)), b"b": folder({b"c": file()})}))
     before = open_files()
     copy(place / "source", place / "target")
-    stream = trees.pack(str(place / "source"))
-    unpacker = trees.Unpacker(str(place / "other"), None)
+    stream = tree_stream.pack(str(place / "source"))
+    unpacker = Unpacker(str(place / "other"), None)
     unpacker.feed(next(stream))
     stream.close()
     unpacker.abort()
@@ -1121,7 +1122,7 @@ def test_file_system_without_modes_is_no_error(place, monkeypatch):
 def test_error_of_close_fails_the_copy(place, monkeypatch):
     """NFS says only there that its disk is full."""
     make(place / "source", file(bytes(12345)))
-    stream = list(trees.pack(str(place / "source")))
+    stream = list(tree_stream.pack(str(place / "source")))
     close = os.close
 
     def failing(fd: int) -> None:
@@ -1130,7 +1131,7 @@ def test_error_of_close_fails_the_copy(place, monkeypatch):
         if size == 12345:  # others may be closed meanwhile, by the garbage collector
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    unpacker = trees.Unpacker(str(place / "target"), None)
+    unpacker = Unpacker(str(place / "target"), None)
     monkeypatch.setattr(os, "close", failing)
     with pytest.raises(OSError, match="target") as caught:
         unpacker.feed(stream[0])
@@ -1161,12 +1162,18 @@ def test_f34_two_copies_to_one_target_do_not_mix(place):
 def record(
     kind: int, text: bytes = b"", mode: int = 0o755, seconds: int = 0, nanoseconds: int = 0
 ) -> bytes:
-    return trees.HEAD.pack(kind, mode, len(text), seconds, nanoseconds) + text
+    return tree_stream.HEAD.pack(kind, mode, len(text), seconds, nanoseconds) + text
 
 
-FILE, FOLDER, LEAVE, LINK, END = trees.FILE, trees.FOLDER, trees.LEAVE, trees.LINK, trees.END
+FILE, FOLDER, LEAVE, LINK, END = (
+    tree_stream.FILE,
+    tree_stream.FOLDER,
+    tree_stream.LEAVE,
+    tree_stream.LINK,
+    tree_stream.END,
+)
 ROOT = record(FOLDER)
-NO_DATA = trees.NO_MORE_DATA
+NO_DATA = tree_stream.NO_MORE_DATA
 BAD_NAMES = [b"", b".", b"..", b"/", b"/etc/x", b"a/b", b"../x", b"a/", b"a\0b", b"\0", b"n" * 5000]
 HOSTILE = {
     **{f"file {name[:9]!r}": ROOT + record(FILE, name) for name in BAD_NAMES},
@@ -1206,10 +1213,10 @@ HOSTILE = {
     "unknown kind": ROOT + record(8),
     "kind 0": record(0),
     "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
-    "long piece": record(FILE) + trees.LENGTH.pack(trees.CHUNK + 1),
-    "longest piece": ROOT + record(FILE, b"a") + trees.LENGTH.pack(2**32 - 1),
+    "long piece": record(FILE) + tree_stream.LENGTH.pack(tree_stream.CHUNK + 1),
+    "longest piece": ROOT + record(FILE, b"a") + tree_stream.LENGTH.pack(2**32 - 1),
     "too many nanoseconds": record(FILE, nanoseconds=10**9),
-    "skipped for an unknown reason": ROOT + record(trees.SKIPPED, b"a", mode=99),
+    "skipped for an unknown reason": ROOT + record(tree_stream.SKIPPED, b"a", mode=99),
 }
 
 
@@ -1218,7 +1225,7 @@ def test_hostile_stream_is_refused_and_leaves_nothing(place, stream):
     """Nothing is written but below the temporary, and that goes."""
     make(place / "outside", folder({b"kept": file()}))
     make(place / "folder", folder())
-    with pytest.raises(trees.FormatError):
+    with pytest.raises(tree_stream.FormatError):
         unpack([stream], place / "folder/target")
     assert look(place / "outside") == folder({b"kept": file()})
     assert names(place / "folder") == []
@@ -1227,7 +1234,7 @@ def test_hostile_stream_is_refused_and_leaves_nothing(place, stream):
 
 def test_format_error_is_a_value_error():
     """So that who knows no more can catch it."""
-    assert issubclass(trees.FormatError, ValueError)
+    assert issubclass(tree_stream.FormatError, ValueError)
 
 
 @drawn
@@ -1237,7 +1244,7 @@ def test_garbage_writes_nothing_but_the_target(garbage):
     with hypothesis_place() as place:
         try:
             unpack([garbage], place / "target")
-        except (OSError, trees.FormatError):
+        except (OSError, tree_stream.FormatError):
             assert names(place) == []
         else:
             assert names(place) == ["target"]
@@ -1251,7 +1258,7 @@ RECORDS = st.one_of(
         st.sampled_from([0o755, 0o7777, 0, 3]),
     ),
     st.just(NO_DATA),
-    st.just(trees.LENGTH.pack(1) + b"x"),
+    st.just(tree_stream.LENGTH.pack(1) + b"x"),
 )
 
 
@@ -1263,7 +1270,7 @@ def test_records_in_any_order_write_nothing_but_the_target(records):
         (place / "folder").mkdir()
         try:
             unpack([ROOT, *records], place / "folder/target")
-        except (OSError, trees.FormatError):
+        except (OSError, tree_stream.FormatError):
             assert names(place / "folder") == []
         else:
             assert names(place / "folder") == ["target"]
@@ -1284,7 +1291,7 @@ def test_time_of_a_stream_may_be_absurd(place, seconds):
     stream = record(FILE, seconds=seconds, nanoseconds=999999999) + NO_DATA + record(END)
     try:
         unpack([stream], place / "target")
-    except (OSError, trees.FormatError):
+    except (OSError, tree_stream.FormatError):
         assert names(place) == []
     else:
         assert names(place) == ["target"]
@@ -1292,16 +1299,16 @@ def test_time_of_a_stream_may_be_absurd(place, seconds):
 
 def test_levels_without_end_are_refused(place, monkeypatch):
     """The memory for them is ours."""
-    monkeypatch.setattr(trees, "MOST_LEVELS", 50)
-    with pytest.raises(trees.FormatError, match="without end"):
+    monkeypatch.setattr(unpacker_module, "MOST_LEVELS", 50)
+    with pytest.raises(tree_stream.FormatError, match="without end"):
         unpack([ROOT, record(FOLDER, b"d") * 50], place / "target")
     assert names(place) == []
 
 
 def test_skipped_names_without_end_are_refused(place):
     """Likewise."""
-    line = record(trees.SKIPPED, b"x" * 60000, mode=0)
-    with pytest.raises(trees.FormatError, match="too much"):
+    line = record(tree_stream.SKIPPED, b"x" * 60000, mode=0)
+    with pytest.raises(tree_stream.FormatError, match="too much"):
         unpack(itertools.chain([ROOT], itertools.repeat(line)), place / "target")
     assert names(place) == []
 
@@ -1318,10 +1325,10 @@ def test_skipped_names_without_end_are_refused(place):
 )
 def test_error_of_the_sender_is_raised_with_its_path(place, text, number):
     """By the name of its number, which differs between systems."""
-    unpacker = trees.Unpacker(str(place / "target"), None)
+    unpacker = Unpacker(str(place / "target"), None)
     unpacker.feed(ROOT)
     with pytest.raises(OSError, match="/there/x") as caught:
-        unpacker.feed(record(trees.ERROR, text))
+        unpacker.feed(record(tree_stream.ERROR, text))
     assert (caught.value.errno, caught.value.filename) == (number, "/there/x")
     assert unpacker.failed_there
     assert names(place) == []
@@ -1342,22 +1349,22 @@ def test_removing_does_not_follow_links(place):
     """What they point to is not ours."""
     make(place / "outside", folder({b"kept": file()}))
     make(place / "tree", folder({b"link": link(b"../outside"), b"sub": folder()}))
-    assert trees.remove(str(place / "tree"))
+    assert folders.remove_tree(str(place / "tree"))
     make(place / "link", link(b"outside"))
-    assert trees.remove(str(place / "link"))
+    assert folders.remove_tree(str(place / "link"))
     assert look(place / "outside") == folder({b"kept": file()})
     assert names(place) == ["outside"]
 
 
 def test_removing_what_is_not_there_is_done(place):
     """It need not be asked for first."""
-    assert trees.remove(str(place / "nothing"))
+    assert folders.remove_tree(str(place / "nothing"))
 
 
 def test_removing_what_cannot_be_removed_says_so(nobody, place):
     """It raises nothing, as it is what is done after errors."""
     make(place / "folder", folder({b"file": file()}, mode=0o555))
-    assert not trees.remove(str(place / "folder/file"))
+    assert not folders.remove_tree(str(place / "folder/file"))
 
 
 # --- Each Python ---
@@ -1376,8 +1383,8 @@ for path in sys.argv[3:]:
         exec(compile(source.read(), path, "exec"), module.__dict__)
     setattr(package, name, module)
 for _ in range(2):  # the second time into what is there
-    unpacker = package.trees.Unpacker(sys.argv[2] + "/", "own")
-    for piece in package.trees.pack(sys.argv[1]):
+    unpacker = package.unpacker.Unpacker(sys.argv[2] + "/", "own")
+    for piece in package.tree_stream.pack(sys.argv[1]):
         unpacker.feed(piece)
     assert unpacker.finish() == [(os.path.join(sys.argv[1], "fifo"), "FIFO")]
 """
@@ -1395,7 +1402,7 @@ def test_each_python_copies_alike(place, python):
     make(place / "source", folder({**entries, b"sub": sub}, mode=0o750))
     os.mkfifo(place / "source/fifo")
     os.utime(place / "source", ns=(TIME, TIME))  # the FIFO has changed it
-    sources = [files.__file__, trees.__file__]
+    sources = [module.__file__ for module in (paths, folders, tree_stream, unpacker_module)]
     command = [python, "-I", "-c", ROUND_TRIP, str(place / "source"), str(place / "a"), *sources]
     done = subprocess.run(command, env={"LC_ALL": "C"}, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from lazycluster import Connection, RuntimeTask
 from lazycluster._conversation import conversation
-from lazycluster._shared import frames, trees
+from lazycluster._shared import frames, tree_stream
 from lazycluster._ssh import lifelines as _lifelines
 from lazycluster._tasks import execution as _execution
 from lazycluster.exceptions import (
@@ -420,41 +420,52 @@ def test_words_of_a_host_in_a_message_are_text():
 
 
 def record(kind: int, text: bytes = b"", mode: int = 0o755) -> bytes:
-    return trees.HEAD.pack(kind, mode, len(text), 0, 0) + text
+    return tree_stream.HEAD.pack(kind, mode, len(text), 0, 0) + text
 
 
 def data(content: bytes) -> bytes:
-    return trees.LENGTH.pack(len(content)) + content + trees.NO_MORE_DATA
+    return tree_stream.LENGTH.pack(len(content)) + content + tree_stream.NO_MORE_DATA
 
 
-FOLDER, LEAVE = record(trees.FOLDER), record(trees.LEAVE)
+FOLDER, LEAVE = record(tree_stream.FOLDER), record(tree_stream.LEAVE)
 TREES = {
-    "an absolute name": FOLDER + record(trees.FILE, b"/tmp/evil") + data(b"x"),
-    "..": FOLDER + record(trees.FILE, b"..") + data(b"x"),
-    "a way up": FOLDER + record(trees.FILE, b"../evil") + data(b"x"),
-    "a way down": FOLDER + record(trees.FILE, b"kept/evil") + data(b"x"),
-    "a way up by a folder": FOLDER + record(trees.FOLDER, b"..") + record(trees.FILE, b"evil"),
-    "more ways up than down": FOLDER + LEAVE + LEAVE + record(trees.FILE, b"evil") + data(b"x"),
-    "a name that was not asked for": record(trees.FILE, b"evil") + data(b"x"),
-    "a second file": record(trees.FILE) + data(b"x") + record(trees.FILE, b"evil") + data(b"x"),
+    "an absolute name": FOLDER + record(tree_stream.FILE, b"/tmp/evil") + data(b"x"),
+    "..": FOLDER + record(tree_stream.FILE, b"..") + data(b"x"),
+    "a way up": FOLDER + record(tree_stream.FILE, b"../evil") + data(b"x"),
+    "a way down": FOLDER + record(tree_stream.FILE, b"kept/evil") + data(b"x"),
+    "a way up by a folder": FOLDER
+    + record(tree_stream.FOLDER, b"..")
+    + record(tree_stream.FILE, b"evil"),
+    "more ways up than down": FOLDER
+    + LEAVE
+    + LEAVE
+    + record(tree_stream.FILE, b"evil")
+    + data(b"x"),
+    "a name that was not asked for": record(tree_stream.FILE, b"evil") + data(b"x"),
+    "a second file": record(tree_stream.FILE)
+    + data(b"x")
+    + record(tree_stream.FILE, b"evil")
+    + data(b"x"),
     "a file through a link": FOLDER
-    + record(trees.LINK, b"out\0..")
-    + record(trees.FILE, b"out/evil")
+    + record(tree_stream.LINK, b"out\0..")
+    + record(tree_stream.FILE, b"out/evil")
     + data(b"x"),
     "a folder through a link": FOLDER
-    + record(trees.LINK, b"out\0..")
-    + record(trees.FOLDER, b"out")
-    + record(trees.FILE, b"evil"),
+    + record(tree_stream.LINK, b"out\0..")
+    + record(tree_stream.FOLDER, b"out")
+    + record(tree_stream.FILE, b"evil"),
     "a file behind its link": FOLDER
-    + record(trees.LINK, b"out\0../kept")
-    + record(trees.FILE, b"out")
+    + record(tree_stream.LINK, b"out\0../kept")
+    + record(tree_stream.FILE, b"out")
     + data(b"x"),
-    "a link as what was asked for": record(trees.LINK, b"\0../kept"),
+    "a link as what was asked for": record(tree_stream.LINK, b"\0../kept"),
     "a device": FOLDER + record(8, b"null"),
-    "an absurd piece": record(trees.FILE) + trees.LENGTH.pack(2**32 - 1),
-    "an absurd name": FOLDER + record(trees.FILE, b"n" * 60000),
-    "names that are one": FOLDER + (record(trees.FILE, b"a") + data(b"x")) * 2,
-    "our own temporary": FOLDER + record(trees.FILE, b".lazycluster-0123456789abcdef") + data(b"x"),
+    "an absurd piece": record(tree_stream.FILE) + tree_stream.LENGTH.pack(2**32 - 1),
+    "an absurd name": FOLDER + record(tree_stream.FILE, b"n" * 60000),
+    "names that are one": FOLDER + (record(tree_stream.FILE, b"a") + data(b"x")) * 2,
+    "our own temporary": FOLDER
+    + record(tree_stream.FILE, b".lazycluster-0123456789abcdef")
+    + data(b"x"),
 }
 
 
@@ -473,7 +484,7 @@ def place(tmp_path):
 def test_what_a_host_sends_is_written_nowhere_else(place, stream, finished):
     """A FileTransferError, and no trace of it; CVE-2019-6111, CVE-2018-20685, CVE-2026-0964."""
     ending = (frame(frames.ENDED, {"exit_status": 0, "result": None}), FINISHED) if finished else ()
-    value = frame(frames.VALUE, stream + record(trees.END))
+    value = frame(frames.VALUE, stream + record(tree_stream.END))
     with host_that_says(STARTED, value, *ending, stays=finished) as connection:  # noqa: SIM117
         with pytest.raises(FileTransferError):
             RuntimeTask().get_file("asked", str(place / "target")).execute(connection)
@@ -482,7 +493,7 @@ def test_what_a_host_sends_is_written_nowhere_else(place, stream, finished):
 
 def test_bits_that_give_rights_are_not_taken_from_a_host(place):
     """Neither setuid nor setgid nor the sticky bit."""
-    stream = record(trees.FILE, mode=0o7777) + data(b"x") + record(trees.END)
+    stream = record(tree_stream.FILE, mode=0o7777) + data(b"x") + record(tree_stream.END)
     ended = frame(frames.ENDED, {"exit_status": 0, "result": None})
     said = (STARTED, frame(frames.VALUE, stream), ended, FINISHED)
     with host_that_says(*said) as connection:
@@ -492,7 +503,9 @@ def test_bits_that_give_rights_are_not_taken_from_a_host(place):
 
 def test_a_folder_goes_under_the_name_that_was_asked_for(place):
     """A host cannot choose where in a folder that is there it goes."""
-    stream = FOLDER + record(trees.FILE, b"kept") + data(b"x") + LEAVE + record(trees.END)
+    stream = (
+        FOLDER + record(tree_stream.FILE, b"kept") + data(b"x") + LEAVE + record(tree_stream.END)
+    )
     ended = frame(frames.ENDED, {"exit_status": 0, "result": "/tmp/evil"})
     with host_that_says(STARTED, frame(frames.VALUE, stream), ended, FINISHED) as connection:
         RuntimeTask().get_file("some/asked", str(place)).execute(connection)
@@ -504,9 +517,9 @@ def test_data_without_end_is_written_under_the_one_name_until_it_is_stopped(plac
     """A timeout stops it, and what came is removed."""
 
     def pieces() -> Iterator[bytes]:
-        yield frame(frames.VALUE, record(trees.FILE))
+        yield frame(frames.VALUE, record(tree_stream.FILE))
         while True:
-            yield frame(frames.VALUE, trees.LENGTH.pack(1000) + bytes(1000))
+            yield frame(frames.VALUE, tree_stream.LENGTH.pack(1000) + bytes(1000))
 
     with host_that_says(STARTED, pieces=pieces()) as connection:  # noqa: SIM117
         with pytest.raises(FileTransferError):
@@ -516,8 +529,8 @@ def test_data_without_end_is_written_under_the_one_name_until_it_is_stopped(plac
 
 def test_names_of_what_was_skipped_are_text(place):
     """They are in the log, where nothing of them is obeyed."""
-    skipped = trees.HEAD.pack(trees.SKIPPED, trees.DEVICE, 5, 0, 0) + b"\x1b[2Ja"
-    stream = FOLDER + skipped + LEAVE + record(trees.END)
+    skipped = tree_stream.HEAD.pack(tree_stream.SKIPPED, tree_stream.DEVICE, 5, 0, 0) + b"\x1b[2Ja"
+    stream = FOLDER + skipped + LEAVE + record(tree_stream.END)
     ended = frame(frames.ENDED, {"exit_status": 0, "result": None})
     with host_that_says(STARTED, frame(frames.VALUE, stream), ended, FINISHED) as connection:
         task = RuntimeTask().get_file("asked", str(place / "target")).execute(connection)

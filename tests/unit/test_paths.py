@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from lazycluster._shared import folders as paths
+from lazycluster._shared import paths
 
 
 @pytest.fixture(autouse=True)

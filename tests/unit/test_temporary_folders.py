@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from lazycluster._shared import folders as files
+from lazycluster._shared import folders
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def place(tmp_path):
 def test_f33_half_a_file_is_removed_from_its_folder(place):
     """The folder is the user's, whose mode is not to be changed."""
     (place / "half").touch()
-    assert files.remove_tree(str(place / "half")) is True
+    assert folders.remove_tree(str(place / "half")) is True
 
 
 def test_f45_links_are_removed_as_links(place, tmp_path):
@@ -38,18 +38,18 @@ def test_f45_links_are_removed_as_links(place, tmp_path):
     for number, target in enumerate((place, place / "keep", tmp_path / "nothing", "/")):
         (tree / f"link {number}").symlink_to(target)
         (tree / "below" / f"link {number}").symlink_to(target)
-    assert files.remove_tree(str(tree)) is True
+    assert folders.remove_tree(str(tree)) is True
 
 
 @pytest.mark.parametrize("target", ["place", "place/keep", "nothing"])
 def test_f45_a_link_in_its_place_is_removed_as_a_link(place, tmp_path, target):
     """Somebody else has removed the directory and put a link there."""
     (place / "link").symlink_to(tmp_path / target)
-    assert files.remove_tree(str(place / "link")) is True
+    assert folders.remove_tree(str(place / "link")) is True
 
 
 def test_f45_what_somebody_has_removed_is_no_failure(place):
-    assert files.remove_tree(str(place / "gone")) is True
+    assert folders.remove_tree(str(place / "gone")) is True
 
 
 def test_f45_read_only_folders_are_removed(place):
@@ -59,4 +59,4 @@ def test_f45_read_only_folders_are_removed(place):
     (tree / "below" / "file").touch()
     (tree / "below").chmod(0o500)
     tree.chmod(0o500)
-    assert files.remove_tree(str(tree)) is True
+    assert folders.remove_tree(str(tree)) is True

@@ -1,0 +1,99 @@
+"""Paths as users write them, and new directories."""
+
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Match
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+
+
+def temporary_path() -> "str":
+    """Return a path for a new temporary directory; it is not created.
+
+    Its parent is the first writable one of `$TMPDIR`, `/tmp` and `/var/tmp`.
+    """
+    parents = [parent for parent in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp") if parent]
+    usable = [parent for parent in parents if os.access(parent, os.W_OK | os.X_OK)]
+    parent = (usable or parents)[0]
+    return os.path.join(os.path.abspath(parent), "lazycluster-" + os.urandom(8).hex())
+
+
+def expand(path: "str") -> "str":
+    """Return the absolute path; `~` is the home directory only as the first character."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def expand_variables(text: "str") -> "str":
+    """Expand `$NAME` and `${NAME}` from the environment; a variable that is not set is empty.
+
+    `PWD` is the current folder, as a shell sets it. Everything else is literal: `$(…)`, `$1`,
+    backticks and backslashes too.
+    """
+
+    def value(match: "Match[str]") -> "str":
+        name = match.group(1) or match.group(2)
+        return _current_folder() if name == "PWD" else os.environ.get(name, "")
+
+    return _VARIABLE.sub(value, text)
+
+
+def _current_folder() -> "str":
+    """Return what a shell sets as PWD: the inherited path if it still leads here."""
+    path = os.environ.get("PWD", "")
+    try:
+        if os.path.isabs(path) and os.path.samefile(path, "."):
+            return path
+    except OSError:  # it is gone
+        pass
+    return os.getcwd()
+
+
+def make_directory(path: "str") -> "str":
+    """Create the directory and its missing parents; return its absolute path."""
+    path = expand(path)
+    os.makedirs(path, exist_ok=True)
+    return path
+
+
+def make_private_directory(path: "str") -> "str":
+    """Create one new directory that only this account can enter; return its path."""
+    os.mkdir(path, 0o700)
+    return path
+
+
+def destination(target: "str", name: "str | None", is_folder: "bool") -> "str":
+    """Return where a file or folder goes; the rule is equal in both directions.
+
+    | `target`                                    | goes to         |
+    | ------------------------------------------- | --------------- |
+    | an existing folder, or a link to one        | `target`/`name` |
+    | ends with `/`, or is or ends with `.`, `..` | `target`/`name` |
+    | anything else, existing or not              | `target`        |
+
+    If the destination exists: a file replaces a file, and a link (not its target); a folder is
+    merged into a folder, file by file, but not into a link to a folder; anything else is an error.
+    An existing read-only folder is an error, unless the folder to merge into it is read-only, too.
+
+    Args:
+        target: The path that the user gave.
+        name: The source's own name; None if it has none, as `/`.
+        is_folder: Whether `target` is a folder or a link to one.
+
+    Raises:
+        ValueError: If the target is empty, or the name is needed and is not one safe name.
+    """
+    if not target:
+        raise ValueError("the target is an empty path")
+    if not is_folder and os.path.basename(target) not in ("", ".", ".."):
+        return target
+    if name is None or not is_entry_name(os.fsencode(name)):
+        raise ValueError("{!r} is no name for something in the folder {!r}".format(name, target))
+    return os.path.join(target, name)
+
+
+def is_entry_name(name: "bytes") -> "bool":
+    """Return True for a name that an entry of a folder can have."""
+    return name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name

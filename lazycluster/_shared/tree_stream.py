@@ -1,0 +1,227 @@
+"""The stream of bytes that a file or a folder travels as, and how it is packed.
+
+The stream is a sequence of records: a head (kind, mode, mtime, length of the text) and the text,
+which is a name, a path, or a link's name and target with a NUL between. FILE is followed by chunks
+of its data, each with its length before it, the last one empty; no size is promised, so a file may
+change while it is read. FOLDER goes down into a new folder and LEAVE goes up again, so every name
+is a single one and the stream cannot name any other place. END is the last record. If progress is
+wanted, MEASURE is the first record, with the number of bytes to come.
+
+What travels: files, folders and links, with the permission bits (not setuid, setgid or the sticky
+bit) and the mtimes; not owners, access lists or extended attributes. Hard links become separate
+files, sparse files dense ones.
+"""
+
+import errno
+import os
+import stat
+import struct
+import sys
+
+from . import folders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator
+
+HEAD = struct.Struct(">BHHqI")  # kind, mode, length of the text, mtime: seconds, nanoseconds
+LENGTH = struct.Struct(">I")
+NO_MORE_DATA = LENGTH.pack(0)
+CHUNK = 1 << 18  # bytes; the maximum of a chunk of the stream, and of a file's data at once
+READ = CHUNK - 2 * LENGTH.size  # bytes; so that a chunk of data fits into a chunk of the stream
+SMALL = 1 << 15  # bytes; up to this size a file is one record
+
+FILE = 1
+FOLDER = 2
+LEAVE = folders.LEAVE
+LINK = 4
+SKIPPED = 5  # text: a path; mode: the index in SKIPS
+ERROR = 6  # text: a path and the name of an errno; nothing follows
+END = 7
+MEASURE = 8  # in place of the mtime's seconds: the approximate bytes of all files
+
+SKIPS = ("vanished while the folder was read", "FIFO", "socket", "device", "unfinished copy")
+VANISHED, FIFO, SOCKET, DEVICE, UNFINISHED = range(5)
+_SKIPS_BY_TYPE = {
+    stat.S_IFIFO: FIFO,
+    stat.S_IFSOCK: SOCKET,
+    stat.S_IFCHR: DEVICE,
+    stat.S_IFBLK: DEVICE,
+}
+LONGEST_PATH = 65000  # bytes; a longer path is sent without its beginning
+_OPEN_TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW  # it may have become a FIFO meanwhile
+
+
+class FormatError(ValueError):
+    """A stream that `pack` never makes."""
+
+
+def pack(
+    path: "str", on_data: "Callable[[int], object] | None" = None, measured: "bool" = False
+) -> "Iterator[bytes]":
+    """Yield the stream of a file or a folder, in chunks of 1 byte to 256 KiB.
+
+    A link given as `path` is followed, as scp does; a link below it travels as a link. An entry
+    that is not a file, folder or link is named in the stream and not opened, and so is an entry
+    that vanishes meanwhile or that an `Unpacker` is just writing. A file that grows is sent up to
+    the size that it had when it was opened; a file that shrinks is sent as far as it goes. An entry
+    that cannot be read ends the stream with its path and errno.
+
+    Args:
+        path: The file or folder. `~` is not expanded.
+        on_data: Called with the number of bytes of each chunk of a file.
+        measured: Whether the stream begins with the total number of bytes. Defaults to False.
+
+    Raises:
+        OSError: If the file or folder itself cannot be read. Nothing was yielded then.
+    """
+    chunks = []  # type: list[bytes]
+    size = 0
+    begun = False
+    try:
+        if measured:
+            chunks.append(HEAD.pack(MEASURE, 0, 0, measure(path), 0))
+            size += HEAD.size
+        for record in _records(os.fsencode(path), on_data):
+            if size + len(record) > CHUNK:
+                yield b"".join(chunks)
+                begun = True
+                chunks = []
+                size = 0
+            chunks.append(record)
+            size += len(record)
+    except OSError as error:
+        if error.filename == path and not begun:
+            raise
+        if chunks:
+            yield b"".join(chunks)
+        name = errno.errorcode.get(error.errno or 0, "")
+        text = os.fsencode(error.filename)[-LONGEST_PATH:] + b"\0" + name.encode("ascii")
+        chunks = [_record(ERROR, text)]
+    yield b"".join(chunks)
+
+
+def measure(path: "str") -> "int":
+    """Return the bytes of a file, or of all files in a folder that can be read now."""
+    size = 0
+    folder = folders.Folder(-1)
+    try:
+        status = os.stat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            return status.st_size
+        folder.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # follows a link, as `pack` does
+        for kind, name in folders.walk(folder):
+            if kind == stat.S_IFREG:
+                found = folders.entry_status(name, folder.fd)
+                size += found.st_size if found is not None else 0
+    except OSError:
+        pass  # `pack` reports it
+    finally:
+        folder.close()
+    return size
+
+
+def _record(kind: "int", text: "bytes" = b"", status: "os.stat_result | None" = None) -> "bytes":
+    if status is None:
+        return HEAD.pack(kind, 0, len(text), 0, 0) + text
+    seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
+    return HEAD.pack(kind, status.st_mode & 0o7777, len(text), seconds, nanoseconds) + text
+
+
+def _records(root: "bytes", on_data: "Callable[[int], object] | None") -> "Iterator[bytes]":
+    """Yield the stream in records of at most CHUNK bytes; its OSErrors have whole paths."""
+    folder = folders.Folder(-1)
+    try:
+        mode = os.stat(root).st_mode  # first, as opening a device may already have an effect
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "Neither a file nor a folder")
+        fd = os.open(root, os.O_RDONLY | os.O_NONBLOCK)
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            folder.fd = fd
+            yield _record(FOLDER, b"", status)
+            for kind, name in folders.walk(folder):
+                if kind == stat.S_IFDIR:
+                    yield _record(FOLDER, name, os.fstat(folder.fd))
+                elif kind == LEAVE:
+                    yield _record(LEAVE)
+                else:
+                    yield from _entry(folder, kind, name, root, on_data)
+            yield _record(LEAVE)
+        else:
+            yield from _file(fd, b"", status, on_data)
+        yield _record(END)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, folder.path(root)) from error
+    finally:
+        folder.close()
+
+
+def _entry(
+    folder: "folders.Folder",
+    kind: "int",
+    name: "bytes",
+    root: "bytes",
+    on_data: "Callable[[int], object] | None",
+) -> "Iterator[bytes]":
+    """Yield the records of an entry that is not a folder, or why it was skipped."""
+    try:
+        if folders.is_temporary_name(name):
+            # A copy into a folder below its source would never end.
+            yield _skipped(folder, root, UNFINISHED)
+            return
+        if kind == stat.S_IFREG:
+            fd = os.open(name, _OPEN_TO_READ, dir_fd=folder.fd)
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode):
+                yield from _file(fd, name, status, on_data)
+                return
+            os.close(fd)
+        else:
+            status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                target = os.readlink(name, dir_fd=folder.fd)
+                yield _record(LINK, name + b"\0" + target, status)
+                return
+        skip = _SKIPS_BY_TYPE.get(stat.S_IFMT(status.st_mode), VANISHED)
+    except FileNotFoundError:
+        skip = VANISHED
+    yield _skipped(folder, root, skip)
+
+
+def _skipped(folder: "folders.Folder", root: "bytes", skip: "int") -> "bytes":
+    path = os.fsencode(folder.path(root))[-LONGEST_PATH:]
+    return HEAD.pack(SKIPPED, skip, len(path), 0, 0) + path
+
+
+def _file(
+    fd: "int",
+    name: "bytes",
+    status: "os.stat_result",
+    on_data: "Callable[[int], object] | None",
+) -> "Iterator[bytes]":
+    """Yield the records of an open file and close it."""
+    try:
+        # A file of /proc has the size 0 whatever it holds, so 0 says nothing.
+        left = status.st_size or sys.maxsize
+        data = os.read(fd, min(READ, left))
+        if on_data is not None:
+            on_data(len(data))
+        head = _record(FILE, name, status)
+        if len(data) == left <= SMALL:  # a sixth faster than three records
+            yield b"".join((head, LENGTH.pack(left), data, NO_MORE_DATA))
+            return
+        yield head
+        try:
+            while data:
+                left -= len(data)
+                yield LENGTH.pack(len(data)) + data
+                data = os.read(fd, min(READ, left)) if left else b""
+                if on_data is not None:
+                    on_data(len(data))
+        except OSError:
+            yield NO_MORE_DATA
+            raise
+        yield NO_MORE_DATA
+    finally:
+        os.close(fd)

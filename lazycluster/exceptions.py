@@ -1,9 +1,9 @@
-"""Everything that lazycluster raises on purpose, as one tree.
+"""All exceptions that lazycluster raises on purpose, as one tree.
 
     LazyclusterError
-    ├── InvalidRuntimeError          host; __cause__ says why
+    ├── InvalidRuntimeError          host; __cause__ is the reason
     ├── SshError                     host, exit_status, stderr
-    │   ├── ConnectError             (a ValueError too) no connection came up
+    │   ├── ConnectError             (a ValueError too) the connection failed
     │   │   ├── AuthenticationError
     │   │   └── HostKeyError         known_hosts_file, known_hosts_line
     │   ├── ConnectionLostError      started
@@ -22,15 +22,16 @@
     ├── PathCreationError            host, path
     └── NoRuntimesDetectedError
 
-The first argument is the message, and `str(error)` is exactly that. Everything else is keyword-only
-and a plain attribute. Every error survives pickle, `copy.copy` and `copy.deepcopy` with its
-attributes and its causes.
+The first argument is the message, and `str(error)` returns exactly that. All others are
+keyword-only, and become attributes. Every error survives pickle, `copy.copy` and `copy.deepcopy`
+with its attributes and causes.
 """
 
 from __future__ import annotations
 
 import os
 import signal as signals
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lazycluster._text import escaped, one_line
@@ -64,76 +65,83 @@ _Error = TypeVar("_Error", bound="LazyclusterError")
 
 
 class LazyclusterError(Exception):
-    """The base of everything that lazycluster raises on purpose.
+    """The base of all exceptions that lazycluster raises on purpose.
 
     Args:
-        message: One sentence, with the cure where there is one. Some of it may be a host's words,
-            so its control characters are escaped.
+        message: What happened, to which input, and the cure if there is one. Control characters are
+            escaped, because some of the text may come from a host.
+        **attributes: The attributes of the class, by name. Those without a default are required.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, **attributes: Any) -> None:
         super().__init__(escaped(message))
+        declared = _declared_attributes(type(self))
+        required = {name for name in declared if not hasattr(type(self), name)}
+        if not required <= attributes.keys() <= declared:
+            raise TypeError(
+                f"{type(self).__name__} takes {sorted(declared)} and needs {sorted(required)}, but "
+                f"got {sorted(attributes)}."
+            )
+        for name, value in attributes.items():
+            setattr(self, name, value)
 
     def __str__(self) -> str:
-        # OSError would print "[Errno …] …" as soon as it has an errno and a strerror.
+        # With an errno and a strerror, OSError would return "[Errno …] …".
         return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the class with self.args, which lacks every keyword-only argument,
-        # and forget the cause. The state comes third so that it is set when the new object is known
-        # to pickle already: a cause may lead back to its own error.
-        return _blank, (type(self), self.args), self._state([_portable(c) for c in _causes(self)])
+        # BaseException would call the class with self.args alone, and would lose the cause.
+        return self._reduced(_portable)
 
     def __copy__(self: _Error) -> _Error:
-        copied = _blank(type(self), self.args)
-        copied.__setstate__(self._state(_causes(self)))
+        make_blank, arguments, state = self._reduced(lambda cause: cause)
+        copied: _Error = make_blank(*arguments)
+        copied.__setstate__(state)
         return copied
 
-    def _state(self, causes: list[BaseException]) -> dict[str, Any]:
+    def _reduced(self, replace: Callable[[BaseException], BaseException]) -> tuple[Any, ...]:
         attributes = dict(self.__dict__)
-        if isinstance(self, OSError):  # these two live in the C struct, not in __dict__
+        if isinstance(self, OSError):  # these two are in the C struct, not in __dict__
             attributes.update(errno=self.errno, strerror=self.strerror)
-        return {
-            "attributes": attributes,
-            "causes": causes,
-            "suppress_context": self.__suppress_context__,
-        }
+        # Other exceptions lose their cause when they are pickled, so list the causes up to the
+        # first LazyclusterError, which has a state of its own.
+        causes: list[BaseException] = []
+        cause = self.__cause__
+        while cause is not None:
+            causes.append(replace(cause))
+            cause = None if isinstance(cause, LazyclusterError) else cause.__cause__
+        # pickle sets the state when it has memorized the object: a cause may lead back to it.
+        state = (attributes, causes, self.__suppress_context__)
+        return _blank, (type(self), self.args), state
 
     def __setstate__(self, state: Any) -> None:
-        for name, value in state["attributes"].items():
+        attributes, causes, suppress_context = state
+        for name, value in attributes.items():
             setattr(self, name, value)
         error: BaseException = self
-        for cause in state["causes"]:
-            error.__cause__ = cause  # exceptions of other makers lose theirs when they are pickled
+        for cause in causes:
+            error.__cause__ = cause
             error = cause
-        self.__suppress_context__ = state["suppress_context"]
+        self.__suppress_context__ = suppress_context
+
+
+def _declared_attributes(cls: type) -> set[str]:
+    """Return the names that the classes of this module annotate, for `cls` and its bases."""
+    bases = [base for base in cls.__mro__ if base.__module__ == __name__]
+    return {name for base in bases for name in vars(base).get("__annotations__", ())}
 
 
 def _blank(cls: type[_Error], args: tuple[Any, ...]) -> _Error:
-    """Make an error of `cls` without its `__init__`; its attributes follow by `__setstate__`."""
+    """Make an error of `cls` without its `__init__`; `__setstate__` sets its attributes."""
     error = cls.__new__(cls)
     error.args = args
     return error
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    """Return the cause of `error`, the cause of that, and so on, until a circle closes."""
-    causes: list[BaseException] = []
-    seen = {id(error)}
-    cause = error.__cause__
-    while cause is not None:
-        causes.append(cause)
-        if id(cause) in seen:
-            break
-        seen.add(id(cause))
-        cause = cause.__cause__
-    return causes
-
-
 def _portable(error: BaseException) -> BaseException:
-    """Return `error`, or a LazyclusterError that says the same if it would not survive pickle.
+    """Return `error`, or a LazyclusterError with its text if it would not survive pickle.
 
-    A class with an `__init__` of its own often pickles well and fails when it is read, far away.
+    A class with an `__init__` of its own can often be pickled, but fails when it is unpickled.
     """
     if isinstance(error, LazyclusterError):
         return error
@@ -147,94 +155,57 @@ def _portable(error: BaseException) -> BaseException:
 
 
 class InvalidRuntimeError(LazyclusterError):
-    """A host cannot be used as a Runtime; `__cause__` says why.
+    """A host cannot be used as a Runtime; `__cause__` is the reason.
 
-    Args:
-        message: One sentence that says why.
+    Attributes:
         host: The host as the user typed it.
     """
 
-    def __init__(self, message: str, *, host: str) -> None:
-        super().__init__(message)
-        self.host = host
+    host: str
 
 
 class SshError(LazyclusterError):
     """ssh failed.
 
-    Args:
-        message: One sentence with ssh's own reason.
+    Attributes:
         host: The host as the user typed it.
         exit_status: The exit status of the ssh process on the manager; None if it has none.
-        stderr: What ssh printed, whole.
+        stderr: All that ssh printed.
     """
 
-    def __init__(
-        self, message: str, *, host: str, exit_status: int | None = None, stderr: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.host = host
-        self.exit_status = exit_status
-        self.stderr = stderr
+    host: str
+    exit_status: int | None = None
+    stderr: str = ""
 
 
 class ConnectError(SshError, ValueError):
-    """No connection came up: unknown name, refused, timeout, jump host, and so on."""
+    """The connection to the host failed: unknown name, refused, timeout, jump host, and so on."""
 
 
 class AuthenticationError(ConnectError):
-    """The host did not let us in: no key that it accepts."""
+    """The host refused the login: it accepted no key and no password."""
 
 
 class HostKeyError(ConnectError):
     """The host key is unknown, has changed or is revoked.
 
-    Args:
-        message: One sentence with ssh's own reason and the cure.
-        host: The host as the user typed it.
-        exit_status: The exit status of the ssh process on the manager; None if it has none.
-        stderr: What ssh printed, whole.
+    Attributes:
         known_hosts_file: The known_hosts file with the offending key; None if ssh named none.
         known_hosts_line: The line of that key, counted from 1; None if ssh named none.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        host: str,
-        exit_status: int | None = None,
-        stderr: str = "",
-        known_hosts_file: str | None = None,
-        known_hosts_line: int | None = None,
-    ) -> None:
-        super().__init__(message, host=host, exit_status=exit_status, stderr=stderr)
-        self.known_hosts_file = known_hosts_file
-        self.known_hosts_line = known_hosts_line
+    known_hosts_file: str | None = None
+    known_hosts_line: int | None = None
 
 
 class ConnectionLostError(SshError):
-    """The connection ended while something was using it.
+    """The connection ended while it was used.
 
-    Args:
-        message: One sentence that says what ended it.
-        host: The host as the user typed it.
-        exit_status: The exit status of the ssh process on the manager; None if it has none.
-        stderr: What ssh printed, whole.
+    Attributes:
         started: Whether the step had started on the host; None if that cannot be known.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        host: str,
-        exit_status: int | None = None,
-        stderr: str = "",
-        started: bool | None = None,
-    ) -> None:
-        super().__init__(message, host=host, exit_status=exit_status, stderr=stderr)
-        self.started = started
+    started: bool | None = None
 
 
 class ForwardError(SshError):
@@ -242,10 +213,9 @@ class ForwardError(SshError):
 
 
 class TaskExecutionError(LazyclusterError):
-    """A step of a task failed; `__cause__` says how, and the steps after it did not run.
+    """A step of a task failed; `__cause__` is the reason, and later steps did not run.
 
-    Args:
-        message: One sentence that names the task, the step and the host.
+    Attributes:
         task: The RuntimeTask.
         task_step_index: The index of the failed step, counted from 0.
         host: The host as the user typed it.
@@ -253,136 +223,64 @@ class TaskExecutionError(LazyclusterError):
         output: What the failed step printed.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        task: Any,
-        task_step_index: int,
-        host: str,
-        execution_log_file_path: str | None,
-        output: str = "",
-    ) -> None:
-        super().__init__(message)
-        self.task = task
-        self.task_step_index = task_step_index
-        self.host = host
-        self.execution_log_file_path = execution_log_file_path
-        self.output = output
+    task: Any
+    task_step_index: int
+    host: str
+    execution_log_file_path: str | None
+    output: str = ""
 
 
 class FileTransferError(TaskExecutionError, OSError):
     """A step that copies a file or folder failed.
 
-    Args:
-        message: One sentence that names the path and the reason.
-        task: The RuntimeTask.
-        task_step_index: The index of the failed step, counted from 0.
-        host: The host as the user typed it.
-        execution_log_file_path: The file with the execution log; None if there is none.
-        output: What the failed step printed.
+    Attributes:
         local_path: The path on the manager.
         remote_path: The path on the host.
         errno: The error number of the side that failed; None if there is none.
+        strerror: The text of `errno`.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        task: Any,
-        task_step_index: int,
-        host: str,
-        execution_log_file_path: str | None,
-        output: str = "",
-        local_path: str | None = None,
-        remote_path: str | None = None,
-        errno: int | None = None,
-    ) -> None:
-        super().__init__(
-            message,
-            task=task,
-            task_step_index=task_step_index,
-            host=host,
-            execution_log_file_path=execution_log_file_path,
-            output=output,
-        )
-        self.local_path = local_path
-        self.remote_path = remote_path
-        self.errno = errno
-        self.strerror = None if errno is None else os.strerror(errno)
+    local_path: str | None = None
+    remote_path: str | None = None
+    errno: int | None
+
+    def __init__(self, message: str, **attributes: Any) -> None:
+        super().__init__(message, **attributes)
+        self.strerror = None if self.errno is None else os.strerror(self.errno)
 
 
 class CommandError(LazyclusterError):
     """A command ended with an exit status other than 0, or by a signal.
 
-    Args:
-        message: See `command_message`.
+    Attributes:
         host: The host as the user typed it.
-        command: The command, whole.
+        command: The whole command.
         exit_status: The exit status; None if a signal ended the command.
         signal: The number of the signal, positive; None if the command exited.
         output: What the command printed.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        host: str,
-        command: str,
-        exit_status: int | None = None,
-        signal: int | None = None,
-        output: str = "",
-    ) -> None:
-        super().__init__(message)
-        self.host = host
-        self.command = command
-        self.exit_status = exit_status
-        self.signal = signal
-        self.output = output
+    host: str
+    command: str
+    exit_status: int | None = None
+    signal: int | None = None
+    output: str = ""
 
 
 class StepTimeoutError(CommandError):
-    """A step took longer than its timeout and was stopped; `output` is what came until then.
+    """A step took longer than its timeout and was stopped; `output` is what it printed before.
 
-    Args:
-        message: See `command_message`.
-        host: The host as the user typed it.
-        command: The command, whole.
-        exit_status: The exit status; None if a signal ended the command.
-        signal: The number of the signal, positive; None if the command exited.
-        output: What the command printed until it was stopped.
+    Attributes:
         timeout: The timeout in seconds.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        host: str,
-        command: str,
-        exit_status: int | None = None,
-        signal: int | None = None,
-        output: str = "",
-        timeout: float,
-    ) -> None:
-        super().__init__(
-            message,
-            host=host,
-            command=command,
-            exit_status=exit_status,
-            signal=signal,
-            output=output,
-        )
-        self.timeout = timeout
+    timeout: float
 
 
 class RemoteFunctionError(LazyclusterError):
     """A function raised on the host, or its process ended without a value.
 
-    Args:
-        message: One sentence that names the function, the host and the reason.
+    Attributes:
         host: The host as the user typed it.
         function: The name of the function.
         exception_type: The name of the exception's class; None if no exception was raised.
@@ -392,56 +290,37 @@ class RemoteFunctionError(LazyclusterError):
         signal: The number of the signal that ended the process, positive; None if none did.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        host: str,
-        function: str,
-        exception_type: str | None = None,
-        exception_message: str | None = None,
-        traceback: str | None = None,
-        exit_status: int | None = None,
-        signal: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.host = host
-        self.function = function
-        self.exception_type = exception_type
-        self.exception_message = exception_message
-        self.traceback = traceback
-        self.exit_status = exit_status
-        self.signal = signal
+    host: str
+    function: str
+    exception_type: str | None = None
+    exception_message: str | None = None
+    traceback: str | None = None
+    exit_status: int | None = None
+    signal: int | None = None
 
 
 class PythonNotFoundError(LazyclusterError):
-    """The host has no Python that can be used.
+    """The host has no Python that lazycluster can use.
 
-    Args:
-        message: One sentence that lists the interpreters looked for.
+    Attributes:
         host: The host as the user typed it.
     """
 
-    def __init__(self, message: str, *, host: str) -> None:
-        super().__init__(message)
-        self.host = host
+    host: str
 
 
 class PythonVersionError(LazyclusterError):
-    """A function cannot run on the host, whose Python is of another minor version.
+    """A function cannot run on the host, because its Python has another minor version.
 
-    Args:
-        message: One sentence with both versions and the cure.
+    Attributes:
         host: The host as the user typed it.
-        host_version: The version of Python on the host, as "3.11.2".
-        manager_version: The version of Python on the manager, as "3.12.1".
+        host_version: The version of Python on the host, like "3.11.2".
+        manager_version: The version of Python on the manager, like "3.12.1".
     """
 
-    def __init__(self, message: str, *, host: str, host_version: str, manager_version: str) -> None:
-        super().__init__(message)
-        self.host = host
-        self.host_version = host_version
-        self.manager_version = manager_version
+    host: str
+    host_version: str
+    manager_version: str
 
 
 class SerializationError(LazyclusterError):
@@ -449,54 +328,45 @@ class SerializationError(LazyclusterError):
 
 
 class ProtocolError(LazyclusterError):
-    """What came from the host is not what the supervisor says.
+    """The host sent data that violates the protocol.
 
-    Args:
-        message: One sentence that says what came instead.
+    Attributes:
         host: The host as the user typed it.
     """
 
-    def __init__(self, message: str, *, host: str) -> None:
-        super().__init__(message)
-        self.host = host
+    host: str
 
 
 class PortInUseError(LazyclusterError):
-    """Something listens on the port already.
+    """Another process listens on the port.
 
-    Args:
-        message: One sentence that names the port and the side.
+    Attributes:
         port: The port.
         side: The side that the port is on: "manager" or the host as the user typed it.
     """
 
-    def __init__(self, message: str, *, port: int, side: str) -> None:
-        super().__init__(message)
-        self.port = port
-        self.side = side
+    port: int
+    side: str
 
 
 class NoPortsLeftError(LazyclusterError):
-    """No port of those given is free."""
+    """None of the given ports is free."""
 
 
 class PathCreationError(LazyclusterError):
     """A folder could not be made on the host.
 
-    Args:
-        message: One sentence that names the path and the reason.
+    Attributes:
         host: The host as the user typed it.
         path: The path on the host.
     """
 
-    def __init__(self, message: str, *, host: str, path: str) -> None:
-        super().__init__(message)
-        self.host = host
-        self.path = path
+    host: str
+    path: str
 
 
 class NoRuntimesDetectedError(LazyclusterError):
-    """No host of those looked at can be used as a Runtime."""
+    """None of the given hosts can be used as a Runtime."""
 
 
 def command_message(
@@ -508,19 +378,15 @@ def command_message(
     timeout: float | None = None,
     output: str = "",
 ) -> str:
-    """Say how a command ended, as a small table.
+    """Return the message of a CommandError or StepTimeoutError, a small table.
 
     Args:
         host: The host as the user typed it.
         command: The command; a long one is shortened to 200 characters.
         exit_status: The exit status, if it has one.
         signal: The number of the signal that ended it, if one did.
-        timeout: The timeout in seconds that it did not keep, if so.
+        timeout: The timeout in seconds that it exceeded, if it did.
         output: What it printed; the last 5 lines are shown, shortened to 200 characters each.
-
-    Returns:
-        The message of a CommandError or StepTimeoutError. Control characters are escaped, since it
-        is likely to end on a terminal.
     """
     if timeout is not None:
         headline, ending = "A command took too long", [("timeout", f"{timeout:g} seconds")]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import errno
 import pickle
+from pathlib import Path
 
 import pytest
 
+import lazycluster
 from lazycluster import exceptions
 from lazycluster.exceptions import (
     AuthenticationError,
@@ -124,6 +127,30 @@ def test_attributes_are_what_was_given(cls, attributes):
     assert {name: getattr(error, name) for name in attributes} == attributes
 
 
+@pytest.mark.parametrize("attributes", [{}, {"host": "h", "hots": "h"}, {"hots": "h"}])
+def test_a_missing_or_unknown_attribute_is_a_type_error(attributes):
+    """As for every other call."""
+    with pytest.raises(TypeError, match=r"SshError takes .*host.* needs .*host.* got"):
+        SshError("m", **attributes)
+
+
+def test_the_library_makes_its_exceptions_with_the_attributes_that_they_declare():
+    """No type checker sees them, and a TypeError would hide the failure that was to be reported."""
+    classes = {cls.__name__: (cls, keywords) for cls, keywords in EVERY}
+    made = 0
+    for path in Path(lazycluster.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) in classes:
+                cls, every = classes[node.func.id]
+                names = {keyword.arg for keyword in node.keywords}
+                assert names - {None} <= every.keys(), f"{path}:{node.lineno}"
+                if None not in names:  # no **keywords
+                    required = {name for name in every if not hasattr(cls, name)}
+                    assert required <= names, f"{path}:{node.lineno}"
+                made += 1
+    assert made > 30
+
+
 @each_way
 @each
 def test_an_exception_survives(cls, attributes, way):
@@ -136,7 +163,7 @@ def test_an_exception_survives(cls, attributes, way):
 
 @each_way
 def test_causes_survive_at_every_depth(way):
-    """A cause of other makers keeps its own cause too, which Python alone forgets."""
+    """A cause of another class keeps its own cause too, which Python alone forgets."""
     lowest = AuthenticationError("denied", host="h", stderr="s")
     foreign = KeyError("k")
     foreign.__cause__ = lowest
@@ -156,7 +183,7 @@ def test_causes_survive_at_every_depth(way):
 
 @each_way
 def test_raise_from_none_survives(way):
-    """What was not to be shown stays unshown."""
+    """The context that was hidden stays hidden."""
     error = LazyclusterError("m")
     error.__cause__ = None
     assert way(error).__suppress_context__ is True
@@ -164,7 +191,7 @@ def test_raise_from_none_survives(way):
 
 @each_way
 def test_a_circle_of_causes_survives(way):
-    """Nothing walks round for ever."""
+    """pickle and copy remember what they have seen."""
     first, second = LazyclusterError("1"), ProtocolError("2", host="h")
     first.__cause__, second.__cause__ = second, first
     again = way(first)
@@ -219,7 +246,7 @@ def test_a_failed_copy_without_a_number_has_none():
     assert (error.errno, error.strerror) == (None, None)
 
 
-def test_a_failed_command_is_told_as_a_small_table():
+def test_a_failed_command_is_reported_as_a_small_table():
     """Exit status, command, host, last lines, in that order."""
     message = command_message(host="h", command="make", exit_status=2, output="a\n\nb\n")
     assert message.splitlines() == [
@@ -232,23 +259,23 @@ def test_a_failed_command_is_told_as_a_small_table():
     ]
 
 
-def test_a_signal_is_told_with_its_name():
+def test_a_signal_is_reported_with_its_name():
     """A number alone says little."""
     assert "signal      9 (SIGKILL)" in command_message(host="h", command="x", signal=9)
 
 
-def test_a_signal_without_a_name_here_is_told_by_its_number():
+def test_a_signal_without_a_name_here_is_reported_by_its_number():
     """The host may have signals that the manager does not know."""
     assert "signal      4711\n" in command_message(host="h", command="x", signal=4711)
 
 
-def test_a_timeout_is_told_in_seconds():
+def test_a_timeout_is_reported_in_seconds():
     """The headline says that it was the time."""
     lines = command_message(host="h", command="x", signal=15, timeout=0.5).splitlines()
     assert lines[:2] == ["A command took too long.", "  timeout     0.5 seconds"]
 
 
-def test_only_the_last_five_lines_are_told():
+def test_only_the_last_five_lines_are_shown():
     """The whole output is in the attribute."""
     message = command_message(host="h", command="x", output="\n".join(map(str, range(100))))
     assert message.endswith(
@@ -262,7 +289,7 @@ def test_a_long_command_is_shortened():
 
 
 def test_control_characters_do_not_reach_the_terminal():
-    """What the host printed could otherwise rewrite the screen of whoever reads the traceback."""
+    """What the host printed could otherwise rewrite the screen on which a traceback is shown."""
     message = command_message(host="h", command="a\nb", output="\x1b[2Jgone\n")
     assert "\x1b" not in message
     assert "\\x1b[2Jgone" in message

@@ -51,7 +51,6 @@ STILL_TO_BE_CUT = {
 """Parts and what they still import against the table. The list only gets shorter."""
 
 CIRCLES_STILL_TO_BE_CUT = [
-    {"_ssh.argv", "_ssh.settings"},
     {"connection", "forwards"},
 ]
 """Circles that are still there. The list only gets shorter."""

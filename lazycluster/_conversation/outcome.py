@@ -111,9 +111,7 @@ def parse_outcome(content: Any) -> Outcome:
     report = dict(content)
     if not report.keys() <= _KEYS:
         raise ValueError("an outcome with unknown keys")
-    skipped = report.get("skipped", [])
-    if not isinstance(skipped, list):
-        raise ValueError("an outcome with a malformed skipped")
+    _number(report, "step")  # The order of frames says it already.
     return Outcome(
         exit_status=_number(report, "exit_status"),
         signal=_number(report, "signal"),
@@ -121,7 +119,7 @@ def parse_outcome(content: Any) -> Outcome:
         returned=_flag(report, "returned"),
         completed="result" in report,
         result=report.get("result"),
-        skipped=tuple((_text(entry, 0), _text(entry, 1)) for entry in skipped),
+        skipped=_skipped(report.get("skipped", [])),
     )
 
 
@@ -165,8 +163,16 @@ def _flag(report: Mapping[str, Any], name: str) -> bool:
     return flag
 
 
-def _text(container: Any, key: str | int) -> str:
-    text = container[key]
+def _text(report: Mapping[str, Any], name: str) -> str:
+    text = report[name]
     if not isinstance(text, str):
-        raise ValueError(f"an outcome with a malformed {key}")
+        raise ValueError(f"an outcome with a malformed {name}")
     return text
+
+
+def _skipped(entries: Any) -> tuple[tuple[str, str], ...]:
+    pairs = tuple((path, kind) for path, kind in entries)
+    texts = (text for pair in pairs for text in pair)
+    if not isinstance(entries, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("an outcome with a malformed skipped")
+    return pairs

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from lazycluster._conversation.outcome import Outcome
 from lazycluster._conversation.request import Request
 from lazycluster._tasks.log import ExecutionLog, LivePrinter
 from lazycluster._tasks.outcomes import timeout_error, with_side
-from lazycluster._tasks.progress import REPORT_INTERVAL, Meter
+from lazycluster._tasks.progress import REPORT_INTERVAL
 from lazycluster._tasks.steps import Step
-from lazycluster._tasks.transfers import Download
+from lazycluster._tasks.transfers import Transfer
 from lazycluster._tasks.values import Values
 from lazycluster.exceptions import ConnectionLostError, LazyclusterError, TaskExecutionError
 
@@ -90,15 +89,14 @@ class Execution:
         self._offset = 0  # index of the request's first step
         self._request: Request | None = None
         self._first_request: int | None = None  # its number identifies the task on the host
-        self._download: Download | None = None
-        self._meter: Meter | None = None
+        self._transfer: Transfer | None = None
         self._done = threading.Event()
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         del state["_done"]
-        state.update(_request=None, _download=None, _meter=None)
+        state.update(_request=None, _transfer=None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -193,7 +191,7 @@ class Execution:
     def _run(self, find_target: Callable[[], Target]) -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(self._end_log)
-            stack.callback(self._end_copy)
+            stack.callback(self._end_transfer)
             try:
                 self._run_steps(find_target)
             except TaskExecutionError:
@@ -209,16 +207,10 @@ class Execution:
             self.log.begin_step(len(self._steps) - 1)
         self.log.close()
 
-    def _end_copy(self) -> None:
-        """Remove an incomplete copy and end the line that shows its progress."""
-        download, self._download = self._download, None
-        meter, self._meter = self._meter, None
-        try:
-            if download is not None:
-                download.abort()
-        finally:
-            if meter is not None:
-                meter.close()
+    def _end_transfer(self) -> None:
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            transfer.abort()
 
     def _run_steps(self, find_target: Callable[[], Target]) -> None:
         end = None if self._timeout is None else time.monotonic() + self._timeout
@@ -269,16 +261,15 @@ class Execution:
     def _send_to(self, target: Target, steps: tuple[Step, ...]) -> Request:
         offset = self._offset
         self._request = None  # An error before the next one exists is not one of a started step.
-        self._meter = meter = steps[0].meter()
-        self._download = steps[0].download(meter)
-        if self._download is not None:
-            self._download.leave_to_guard(target.conversation.master.folder)
+        self._transfer = transfer = steps[0].transfer()
+        if transfer is not None:
+            transfer.leave_to_guard(target.conversation.master.folder)
         self._request = request = target.conversation.request(
             [step.describe() for step in steps],
             working_dir=target.working_dir,
             environment=target.environment,
             task=self._first_request,
-            pieces=itertools.chain.from_iterable(step.chunks(meter) for step in steps),
+            pieces=itertools.chain.from_iterable(step.chunks(transfer) for step in steps),
             on_output=lambda index, data: self.log.append(offset + index, data),
             on_value=lambda index, data: self._store_value(offset + index, data),
             live=self._debug,
@@ -287,8 +278,8 @@ class Execution:
         return request
 
     def _store_value(self, index: int, data: memoryview) -> None:
-        if self._download is not None:
-            self._download.feed(data)
+        if self._transfer is not None:
+            self._transfer.feed(data)
         elif self._steps[index].returns:  # A hostile host may send a value of a command.
             self.values.append(index, data)
 
@@ -314,12 +305,13 @@ class Execution:
 
     def _wait(self, request: Request, deadline: float | None) -> None:
         """Wait for news; with a progress callback, until it is due at the latest."""
-        if self._meter is None:
+        meter = None if self._transfer is None else self._transfer.meter
+        if meter is None:
             request.wait(deadline)
             return
         due = time.monotonic() + REPORT_INTERVAL
         request.wait(due if deadline is None else min(due, deadline))
-        self._meter.report()
+        meter.report()
 
     def _deadline(self, request: Request, end: float | None) -> tuple[float | None, float | None]:
         """Return the timeout that passes next, and when; (None, None) without one."""
@@ -354,31 +346,22 @@ class Execution:
             error = step.error(self.host, outcome, tail)
             if error is not None:
                 self._fail(error, index)
-            for path, kind in self._finish_copy(outcome):
+            skipped = list(outcome.skipped)
+            if self._transfer is not None:
+                skipped += self._transfer.finish()
+            for path, kind in skipped:
                 line = f"skipped {path!r}: {kind}\n"
                 self.log.append(index, line.encode("utf-8", "backslashreplace"))
         if len(request.outcomes) < len(steps):
             index = self._offset + len(request.outcomes)
             self._fail(LazyclusterError("It was stopped between two steps."), index)
 
-    def _finish_copy(self, outcome: Outcome) -> list[tuple[str, str]]:
-        """Finish a successful copy, if the step is one; return what was skipped."""
-        skipped = list(outcome.skipped)
-        if self._download is not None:
-            skipped = self._download.finish()
-            self._download = None
-        if self._meter is not None:
-            self._meter.report(last=True)
-            self._meter.close()
-            self._meter = None
-        return skipped
-
     def _named_side(self, error: Exception) -> Exception:
         """Add the side (manager or host) on which a copy failed to its OSError."""
         copies = bool(self._steps) and self._steps[self._offset].copies
         if not copies or not isinstance(error, OSError) or error.errno is None:
             return error
-        there = self._download is not None and self._download.failed_there
+        there = self._transfer is not None and self._transfer.failed_there
         return with_side(error, self.host if there else "the manager")
 
     def _fail(self, cause: Exception, index: int | None = None) -> NoReturn:

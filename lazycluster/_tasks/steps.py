@@ -12,7 +12,7 @@ from lazycluster._shared import frames
 from lazycluster._spool import Spool
 from lazycluster._tasks.outcomes import command_error, copy_error, function_error
 from lazycluster._tasks.progress import Meter, Progress
-from lazycluster._tasks.transfers import Download, own_name, upload
+from lazycluster._tasks.transfers import Download, Transfer, own_name, upload
 from lazycluster.exceptions import FileTransferError, TaskExecutionError
 
 
@@ -37,17 +37,17 @@ class Step:
         """Return the description that the supervisor takes."""
         raise NotImplementedError
 
-    def meter(self) -> Meter | None:
-        """Return a counter for the bytes of one execution; None without a progress callback."""
+    def transfer(self) -> Transfer | None:
+        """Return what one execution of a copy needs on the manager; None for another step."""
         return None
 
-    def chunks(self, meter: Meter | None) -> Iterator[bytes]:
-        """Yield the input of the step's process on the host."""
+    def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
+        """Yield the input of the step's process on the host.
+
+        Args:
+            transfer: What `transfer` has returned for this execution.
+        """
         return iter(())
-
-    def download(self, meter: Meter | None) -> Download | None:
-        """Return the receiver of the file or folder that the host sends back; None if none."""
-        return None
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error that an outcome means; None for a success.
@@ -108,7 +108,7 @@ class RunFunction(Step):
         python = list(sys.version_info[:2])
         return {"kind": "function", "input": len(self.payload), "python": python}
 
-    def chunks(self, meter: Meter | None) -> Iterator[bytes]:
+    def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
         """Yield the pickled call."""
         for start in range(0, len(self.payload), frames.CHUNK):
             yield self.payload.read_at(start, frames.CHUNK)
@@ -142,8 +142,11 @@ class _Copy(Step):
         # A callback belongs to this process, and a lambda cannot even be pickled.
         return {**self.__dict__, "progress": None}
 
-    def meter(self) -> Meter | None:
-        """Return a counter for the bytes of one execution; None without a progress callback."""
+    def transfer(self) -> Transfer:
+        """Return what one execution of the copy needs on the manager."""
+        return Transfer(self._meter())
+
+    def _meter(self) -> Meter | None:
         return Meter(self.progress, self.name) if self.progress else None
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
@@ -172,9 +175,9 @@ class SendFile(_Copy):
         name = own_name(self.local_path)
         return {"kind": "unpack", "target": self.remote_path, "name": name}
 
-    def chunks(self, meter: Meter | None) -> Iterator[bytes]:
+    def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
         """Yield the file or folder as a stream."""
-        return upload(self.local_path, meter)
+        return upload(self.local_path, None if transfer is None else transfer.meter)
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ class GetFile(_Copy):
         """Return the description that the supervisor takes."""
         return {"kind": "pack", "path": self.remote_path, "measured": bool(self.progress)}
 
-    def download(self, meter: Meter | None) -> Download | None:
-        """Return the receiver of the file or folder."""
-        return Download(self.local_path, self.remote_path, meter)
+    def transfer(self) -> Transfer:
+        """Return what one execution of the copy needs on the manager."""
+        meter = self._meter()
+        return Transfer(meter, Download(self.local_path, self.remote_path, meter))

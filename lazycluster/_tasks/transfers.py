@@ -33,6 +33,58 @@ def upload(local_path: str, meter: Meter | None) -> Iterator[bytes]:
     return pack(local_path, meter.add)
 
 
+class Transfer:
+    """Hold what one execution of a copy needs on the manager.
+
+    Args:
+        meter: Counts the bytes; None without a progress callback.
+        download: Receives the file or folder; None for one that is sent.
+    """
+
+    def __init__(self, meter: Meter | None, download: Download | None = None) -> None:
+        self.meter = meter
+        self._download = download
+
+    def leave_to_guard(self, folder: str) -> None:
+        """Let the guard remove an incomplete copy, see `Download.leave_to_guard`."""
+        if self._download is not None:
+            self._download.leave_to_guard(folder)
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Write the next chunk of the stream, see `Download.feed`."""
+        if self._download is not None:
+            self._download.feed(data)
+
+    @property
+    def failed_there(self) -> bool:
+        """Return True if the OSError that was raised is the host's."""
+        return self._download is not None and self._download.failed_there
+
+    def finish(self) -> list[tuple[str, str]]:
+        """Complete a copy after its success on the host.
+
+        Returns:
+            What a download has skipped, as (path, kind).
+
+        Raises:
+            OSError: See `Download.finish`.
+        """
+        skipped = [] if self._download is None else self._download.finish()
+        if self.meter is not None:
+            self.meter.report(last=True)
+            self.meter.close()
+        return skipped
+
+    def abort(self) -> None:
+        """Remove an incomplete copy and end the progress line; does nothing after `finish`."""
+        try:
+            if self._download is not None:
+                self._download.abort()
+        finally:
+            if self.meter is not None:
+                self.meter.close()
+
+
 class Download:
     """Receive a file or folder under a temporary name and rename it once it is complete.
 

@@ -201,7 +201,7 @@ def test_f14_paused_pipe_holds_up_its_own_task_only(sshd, tmp_path):
             # A Python starts first.
             wait_until(
                 lambda: waiting_in(manager.stdout) >= 2**16 or manager.poll() is not None,
-                patience=200,
+                timeout=200,
             )
             manager.stdin.write(b"\n")
             manager.stdin.flush()

@@ -15,7 +15,7 @@ import pytest
 
 import lazycluster.runtimes
 import lazycluster.tasks
-from lazycluster import Runtime, RuntimeTask
+from lazycluster import Connection, Runtime, RuntimeTask
 from lazycluster.exceptions import InvalidRuntimeError, PathCreationError, TaskExecutionError
 from support.hosts import call, commands, ended, run
 from support.processes import is_alive
@@ -60,8 +60,11 @@ def test_examples_of_the_docstring_hold(user_config, documented, monkeypatch):
         def __init__(self, host):
             super().__init__(user_config.alias)
 
-    original = lazycluster.tasks.Connection
-    monkeypatch.setattr(lazycluster.tasks, "Connection", lambda host: original(user_config.alias))
+    class AliasedConnection(Connection):
+        def __init__(self, host):
+            super().__init__(user_config.alias)
+
+    monkeypatch.setattr(lazycluster.tasks, "Connection", AliasedConnection)
     names = {"Runtime": Aliased, "RuntimeTask": RuntimeTask}
     (example,) = (
         found

@@ -1,0 +1,176 @@
+"""What a host reports of a step, and the error that it means."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from lazycluster._conversation.outcome import (
+    OsFailure,
+    Outcome,
+    PythonModulesFailure,
+    PythonVersionFailure,
+    RaisedFailure,
+    parse_outcome,
+)
+from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile
+from lazycluster.exceptions import (
+    CommandError,
+    LazyclusterError,
+    PythonNotFoundError,
+    PythonVersionError,
+    RemoteFunctionError,
+    SerializationError,
+)
+
+COMMAND = RunCommand("make all")
+FUNCTION = RunFunction("train")
+SEND = SendFile("send /a", local_path="/a", remote_path="b")
+GET = GetFile("get b", local_path="/a", remote_path="b")
+
+
+def error_of(step, outcome):
+    return step.error("host", outcome, lambda: "the output")
+
+
+@pytest.mark.parametrize(
+    ("report", "outcome"),
+    [
+        ({"step": 0, "exit_status": 3}, Outcome(exit_status=3)),
+        ({"signal": 9}, Outcome(signal=9)),
+        ({"exit_status": 0, "returned": True}, Outcome(exit_status=0, returned=True)),
+        ({"result": None}, Outcome(completed=True)),
+        ({"result": [1]}, Outcome(completed=True, result=[1])),
+        (
+            {"result": "/b", "skipped": [["b/fifo", "FIFO"]]},
+            Outcome(completed=True, result="/b", skipped=(("b/fifo", "FIFO"),)),
+        ),
+        (
+            {"failure": "os", "errno": 2, "message": "No such file", "path": "/b", "there": True},
+            Outcome(failure=OsFailure("No such file", 2, "/b", True)),
+        ),
+        (
+            {"failure": "os", "message": "odd", "path": None},
+            Outcome(failure=OsFailure("odd", None, None, False)),
+        ),
+        (
+            {"failure": "python_version", "python": "3.6.8"},
+            Outcome(failure=PythonVersionFailure("3.6.8")),
+        ),
+        (
+            {"failure": "python_modules", "message": "no zlib"},
+            Outcome(failure=PythonModulesFailure("no zlib")),
+        ),
+        (
+            {"failure": "raised", "stage": "call", "type": "T", "message": "m", "traceback": "tb"},
+            Outcome(failure=RaisedFailure("call", "T", "m", "tb")),
+        ),
+    ],
+)
+def test_what_a_supervisor_reports_is_understood(report, outcome):
+    """Each form of it."""
+    assert parse_outcome(report) == outcome
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        1,
+        {"unknown": 1},
+        {"step": "0"},
+        {"exit_status": 1 << 31},
+        {"signal": -9},
+        {"returned": 1},
+        {"failure": "unknown"},
+        {"failure": []},
+        {"failure": "os"},
+        {"failure": "os", "message": "m", "errno": "2"},
+        {"failure": "os", "message": "m", "path": [1]},
+        {"failure": "raised", "stage": "call", "type": "T", "message": "m"},
+        {"skipped": "ab"},
+        {"skipped": [["a"]]},
+        {"skipped": [["a", "b", "c"]]},
+        {"skipped": [["a", 1]]},
+    ],
+)
+def test_f47_what_no_supervisor_reports_is_refused(report):
+    """By one of the errors that end the connection with a ProtocolError."""
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        parse_outcome(report)
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome"),
+    [
+        (COMMAND, Outcome(exit_status=0)),
+        (FUNCTION, Outcome(exit_status=0, returned=True)),
+        (FUNCTION, Outcome(signal=11, returned=True)),  # it crashed after it had returned
+        (SEND, Outcome(completed=True)),
+        (GET, Outcome(completed=True)),
+    ],
+)
+def test_a_success_is_not_an_error(step, outcome):
+    """For each kind of step it is something else."""
+    assert error_of(step, outcome) is None
+
+
+@pytest.mark.parametrize("ending", [{"exit_status": 3}, {"signal": 9}])
+def test_a_command_that_fails_is_a_command_error(ending):
+    """With its ending and its output."""
+    error = error_of(COMMAND, Outcome(**ending))
+    assert type(error) is CommandError
+    assert (error.exit_status, error.signal) == (ending.get("exit_status"), ending.get("signal"))
+    assert (error.command, error.output) == ("make all", "the output")
+
+
+@pytest.mark.parametrize(
+    ("ending", "text"),
+    [({"exit_status": 3}, "with exit status 3"), ({"signal": 9}, "by signal 9")],
+)
+def test_a_function_that_does_not_return_is_a_remote_function_error(ending, text):
+    """Nothing was raised."""
+    error = error_of(FUNCTION, Outcome(**ending))
+    assert type(error) is RemoteFunctionError
+    assert text in str(error)
+    assert error.exception_type is None
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "text"),
+    [
+        (PythonVersionFailure("3.6.8"), PythonVersionError, "Python on host is 3.6.8"),
+        (PythonModulesFailure("no zlib"), PythonNotFoundError, "it is not complete: no zlib"),
+        (RaisedFailure("dump", "T", "m", "tb"), SerializationError, "cannot be pickled: T: m"),
+        (RaisedFailure("load", "T", "m", "tb"), RemoteFunctionError, "could not be loaded on host"),
+        (RaisedFailure("call", "T", "m", "tb"), RemoteFunctionError, "train raised on host: T: m"),
+        (OsFailure("No such file", 2, "/b", False), LazyclusterError, "could not start on host"),
+    ],
+)
+def test_a_failure_of_a_function_has_a_type_of_its_own(failure, kind, text):
+    """And says what to do."""
+    error = error_of(FUNCTION, Outcome(exit_status=1, failure=failure))
+    assert type(error) is kind
+    assert text in str(error)
+
+
+@pytest.mark.parametrize(("type_name", "exit_status"), [("SystemExit", 4), ("ValueError", None)])
+def test_the_exit_status_of_a_function_is_that_of_sys_exit(type_name, exit_status):
+    """Of another exception it means nothing."""
+    failure = RaisedFailure("call", type_name, "m", "tb")
+    assert error_of(FUNCTION, Outcome(exit_status=4, failure=failure)).exit_status == exit_status
+
+
+@pytest.mark.parametrize(("on_sender", "side"), [(True, "the manager"), (False, "host")])
+def test_a_copy_that_fails_is_an_os_error_that_names_the_side(on_sender, side):
+    """A path that is missing is the target's."""
+    failure = OsFailure("Permission denied", errno.EACCES, None, on_sender)
+    error = error_of(SEND, Outcome(exit_status=1, failure=failure))
+    assert type(error) is PermissionError
+    assert error.strerror == f"Permission denied (on {side})"
+    assert error.filename == "b"
+
+
+def test_a_copy_that_is_killed_names_the_signal():
+    """There is no errno then."""
+    assert "ended by signal 9 on host" in str(error_of(GET, Outcome(signal=9)))

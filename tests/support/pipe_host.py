@@ -22,6 +22,7 @@ from lazycluster._conversation import bootstrap
 from lazycluster._functions.payload import cloudpickle_sources, dump_call
 from lazycluster._shared import archive, frames
 from lazycluster._ssh.settings import Settings
+from support import host_coverage
 from support.processes import is_alive
 from support.waiting import TIMEOUT
 
@@ -406,6 +407,7 @@ def _environment(
         "TMPDIR": str(temporary),
         # By which the session's own check finds what stays behind.
         "LAZYCLUSTER_TEST_SESSION": os.environ.get("LAZYCLUSTER_TEST_SESSION"),
+        **host_coverage.variables(),
         **changes,
     }
     return {name: value for name, value in environment.items() if value is not None}

@@ -1,8 +1,8 @@
 """Coverage of the host's half, which tests/remote runs over a pipe.
 
-The interpreter of a host has no coverage.py and gets the modules as bytecode from `<lazycluster>/...`,
-a name that coverage.py skips. `sitecustomize.py` beside this file therefore starts the measurement and
-gives the bytecode the paths of its files. The library itself does not know about it.
+The interpreter of a host has no coverage.py. It gets the modules as bytecode whose file names start
+with `<lazycluster>/`, and coverage.py skips such names. `sitecustomize.py` beside this file starts
+the measurement and gives the bytecode the paths of its files. The library does not know about it.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 
 from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import (
+    OUTPUT_IN_ERRORS,
     CommandError,
     ConnectError,
     ConnectionLostError,
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
     from lazycluster._ssh import mux as _clients
     from lazycluster.forwards import Forward
-
-OUTPUT_IN_ERRORS = 1 << 14  # bytes of stdout and stderr each that an error carries
 
 # Seconds before another login when sshd has dropped one; each at random up to half more or less,
 # since those who came at once would come at once again.

@@ -61,6 +61,9 @@ __all__ = [
     "command_message",
 ]
 
+OUTPUT_IN_ERRORS: int = 1 << 14
+"""Bytes of output that an exception carries at most, the last ones; of each stream."""
+
 _Error = TypeVar("_Error", bound="LazyclusterError")
 
 

@@ -33,7 +33,7 @@ def make_control_folder() -> str:
         try:
             status = os.stat(parent)
             owners = {status.st_uid, os.lstat(parent).st_uid}
-            # /tmp is trusted whoever owns it: in a container its owner may be an unknown uid.
+            # /tmp is trusted with any owner: in a container that may be an unknown uid.
             if parent != "/tmp" and not owners <= {0, os.geteuid()}:
                 reasons.append(f"{parent}: it belongs to another user.")
             elif status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:

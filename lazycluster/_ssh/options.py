@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import shutil
-import subprocess
 from typing import NamedTuple
 
 from lazycluster._text import one_line
@@ -92,6 +91,8 @@ def ssh_version() -> Version:
 
 @functools.cache
 def _version_of(path: str) -> Version:
+    import subprocess  # takes milliseconds; the import of Connection needs only the options above
+
     try:
         done = subprocess.run(
             [path, "-V"],

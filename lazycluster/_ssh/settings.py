@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
-from urllib.parse import unquote
 
 from lazycluster._checks import check_seconds, checked_port
 from lazycluster._ssh.options import RESERVED_OPTIONS
@@ -123,6 +122,8 @@ def _split_host(host: str) -> tuple[str | None, str, int | None]:
     if at and not user:
         raise ValueError(f"Invalid host {host!r}: there is no user before the @; leave out the @.")
     if uri:
+        from urllib.parse import unquote
+
         user = unquote(user)
     port: str | None = None
     bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::([0-9]+))?", rest)

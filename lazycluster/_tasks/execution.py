@@ -20,14 +20,18 @@ from lazycluster._tasks.progress import REPORT_INTERVAL
 from lazycluster._tasks.steps import Step
 from lazycluster._tasks.transfers import Transfer
 from lazycluster._tasks.values import Values
-from lazycluster.exceptions import ConnectionLostError, LazyclusterError, TaskExecutionError
+from lazycluster.exceptions import (
+    OUTPUT_IN_ERRORS,
+    ConnectionLostError,
+    LazyclusterError,
+    TaskExecutionError,
+)
 
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
 
 TERMINATE_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 KILL_TIMEOUT = 5.0  # seconds after SIGKILL in which the host must report the end
-OUTPUT_IN_ERRORS = 1 << 14  # bytes of a step's output that its error carries
 
 logger = logging.getLogger("lazycluster")
 

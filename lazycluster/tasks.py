@@ -164,12 +164,6 @@ class RuntimeTask:
         self._steps.append(RunCommand(command, checked_timeout(timeout)))
         return self
 
-    def _run_sh(self, command: str) -> RuntimeTask:
-        """Add a step that `/bin/sh` runs, not the account's shell."""
-        check_text(command, "A command")
-        self._steps.append(RunCommand(command, shell="/bin/sh"))  # noqa: S604
-        return self
-
     def run_function(self, function: Callable[..., Any], **func_kwargs: Any) -> RuntimeTask:
         """Add a step that calls a Python function on the host.
 

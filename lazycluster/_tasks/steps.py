@@ -74,17 +74,11 @@ class Step:
 
 @dataclass(frozen=True)
 class RunCommand(Step):
-    """Run a shell command, which is the name of the step.
-
-    Attributes:
-        shell: The path of the shell; None for the account's own.
-    """
-
-    shell: str | None = None
+    """Run a command, which is the name of the step, in the account's shell."""
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
-        return {"kind": "command", "command": self.name, "shell": self.shell}
+        return {"kind": "command", "command": self.name}
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of any end but exit status 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -16,11 +17,12 @@ import pytest
 
 import lazycluster
 from lazycluster import Connection, RuntimeTask
-from support.hosts import call, commands
+from support.hosts import call, commands, run
 from support.interpreters import other_managers
-from support.managers import logins, on_manager
+from support.managers import await_nothing_on_manager, logins, on_manager
 from support.processes import await_gone
 from support.programs import leaving_managers
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.every_python
 
@@ -74,6 +76,51 @@ def test_f34_fifty_threads_use_one_login(make_sshd):
     connection.close()
     assert logs == [[f"{number}\n"] for number in range(THREADS)]
     assert logins(sshd) == 1
+
+
+@pytest.fixture
+def lost(make_sshd, make_runtime):
+    """A Runtime whose connection was lost, and its sshd."""
+    sshd = make_sshd()
+    runtime = make_runtime(on=sshd)
+    sshd.kill_connections()
+    await_nothing_on_manager(sshd)
+    return runtime, sshd
+
+
+def test_f34_a_login_blocks_only_threads_that_need_it(lost):
+    """While one thread logs in again, others read, set variables and start tasks at once."""
+    runtime, sshd = lost
+    old = runtime.working_dir
+
+    def use():
+        runtime.add_env_variables({"A": "1"})
+        task = runtime.execute_task(commands("echo $A"), execute_async=True)
+        return task, runtime.working_dir, runtime.get_processes(), runtime.env_variables
+
+    os.kill(sshd.pid, signal.SIGSTOP)  # the login takes until it goes on
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            first = pool.submit(runtime.execute_task, commands("pwd"), execute_async=False)
+            wait_until(lambda: on_manager(sshd))
+            task, working_dir, processes, variables = pool.submit(use).result(60)
+        finally:
+            os.kill(sshd.pid, signal.SIGCONT)
+        task.join()
+        assert first.result().execution_log == [f"{runtime.working_dir}\n"]
+    assert working_dir == old != runtime.working_dir
+    assert list(processes.values()) == [task.process]
+    assert variables == {"A": "1", "WORKING_DIR": old}
+    assert task.execution_log == ["1\n"]
+
+
+def test_f34_threads_share_one_new_temporary_directory(lost, caplog):
+    """The first thread after a loss makes it."""
+    runtime, _ = lost
+    with ThreadPoolExecutor(8) as pool:
+        logs = list(pool.map(lambda _: run(runtime, "pwd"), range(8)))
+    assert logs == [[f"{runtime.working_dir}\n"]] * 8
+    assert sum("temporary working directory" in text for text in caplog.messages) == 1
 
 
 # ── copies ────────────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import io
 import logging
@@ -342,7 +343,7 @@ def test_exception_of_a_function_holds_no_control_characters(runtime):
 
 def test_what_is_known_of_a_host_is_printed_likewise(own_runtime, monkeypatch):
     """The host says what its system is called."""
-    own_runtime._info = {**own_runtime.info, "os": EVIL}
+    own_runtime._info = dataclasses.replace(own_runtime._read_info(), os=EVIL)
     monkeypatch.setattr(sys, "stdout", Terminal())
     own_runtime.print_info()
     assert sys.stdout.getvalue().replace("\n", "").isprintable()

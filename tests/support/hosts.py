@@ -63,7 +63,7 @@ def await_step(task: RuntimeTask) -> int:
 
 def supervisor(runtime: Runtime) -> int:
     """Return the pid of the supervisor of a Runtime's connection."""
-    return int(runtime.echo("$PPID"))
+    return int(run(runtime, "echo $PPID")[0])
 
 
 class Gate:

@@ -27,15 +27,16 @@ MAY_IMPORT = {
     "_conversation": COMMON | {"_shared", "_ssh"},
     "_functions": COMMON,
     "_tasks": COMMON | {"_shared", "_conversation", "_functions"},
-    "_host_info": PACKAGES,
+    "_host_info": COMMON,
+    "_working_dir": PACKAGES | {"connection"},
+    "_host": PACKAGES | {"connection", "_fabric_kwargs", "_host_info", "_working_dir"},
     "_fabric_kwargs": PACKAGES,
     "utils": PACKAGES,
     "forwards": PACKAGES,
     "processes": PACKAGES | {"forwards"},
     "connection": PACKAGES | {"forwards"},
     "tasks": PACKAGES | {"processes", "connection"},
-    "runtimes": PACKAGES
-    | {"forwards", "processes", "connection", "tasks", "utils", "_host_info", "_fabric_kwargs"},
+    "runtimes": PACKAGES | {"forwards", "processes", "connection", "tasks", "utils", "_host"},
 }
 """Part (a package, or a module at the top) → the other parts that it may import."""
 
@@ -44,7 +45,6 @@ NOT_INSTALLED = {"_shared": set(), "_remote": {"cloudpickle"}}
 
 STILL_TO_BE_CUT = {
     ("_conversation", "_functions"),
-    ("_host_info", "tasks"),
     ("_ssh", "_conversation"),
     ("forwards", "connection"),
 }

@@ -1,0 +1,295 @@
+"""Host: everything about a Runtime that needs neither tasks nor processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from lazycluster._checks import check_path, check_text, checked_environment, checked_port
+from lazycluster._fabric_kwargs import translate_connection_kwargs
+from lazycluster._host_info import HostInfo
+from lazycluster._tasks.execution import Target
+from lazycluster._text import show
+from lazycluster._working_dir import WorkingDirectory, make_directory, operate
+from lazycluster.connection import Connection
+from lazycluster.exceptions import InvalidRuntimeError, LazyclusterError, NoPortsLeftError
+
+
+class Host:
+    """A connection to a host, a working directory there, and what can be asked of the host.
+
+    See `Runtime` for the arguments.
+    """
+
+    WORKING_DIR_ENV_VAR_NAME = "WORKING_DIR"
+    """The environment variable with the path of the working directory."""
+
+    def __init__(
+        self,
+        host: str,
+        working_dir: str | None = None,
+        connection_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if working_dir is not None:
+            check_path(working_dir, "The working directory")
+        keywords = translate_connection_kwargs(connection_kwargs or {})
+        self._connection = Connection(host, **keywords)
+        self._lock = threading.Lock()  # for attributes, never held over a request
+        self._env_variables: dict[str, str] = {}
+        self._info: HostInfo | None = None
+        self._working_dir = WorkingDirectory(self._connection)
+        try:
+            self._working_dir.open(working_dir)
+        except LazyclusterError as error:
+            self._connection.close()
+            raise InvalidRuntimeError(
+                f"{host} cannot be used as a Runtime. {error}", host=host
+            ) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.host!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A Runtime cannot be pickled or copied; make one where it is needed.")
+
+    @property
+    def host(self) -> str:
+        """Return the host, as the user gave it."""
+        return self._connection.host
+
+    @property
+    def class_name(self) -> str:
+        """Return the name of the class."""
+        return type(self).__name__
+
+    @property
+    def working_dir(self) -> str:
+        """Return the path of the working directory on the host.
+
+        Assign a path to use another directory, which is made if it is missing. A temporary
+        directory that it replaces is removed, unless it contains the new one.
+
+        Raises:
+            ValueError: On assignment, if the path is empty or holds a NUL character.
+            PathCreationError: On assignment, if the directory cannot be made.
+        """
+        return self._working_dir.path
+
+    @working_dir.setter
+    def working_dir(self, path: str) -> None:
+        check_path(path, "The working directory")
+        self._working_dir.change(path)
+
+    @property
+    def env_variables(self) -> dict[str, str]:
+        """Return a copy of the environment variables of all tasks, with the working directory's.
+
+        Assign a dictionary to replace them; `add_env_variables` adds to them. The variables of a
+        task override them.
+
+        Raises:
+            ValueError: On assignment, if a name is invalid or a value is not a string without NUL.
+        """
+        return {**self._env_variables, self.WORKING_DIR_ENV_VAR_NAME: self.working_dir}
+
+    @env_variables.setter
+    def env_variables(self, env_variables: Mapping[str, str]) -> None:
+        checked = checked_environment(env_variables)
+        with self._lock:
+            self._env_variables = checked
+
+    def add_env_variables(self, env_variables: dict[str, str]) -> None:
+        """Add environment variables for all tasks, and replace those with the same names.
+
+        Args:
+            env_variables: Names and values. Any value without a NUL character arrives unchanged.
+
+        Raises:
+            ValueError: If a name is invalid or a value is not a string without NUL.
+        """
+        checked = checked_environment(env_variables)
+        with self._lock:
+            self._env_variables = {**self._env_variables, **checked}
+
+    def is_valid_runtime(self) -> bool:
+        """Return True if the host can be used now; never raise."""
+        try:
+            self._operate("make_directory", path=".")
+        except (LazyclusterError, OSError):
+            return False
+        return True
+
+    def _read_info(self) -> HostInfo:
+        """Return what the host is and has, requested at the first call."""
+        if self._info is None:  # two threads may both request it, without harm
+            self._info = HostInfo(host=self.host, **self._operate("read_host_info"))
+        return self._info
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Return a copy of what is known of the host, requested at the first use.
+
+        Returns:
+            `host`, `os`, `cpu_cores`, `memory` (bytes), `python_version` and `gpus`.
+
+        Raises:
+            LazyclusterError: If the host does not answer.
+        """
+        return self._read_info().as_dict()
+
+    @property
+    def os(self) -> str:
+        """Return the operating system, such as `Linux-6.1.0-x86_64-with-glibc2.36`."""
+        return self._read_info().os
+
+    @property
+    def cpu_cores(self) -> int:
+        """Return the number of usable CPU cores.
+
+        It is the smallest of the present cores, the affinity, and the quotas of cgroups v1 and v2
+        along the whole path, rounded up.
+        """
+        return self._read_info().cpu_cores
+
+    @property
+    def memory(self) -> int:
+        """Return the usable memory in bytes.
+
+        It is the smallest of the present memory and the limits of cgroups v1 and v2 along the
+        whole path.
+
+        Raises:
+            LazyclusterError: If the host does not report its memory.
+        """
+        return self._read_info().known_memory()
+
+    @property
+    def memory_in_mb(self) -> int:
+        """Return the usable memory in units of 2**20 bytes, rounded down."""
+        return self.memory // 2**20
+
+    @property
+    def python_version(self) -> str:
+        """Return the version of the host's Python, such as `3.11.2`."""
+        return self._read_info().python_version
+
+    @property
+    def gpus(self) -> list[dict[str, Any]]:
+        """Return one entry for each GPU that `nvidia-smi` lists and CUDA_VISIBLE_DEVICES leaves.
+
+        An entry has `id`, `name`, `uuid`, `memory` (bytes) and `driver_version`, each None if
+        `nvidia-smi` does not report it. The list is empty if `nvidia-smi` is missing or fails.
+        """
+        gpus: list[dict[str, Any]] = self.info["gpus"]
+        return gpus
+
+    @property
+    def gpu_count(self) -> int:
+        """Return the number of visible GPUs."""
+        return len(self._read_info().gpus)
+
+    def print_info(self) -> None:
+        """Print what is known of the host as a table; a MB has 2**20 bytes."""
+        show(self._read_info().format())
+
+    def echo(self, msg: str) -> str:
+        """Return a text in which the host has expanded `$NAME` and `${NAME}`.
+
+        Args:
+            msg: The text; `echo("${PWD}")` returns the working directory. Everything else is
+                literal, `$(…)` and backticks too; use `run_command` for commands.
+
+        Raises:
+            ValueError: If the text holds a NUL character.
+            LazyclusterError: If the host does not answer.
+        """
+        check_text(msg, "The text")
+        return str(self._operate("expand_variables", text=msg))
+
+    def create_dir(self, path: str) -> None:
+        """Make a directory on the host, with missing parents; an existing one is not an error.
+
+        Args:
+            path: The directory, relative to the working directory.
+
+        Raises:
+            ValueError: If the path is empty or invalid.
+            PathCreationError: If the directory cannot be made; the message has the reason.
+        """
+        check_path(path, "The path")
+        make_directory(self.host, self._find_target({}), "make_directory", path=path)
+
+    def create_tempdir(self) -> str:
+        """Make a temporary directory on the host that only the account can enter.
+
+        The directory is removed, with its contents, when the connection ends.
+
+        Returns:
+            The path.
+
+        Raises:
+            PathCreationError: If the directory cannot be made; the message has the reason.
+        """
+        return make_directory(self.host, self._find_target({}), "make_private_directory")
+
+    def delete_dir(self, path: str) -> bool:
+        """Delete a directory on the host with its contents; links are deleted as links.
+
+        Args:
+            path: The directory, relative to the working directory.
+
+        Returns:
+            True if the directory existed and is completely deleted.
+
+        Raises:
+            ValueError: If the path is empty, or is the root or the home directory.
+        """
+        check_path(path, "The path")
+        deleted = self._operate("delete_directory", path=path)
+        if deleted is None:
+            raise ValueError(f"{path!r} on {self.host} is the root or the home directory.")
+        return bool(deleted)
+
+    def has_free_port(self, port: int) -> bool:
+        """Return True if the port is free on all IPv4 and IPv6 addresses of the host.
+
+        Args:
+            port: The port, 1 to 65535.
+
+        Raises:
+            ValueError: If the port is invalid.
+        """
+        return bool(self._operate("port_is_free", port=checked_port(port)))
+
+    def get_free_port(self, ports: list[int]) -> int:
+        """Return the first of several ports that is free on the host; one round trip.
+
+        Args:
+            ports: The ports, in the order of preference.
+
+        Raises:
+            ValueError: If a port is invalid.
+            NoPortsLeftError: If none of them is free.
+        """
+        found = self._operate("first_free_port", ports=[checked_port(port) for port in ports])
+        if found is None:
+            raise NoPortsLeftError(f"None of the {len(ports)} ports is free on {self.host}.")
+        return int(found)
+
+    def _find_target(self, own: Mapping[str, str]) -> Target:
+        """Return where steps run now, after a login if the connection was lost.
+
+        Args:
+            own: The environment variables of a task.
+        """
+        conversation, path = self._working_dir.find()
+        environment = {**self._env_variables, self.WORKING_DIR_ENV_VAR_NAME: path, **own}
+        return Target(conversation, path, environment)
+
+    def _operate(self, operation: str, **arguments: Any) -> Any:
+        """Run an operation on the host, in the working directory; see `operate`."""
+        return operate(self.host, self._find_target({}), operation, **arguments)

@@ -1,0 +1,165 @@
+"""The working directory of a Runtime, and operations on its host."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from lazycluster._conversation.outcome import OsFailure, Outcome
+from lazycluster._tasks.execution import Target
+from lazycluster.exceptions import ConnectionLostError, LazyclusterError, PathCreationError
+
+if TYPE_CHECKING:
+    from lazycluster._conversation.conversation import Conversation
+    from lazycluster.connection import Connection
+
+_logger = logging.getLogger("lazycluster")
+
+
+def operate(host: str, target: Target, operation: str, **arguments: Any) -> Any:
+    """Run an operation on the host and return its result.
+
+    Args:
+        host: The host, for messages.
+        target: Where to run the operation.
+        operation: The name of the operation, see `_shared.operations`.
+        **arguments: The arguments of the operation.
+
+    Raises:
+        OSError: If the operation failed; errno, message and path come from the host.
+        LazyclusterError: If the process of the operation did not finish it.
+    """
+    step = {"kind": "operation", "operation": operation, "arguments": arguments}
+    request = target.conversation.request(
+        [step], working_dir=target.working_dir, environment=target.environment
+    )
+    while not request.finished:
+        request.wait()
+    outcome = request.outcomes[0] if request.outcomes else Outcome()
+    failure = outcome.failure
+    if isinstance(failure, OsFailure):
+        raise OSError(failure.errno, failure.message, failure.path)
+    if not outcome.completed:
+        raise LazyclusterError(f"{host} did not finish the operation {operation}: {outcome}.")
+    return outcome.result
+
+
+def make_directory(host: str, target: Target, operation: str, **arguments: str) -> str:
+    """Run an operation that makes a directory and return its path.
+
+    Raises:
+        PathCreationError: If the directory cannot be made; the message has the host's reason.
+        LazyclusterError: If the process of the operation did not finish it.
+    """
+    try:
+        return str(operate(host, target, operation, **arguments))
+    except OSError as error:
+        path = str(error.filename or arguments.get("path"))
+        raise PathCreationError(
+            f"{path} cannot be made on {host}: {error.strerror}.", host=host, path=path
+        ) from None
+
+
+class WorkingDirectory:
+    """The directory on the host in which the steps of a Runtime start.
+
+    A temporary one ends with its conversation, so another one is made after a lost connection.
+
+    Args:
+        connection: The connection to the host.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()  # for the two below, never held over a request
+        self._path = ""
+        self._temporary_of: Conversation | None = None
+        # Held by the thread that makes a new temporary directory; those that need it wait.
+        self._renewal = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        """Return the absolute path on the host."""
+        with self._lock:
+            return self._path
+
+    def open(self, path: str | None) -> None:
+        """Log in and make the directory.
+
+        Args:
+            path: The directory; None for a temporary one.
+        """
+        if path is not None:
+            self._path = self._make(path)
+            return
+
+        def make_temporary(conversation: Conversation) -> None:
+            self._path = self._make_temporary(conversation)
+            self._temporary_of = conversation
+
+        self._connection.log_in(make_temporary)
+
+    def change(self, path: str) -> None:
+        """Make another directory and use it; remove a temporary one that it replaces.
+
+        A temporary directory that contains the new one is not removed.
+        """
+        self._connection.check_owner()
+        made = self._make(path)
+        with self._lock:
+            old, self._path = self._path, made
+            conversation = self._temporary_of
+            if conversation is None or f"{made}/".startswith(f"{old}/"):
+                return
+            self._temporary_of = None
+        try:
+            operate(self._connection.host, Target(conversation, None, {}), "remove_tree", path=old)
+        except ConnectionLostError:  # the directory ended with its conversation
+            pass
+
+    def find(self) -> tuple[Conversation, str]:
+        """Return the live conversation, after a login if there is none, and the directory's path.
+
+        After a lost connection a temporary directory is a new one, which a WARNING says.
+        """
+        self._connection.check_owner()
+        conversation = self._connection.opened()
+        with self._lock:
+            path, owner = self._path, self._temporary_of
+        if owner is None or owner is conversation:
+            return conversation, path
+        with self._renewal:
+            return conversation, self._renew(conversation)
+
+    def _renew(self, conversation: Conversation) -> str:
+        """Make a temporary directory, unless another thread has made it or changed the path."""
+        with self._lock:
+            old, owner = self._path, self._temporary_of
+        if owner is None or owner is conversation:
+            return old
+        made = self._make_temporary(conversation)
+        with self._lock:
+            if self._path != old:  # changed meanwhile; `made` ends with its conversation
+                return self._path
+            self._path, self._temporary_of = made, conversation
+        _logger.warning(
+            "The connection to %s was lost and opened again. The temporary working directory is "
+            "now %s, which is empty, in place of %s.",
+            self._connection.host,
+            made,
+            old,
+        )
+        return made
+
+    def _make_temporary(self, conversation: Conversation) -> str:
+        target = Target(conversation, None, {})
+        return make_directory(self._connection.host, target, "make_private_directory")
+
+    def _make(self, path: str) -> str:
+        host = self._connection.host
+        return self._connection.log_in(
+            lambda conversation: make_directory(
+                host, Target(conversation, None, {}), "make_directory", path=path
+            )
+        )

@@ -249,7 +249,7 @@ class FileTransferError(TaskExecutionError, OSError):
 
     def __init__(self, message: str, **attributes: Any) -> None:
         super().__init__(message, **attributes)
-        self.strerror = None if self.errno is None else os.strerror(self.errno)
+        self.strerror: str | None = None if self.errno is None else os.strerror(self.errno)
 
 
 class CommandError(LazyclusterError):

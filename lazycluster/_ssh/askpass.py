@@ -80,8 +80,8 @@ class Askpass:
     """
 
     def __init__(self, folder: str, settings: Settings) -> None:
-        self.path = os.path.join(folder, "askpass")
-        self.answered = ""
+        self.path: str = os.path.join(folder, "askpass")
+        self.answered: str = ""
         self._folder = folder
         self._settings = settings
         self._given: set[str] = set()

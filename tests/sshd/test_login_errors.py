@@ -113,7 +113,7 @@ def test_f1_refused_port(refused, sshd):
     port = closed_port()
     error = refused(sshd.alias, config_file=sshd.config_file, port=port)
     assert f"port {port}: Connection refused" in str(error)
-    assert "Check that sshd runs there" in str(error)
+    assert "that sshd runs there" in str(error)
 
 
 def test_f1_unknown_name(refused):
@@ -180,7 +180,7 @@ def test_f1_port_of_something_else(refused, sshd, listen, words):
             pass
 
     error = refused(sshd.alias, config_file=sshd.config_file, port=listen(serve))
-    assert "Something else than sshd" in str(error)
+    assert "not sshd" in str(error)
 
 
 def test_f1_connection_raises_the_cause_itself(sshd, nothing_left):

@@ -37,16 +37,16 @@ HARMLESS = {
 }
 
 ENDING = {
-    "exits": ("exit 0", "exit status 0 in place of running our line"),
+    "exits": ("exit 0", "exit status 0 instead of running lazycluster's command"),
     "exits and fails": ("echo 'not today'; exit 3", "exit status 3.*not today"),
     "exits as ssh does": ("exit 255", "exit status 255 or by a signal"),
     "is killed": ("kill -s KILL $$", "exit status 255 or by a signal"),
     "reads nine lines": (
         "for i in 1 2 3 4 5 6 7 8 9; do read -r line; done",
-        "standard input, by which our program comes",
+        "standard input before lazycluster's own program",
     ),
-    "reads bytes": ("head -c 200 >/dev/null", "standard input, by which our program comes"),
-    "closes its input": ("exec </dev/null", "standard input, by which our program comes"),
+    "reads bytes": ("head -c 200 >/dev/null", "standard input before lazycluster's own program"),
+    "closes its input": ("exec </dev/null", "standard input before lazycluster's own program"),
     "becomes sh": ("exec sh", "starts another shell"),
     "becomes bash": ("exec bash --norc", "starts another shell"),
     "prints escape codes and exits": (

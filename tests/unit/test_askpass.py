@@ -21,7 +21,7 @@ def askpass(tmp_path):
 
 
 def fill(askpass, count):
-    """Write so many bytes to where questions come from; nobody may read the last of them."""
+    """Write so many bytes to the pipe of questions; the last of them may stay unread."""
     fd = os.open(os.path.join(os.path.dirname(askpass.path), "question"), os.O_RDWR)
     thread = threading.Thread(target=os.write, args=(fd, b"x" * count), daemon=True)
     thread.start()
@@ -29,7 +29,7 @@ def fill(askpass, count):
 
 
 def test_f47_a_question_without_end_ends_the_login(askpass):
-    """Nobody is asked, and nobody waits."""
+    """No person is asked, and no thread waits."""
     fd, thread = fill(askpass, QUESTION_LIMIT + 1)
     with pytest.raises(AuthenticationError, match="more than 65536 bytes"):
         askpass.attend(lambda asked: pytest.fail("a person was asked"))

@@ -216,7 +216,7 @@ def test_copy_keeps_the_very_cause():
 
 
 def test_a_subclass_with_attributes_of_its_own_survives():
-    """Users may derive from ours."""
+    """Users may derive classes of their own."""
     error = pickle.loads(pickle.dumps(DerivedError("m", host="h")))
     assert (type(error), error.host, error.extra) == (DerivedError, "h", 7)
 

@@ -204,8 +204,8 @@ def test_ssh_config_decides_what_was_not_asked_for(tmp_path):
 
 
 @needs_ssh
-def test_ours_win_over_the_options_of_the_user():
-    """ssh takes the first value, and ours stand first."""
+def test_options_of_lazycluster_win_over_the_options_of_the_user():
+    """ssh takes the first value, and the options of lazycluster stand first."""
     words = argv(version=ssh_version(), options={"Compression": "yes"})
     assert words.index("LogLevel=INFO") < words.index("Compression=yes")
 
@@ -237,7 +237,7 @@ def test_what_was_not_asked_for_is_not_passed():
 
 @needs_ssh
 @pytest.mark.parametrize(
-    ("settings", "version", "told"),
+    ("settings", "version", "expected"),
     [
         ({}, NEW, {"batchmode": "yes"}),
         (
@@ -265,26 +265,26 @@ def test_what_was_not_asked_for_is_not_passed():
         ),
     ],
 )
-def test_ssh_asks_only_what_can_be_answered(tmp_path, settings, version, told):
+def test_ssh_asks_only_what_can_be_answered(tmp_path, settings, version, expected):
     config = tmp_path / "config"
     config.write_text("")
     options = understood(argv(config_file=config, version=min(version, ssh_version()), **settings))
-    assert {name: options[name][0] for name in told} == told
+    assert {name: options[name][0] for name in expected} == expected
 
 
 @pytest.mark.parametrize("version", [Version(7, 0), Version(8, 3), Version(8, 4), NEW])
-def test_ssh_asks_nobody_but_our_program(monkeypatch, version):
-    """Not by a window of the user's own."""
+def test_ssh_asks_only_the_program_in_the_control_folder(monkeypatch, version):
+    """Not a window that the user has set."""
     monkeypatch.setenv("SSH_ASKPASS", "/usr/bin/window")
     monkeypatch.delenv("DISPLAY", raising=False)
-    ours = login_environment(version, "/run/x/askpass")
-    assert ours["SSH_ASKPASS"] == "/run/x/askpass"
-    assert ours["SSH_ASKPASS_REQUIRE"] == "force"
-    nobody = login_environment(version, None)
-    assert nobody["SSH_ASKPASS_REQUIRE"] == "never"
+    asking = login_environment(version, "/run/x/askpass")
+    assert asking["SSH_ASKPASS"] == "/run/x/askpass"
+    assert asking["SSH_ASKPASS_REQUIRE"] == "force"
+    silent = login_environment(version, None)
+    assert silent["SSH_ASKPASS_REQUIRE"] == "never"
     if version < (8, 4):
-        assert ours["DISPLAY"]
-        assert nobody["SSH_ASKPASS"] == "false"
+        assert asking["DISPLAY"]
+        assert silent["SSH_ASKPASS"] == "false"
 
 
 def test_secrets_are_in_no_repr_and_no_argv():
@@ -340,7 +340,7 @@ def test_connect_timeout_is_rounded_up_to_whole_seconds(seconds, option):
     assert f"ConnectTimeout={option}" in argv(connect_timeout=seconds)
 
 
-def test_the_command_for_people_has_what_the_user_asked_for_and_nothing_of_ours(tmp_path):
+def test_the_command_for_people_has_only_what_the_user_asked_for(tmp_path):
     """It can be pasted into a shell."""
     key = tmp_path / "my key"
     key.write_text("")
@@ -497,7 +497,7 @@ def test_an_identity_file_that_ssh_would_expand_is_refused(tmp_path, name):
 
 
 def test_settings_are_values():
-    """Equal when they say the same, hashable, and as good after pickle and copy."""
+    """Equal if all fields are equal, hashable, and unchanged by pickle and copy."""
     one, two = Settings("ann@h", options={"Compression": "yes"}), Settings("ann@h", port=22)
     assert one == Settings("ann@h", options={"Compression": "yes"})
     assert one != two
@@ -507,7 +507,7 @@ def test_settings_are_values():
 
 
 def test_options_are_copied():
-    """Whoever gave them may change their own."""
+    """The caller may change the mapping later."""
     options = {"Compression": "yes"}
     settings = Settings("h", options=options)
     options["Compression"] = "no"
@@ -630,7 +630,7 @@ def test_the_version_is_read_from_what_ssh_says(text, version):
         ("OpenSSH_for_Windows_8.1p1, LibreSSL 3.0.2", "control master"),
     ],
 )
-def test_an_ssh_that_will_not_do_is_refused_with_what_it_said(text, reason):
+def test_an_ssh_that_cannot_be_used_is_refused_with_what_it_printed(text, reason):
     """With the cure."""
     with pytest.raises(LazyclusterError, match=reason) as caught:
         parse_version(text)
@@ -710,7 +710,7 @@ def test_a_control_path_that_ssh_would_expand_is_refused():
 
 
 def test_reserved_options_are_all_those_that_the_master_gets():
-    """A new option of ours is refused from users by itself."""
+    """A new option of the master is refused from users without another list."""
     given = {
         words[i + 1].partition("=")[0].lower()
         for words in [argv()]

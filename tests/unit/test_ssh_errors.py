@@ -141,14 +141,14 @@ SEEN = [
         "kex_exchange_identification: banner line contains invalid characters\n"
         "banner exchange: Connection to 127.0.0.1 port 2302: invalid format\n",
         ConnectError,
-        ["banner line contains invalid characters", "Something else than sshd", "port"],
+        ["banner line contains invalid characters", "not sshd", "port"],
     ),
     (
         "something else than sshd, or one of another century",
         "Protocol major versions differ: 2 vs. 1\n"
         "banner exchange: Connection to 127.0.0.1 port 2302: could not read protocol version\n",
         ConnectError,
-        ["Protocol major versions differ", "Something else than sshd"],
+        ["Protocol major versions differ", "not sshd"],
     ),
     (
         "security key that is not plugged in",
@@ -323,6 +323,19 @@ SEEN = [
         ["no matching cipher", "{'Ciphers': '+aes128-ctr'}"],
     ),
     (
+        "no common MAC",
+        "Unable to negotiate with 127.0.0.1 port 2201: no matching MAC found. "
+        "Their offer: hmac-md5,hmac-sha1\n",
+        ConnectError,
+        ["no matching MAC", "{'MACs': '+hmac-md5'}"],
+    ),
+    (
+        "nothing in common of another kind",
+        "Unable to negotiate with 127.0.0.1 port 2201: no matching compression found.\n",
+        ConnectError,
+        ["no matching compression found", "Update ssh or sshd"],
+    ),
+    (
         "jump host: unknown name",
         "ssh: Could not resolve hostname nosuchjump.invalid: Name or service not known\n"
         + BEHIND_JUMP,
@@ -449,7 +462,7 @@ def test_what_ssh_printed_becomes_the_right_exception(stderr, cls, parts):
 
 
 @pytest.mark.parametrize("stderr", [row[1] for row in SEEN], ids=[row[0] for row in SEEN])
-def test_a_message_is_one_line_without_places_left_open(stderr):
+def test_a_message_is_one_line_without_open_placeholders(stderr):
     """Whatever the pattern caught."""
     message = str(error_for(stderr))
     assert "\n" not in message
@@ -459,19 +472,19 @@ def test_a_message_is_one_line_without_places_left_open(stderr):
 
 
 def test_a_host_key_error_has_the_file_and_the_line():
-    """As attributes too, for whoever wants to repair it."""
+    """As attributes too, for a program that repairs the file."""
     error = copy.copy(error_for(CHANGED))
     assert (error.known_hosts_file, error.known_hosts_line) == ("/home/ann/.ssh/known_hosts", 2)
 
 
 def test_a_host_key_error_has_no_file_where_ssh_names_none():
-    """In batch mode ssh says no more than that the check failed."""
+    """In batch mode ssh prints only that the check failed."""
     error = error_for("Host key verification failed.\n")
     assert (error.known_hosts_file, error.known_hosts_line) == (None, None)
 
 
 def test_a_host_key_error_names_the_file_that_lacks_the_key():
-    """Without a line, where ssh says only where the right one belongs."""
+    """Without a line, if ssh prints only where the right one belongs."""
     text = "\n".join(line for line in CHANGED.splitlines() if not line.startswith("Offending"))
     error = error_for(text)
     assert "/home/ann/.ssh/known_hosts" in str(error)
@@ -490,19 +503,19 @@ def test_braces_in_what_ssh_printed_do_no_harm():
     assert "{0}{x!r}" in str(error_for(text, ssh_command="ssh '{y}'"))
 
 
-def test_an_unknown_text_is_told_by_its_last_lines_and_the_exit_status():
+def test_an_unknown_text_is_reported_by_its_last_lines_and_the_exit_status():
     """Nothing is guessed, nothing is lost."""
     error = error_for("one\ntwo\nthree\n** WARNING: old\n\nfour\n", exit_status=3)
     assert type(error) is ConnectError
-    assert "exit status 3 in place" in str(error)
+    assert "exit status 3 instead" in str(error)
     assert "(printed: two / three / four)" in str(error)
     assert "one" in error.stderr
 
 
-def test_what_came_instead_of_the_hello_is_told():
+def test_what_came_instead_of_the_handshake_reply_is_reported():
     """A login shell that prints and leaves is seen only there."""
     error = error_for("", exit_status=1, noise="Welcome!\nPlease use the portal.\n")
-    assert "exit status 1 in place" in str(error)
+    assert "exit status 1 instead" in str(error)
     assert "(printed: Welcome! / Please use the portal)" in str(error)
 
 
@@ -510,13 +523,13 @@ def test_what_came_instead_of_the_hello_is_told():
     "line",
     ["This account is currently not available.", "This service allows sftp connections only."],
 )
-def test_an_account_without_a_shell_is_told_by_what_it_prints(line):
+def test_an_account_without_a_shell_is_reported_by_what_it_prints(line):
     """It comes on stdout, after a login that went well."""
     assert "login shell" in str(error_for("", exit_status=1, noise=line + "\n"))
 
 
-def test_what_ssh_says_counts_before_what_the_login_shell_says():
-    """Anybody can print anything there."""
+def test_what_ssh_prints_counts_before_what_the_login_shell_prints():
+    """Any program can print anything there."""
     error = error_for("Host key verification failed.\n", noise="Connection closed by 1.2.3.4")
     assert type(error) is HostKeyError
 
@@ -537,14 +550,14 @@ def test_what_a_start_file_prints_is_not_taken_for_a_reason_of_ssh():
         (_ssh_errors.PROGRAM_FAILED, "No module named json"),
     ],
 )
-def test_the_exit_statuses_of_our_own_line_are_told(exit_status, part):
+def test_the_exit_statuses_of_the_bootstrap_are_reported(exit_status, part):
     """With what was printed meanwhile, and the cure."""
     error = error_for("", exit_status=exit_status, noise="No module named json\n")
     assert part in str(error)
     assert "(printed: No module named json)" in str(error)
 
 
-def test_what_comes_in_place_of_an_answer_in_time_is_told():
+def test_what_comes_instead_of_an_answer_in_time_is_reported():
     """The end of it, on one line, without what a terminal would obey."""
     error = _ssh_errors.silence_error(
         "a banner\n", host="build-7", connect_timeout=2.5, noise="\x1b[2JYour name?\n"
@@ -556,9 +569,9 @@ def test_what_comes_in_place_of_an_answer_in_time_is_told():
     assert error.stderr == "a banner\n"
 
 
-def test_silence_is_told_as_such():
+def test_silence_is_reported_as_such():
     """And whether ssh ended by itself."""
-    assert "no reason given (ssh had to be ended)" in str(error_for("", exit_status=None))
+    assert "no reason given (lazycluster had to end ssh)" in str(error_for("", exit_status=None))
 
 
 def test_control_characters_of_a_banner_do_not_reach_the_terminal():

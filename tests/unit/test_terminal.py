@@ -133,7 +133,7 @@ def test_one_line_is_one_line_whatever_is_in_it(text, line):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "line"),
     [
         ("", ""),
         ("\n  \n", ""),
@@ -141,6 +141,6 @@ def test_one_line_is_one_line_whatever_is_in_it(text, line):
         ("debug1: x\nbad.\n", "bad"),
     ],
 )
-def test_the_last_three_lines_are_quoted(text, said):
+def test_the_last_three_lines_are_quoted(text, line):
     """Without what is noise."""
-    assert last_lines(text, re.compile("^debug")) == said
+    assert last_lines(text, re.compile("^debug")) == line

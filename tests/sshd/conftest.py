@@ -17,11 +17,34 @@ from lazycluster import Connection, Runtime
 from lazycluster._conversation.conversation import Conversation
 from loopback_sshd import LoopbackSshd
 from support.hosts import Gate, call
+from support.processes import end, recorded
 from support.waiting import wait_until
 
 PATIENT = {"connect_timeout": 150}  # seconds; a loaded computer is no fault
 
 # ── hosts ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def own_sshd(make_sshd: Callable[..., LoopbackSshd]) -> LoopbackSshd:
+    """An sshd for one test, which may stop it, and whose log has the logins of that test only."""
+    return make_sshd()
+
+
+@pytest.fixture
+def bare_sshd(make_sshd: Callable[..., LoopbackSshd], tmp_path: Path) -> LoopbackSshd:
+    """A host without Python: its PATH has what the commands of tests need, and no more."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("cat", "setsid", "sh", "sleep", "touch"):
+        (tools / name).symlink_to(shutil.which(name) or "")
+    return make_sshd(path=[], environment={"PATH": str(tools)})
+
+
+@pytest.fixture(params=["python", "no python"])
+def any_sshd(request: pytest.FixtureRequest) -> LoopbackSshd:
+    """A host with Python, and one without."""
+    return request.getfixturevalue("own_sshd" if request.param == "python" else "bare_sshd")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +83,22 @@ def connection(sshd: LoopbackSshd) -> Iterator[Connection]:
     connection = Connection(sshd.alias, config_file=sshd.config_file, **PATIENT)
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def connect(make_sshd: Callable[..., LoopbackSshd]) -> Iterator[Callable[..., Connection]]:
+    """Makes Connections to an sshd for one test, not open yet, with the keywords of Connection.
+
+    They are closed before the sshds of `make_sshd` end.
+    """
+    with ExitStack() as stack:
+
+        def connect(sshd: LoopbackSshd, **keywords: Any) -> Connection:
+            connection = Connection(sshd.alias, config_file=sshd.config_file, **keywords)
+            stack.callback(connection.close)
+            return connection
+
+        yield connect
 
 
 @pytest.fixture
@@ -109,6 +148,16 @@ def short_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="lctest-", dir=place))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def pids(tmp_path: Path) -> Iterator[Path]:
+    """The folder that steps record their processes in; they are ended with the test."""
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    yield folder
+    for pid in recorded(folder):
+        end(pid)
 
 
 @pytest.fixture

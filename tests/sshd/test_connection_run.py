@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lazycluster import Connection, Runtime
+from lazycluster import Runtime
 from lazycluster._ssh import argv as ssh_argv
 from lazycluster._ssh.options import Version, ssh_version
 from lazycluster.connection import CommandResult
@@ -29,7 +28,7 @@ from lazycluster.exceptions import (
 )
 from support.hosts import commands
 from support.managers import control_folder, guards, logins, sshs
-from support.processes import await_gone, await_recorded, end, recorded
+from support.processes import await_gone, await_recorded, recorded
 from support.waiting import wait_until
 
 SSH = ssh_version()
@@ -53,49 +52,6 @@ ODD = [
     "ü",
     "new\nline",
 ]
-
-
-@pytest.fixture
-def sshd(make_sshd):
-    """One for each test: its log counts the test's logins."""
-    return make_sshd()
-
-
-@pytest.fixture
-def bare_sshd(make_sshd, tmp_path):
-    """A host without Python: its PATH has what commands need, and no more."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name in ("cat", "setsid", "sh", "sleep", "touch"):
-        (tools / name).symlink_to(shutil.which(name))
-    return make_sshd(path=[], environment={"PATH": str(tools)})
-
-
-@pytest.fixture(params=["python", "no python"])
-def any_sshd(request):
-    return request.getfixturevalue("sshd" if request.param == "python" else "bare_sshd")
-
-
-@pytest.fixture
-def connect(make_sshd):
-    made = []
-
-    def connect(sshd, **keywords):
-        made.append(Connection(sshd.alias, config_file=sshd.config_file, **keywords))
-        return made[-1]
-
-    yield connect
-    for connection in made:
-        connection.close()
-
-
-@pytest.fixture
-def pids(tmp_path):
-    folder = tmp_path / "pids"
-    folder.mkdir()
-    yield folder
-    for pid in recorded(folder):
-        end(pid)
 
 
 # --- run ---
@@ -248,17 +204,17 @@ def test_run_after_a_loss_logs_in_once(connect, any_sshd):
     assert logins(any_sshd) == 2
 
 
-def test_mux_client_never_logs_in_by_itself(connect, sshd):
+def test_mux_client_never_logs_in_by_itself(connect, own_sshd):
     """With the control socket gone it fails, and says so."""
-    connection = connect(sshd)
+    connection = connect(own_sshd)
     connection.open()
-    (guard,) = guards(sshd)
+    (guard,) = guards(own_sshd)
     os.unlink(f"{control_folder(guard)}/s")
     with pytest.raises(SshError, match="control socket"):
         connection.run("echo hi")
     with pytest.raises(LazyclusterError, match="control socket"):
         connection.forward(0, 22)
-    assert logins(sshd) == 1
+    assert logins(own_sshd) == 1
 
 
 def test_f6_run_at_max_sessions_1(connect, make_sshd):
@@ -273,9 +229,9 @@ def test_f6_run_at_max_sessions_1(connect, make_sshd):
     assert logins(sshd) == 1
 
 
-def test_run_of_what_cannot_be_run(connect, sshd, no_process):
+def test_run_of_what_cannot_be_run(connect, own_sshd, no_process):
     """A ValueError before any process is started."""
-    connection = connect(sshd)
+    connection = connect(own_sshd)
     with pytest.raises(ValueError, match="NUL"):
         connection.run("a\0b")
     with pytest.raises(ValueError, match="bytes"):
@@ -371,14 +327,14 @@ def protocol(request, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_f30_copy_takes_names_literally(connect, sshd, tmp_path, protocol, name):
+def test_f30_copy_takes_names_literally(connect, own_sshd, tmp_path, protocol, name):
     """To the host and back, beside a file that a pattern would match too."""
     there = tmp_path / "there"
     there.mkdir()
     (there / "a").write_text("another")
     (there / "abc").write_text("another")
     (tmp_path / name).write_text(name)
-    connection = connect(sshd)
+    connection = connect(own_sshd)
     if "\n" in name and protocol != "sftp":
         with pytest.raises(ValueError, match="line break"):
             connection.copy(tmp_path / name, there / name, to_host=True)
@@ -388,10 +344,10 @@ def test_f30_copy_takes_names_literally(connect, sshd, tmp_path, protocol, name)
     connection.copy(there / name, tmp_path / "back", to_host=False)
     assert (tmp_path / "back").read_text() == name
     assert {path.name for path in there.iterdir()} == {"a", "abc", name}
-    assert logins(sshd) == 1
+    assert logins(own_sshd) == 1
 
 
-def test_copy_a_folder_both_ways(connect, sshd, tmp_path, protocol):
+def test_copy_a_folder_both_ways(connect, own_sshd, tmp_path, protocol):
     """With its files, modes and times; into a folder that is there under its own name."""
     source = tmp_path / "sou rce"
     (source / "sub*").mkdir(parents=True)
@@ -399,7 +355,7 @@ def test_copy_a_folder_both_ways(connect, sshd, tmp_path, protocol):
     (source / "script").write_text("#!/bin/sh\n")
     (source / "script").chmod(0o750)
     os.utime(source / "script", (10**9, 10**9))
-    connection = connect(sshd)
+    connection = connect(own_sshd)
     connection.copy(source, tmp_path / "there", to_host=True)
     connection.copy(tmp_path / "there", tmp_path / "back", to_host=False)
     for copy in (tmp_path / "there", tmp_path / "back"):
@@ -430,9 +386,9 @@ def test_copy_to_a_host_without_sftp(connect, make_sshd, tmp_path):
     assert (tmp_path / "there").read_text() == "text"
 
 
-def test_copy_of_what_is_not_there(connect, sshd, tmp_path):
+def test_copy_of_what_is_not_there(connect, own_sshd, tmp_path):
     """Here a FileNotFoundError, there an SshError in scp's words; nothing is made."""
-    connection = connect(sshd)
+    connection = connect(own_sshd)
     with pytest.raises(FileNotFoundError):
         connection.copy(tmp_path / "none", "x", to_host=True)
     with pytest.raises(SshError, match="No such file"):
@@ -441,37 +397,37 @@ def test_copy_of_what_is_not_there(connect, sshd, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", "a\0b"])
-def test_copy_of_a_path_that_cannot_be(connect, sshd, path, no_process):
+def test_copy_of_a_path_that_cannot_be(connect, own_sshd, path, no_process):
     """A ValueError before any process is started."""
     with pytest.raises(ValueError, match="path"):
-        connect(sshd).copy(path, "x", to_host=False)
+        connect(own_sshd).copy(path, "x", to_host=False)
     with pytest.raises(ValueError, match="path"):
-        connect(sshd).copy("x", path, to_host=True)
+        connect(own_sshd).copy("x", path, to_host=True)
 
 
-def test_copy_of_a_local_path_with_a_colon(connect, sshd, tmp_path, monkeypatch):
+def test_copy_of_a_local_path_with_a_colon(connect, own_sshd, tmp_path, monkeypatch):
     """It is no host's name."""
     monkeypatch.chdir(tmp_path)
     Path("h:x").write_text("text")
-    connect(sshd).copy("h:x", tmp_path / "there", to_host=True)
+    connect(own_sshd).copy("h:x", tmp_path / "there", to_host=True)
     assert (tmp_path / "there").read_text() == "text"
 
 
-def test_copy_over_a_lost_connection(connect, sshd, tmp_path):
+def test_copy_over_a_lost_connection(connect, own_sshd, tmp_path):
     """It is found lost, and made again, once."""
-    connection = connect(sshd)
+    connection = connect(own_sshd)
     conversation = connection.opened()
-    sshd.kill_connections()
+    own_sshd.kill_connections()
     wait_until(lambda: conversation.ended)
     (tmp_path / "file").write_text("text")
     connection.copy(tmp_path / "file", tmp_path / "there", to_host=True)
     assert (tmp_path / "there").read_text() == "text"
-    assert logins(sshd) == 2
+    assert logins(own_sshd) == 2
 
 
-def test_unusable_host_is_a_connect_error(sshd, connect):
+def test_unusable_host_is_a_connect_error(own_sshd, connect):
     """run, copy and forward say so as open() does."""
-    connection = connect(sshd, port=1, connect_timeout=5)
+    connection = connect(own_sshd, port=1, connect_timeout=5)
     for use in (
         lambda: connection.run("true"),
         lambda: connection.copy("/etc/passwd", "x", to_host=True),

@@ -6,14 +6,13 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
 import signal
 import socket
 import threading
 
 import pytest
 
-from lazycluster import Connection, forwards
+from lazycluster import forwards
 from lazycluster.exceptions import (
     ForwardError,
     LazyclusterError,
@@ -30,36 +29,16 @@ BOTH = pytest.mark.parametrize("on_host", [False, True], ids=["-L", "-R"])
 
 
 @pytest.fixture
-def bare_sshd(make_sshd, tmp_path):
-    """A host without Python: its PATH has next to nothing."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "cat").symlink_to(shutil.which("cat"))
-    return make_sshd(path=[], environment={"PATH": str(tools)})
-
-
-@pytest.fixture
-def sshd(make_sshd):
-    """One for each test: its log counts the test's logins. A forward is no session."""
+def one_session_sshd(make_sshd):
+    """An sshd for one test, which counts its logins. A forward does not need a session."""
     return make_sshd(sshd_config=["MaxSessions 1"])
 
 
 @pytest.fixture(params=["python", "no python"])
-def any_sshd(request):
-    return request.getfixturevalue("sshd" if request.param == "python" else "bare_sshd")
-
-
-@pytest.fixture
-def connect(make_sshd):
-    made = []
-
-    def connect(sshd, **keywords):
-        made.append(Connection(sshd.alias, config_file=sshd.config_file, **keywords))
-        return made[-1]
-
-    yield connect
-    for connection in made:
-        connection.close()
+def any_host(request):
+    """A host with Python, and one without."""
+    name = "one_session_sshd" if request.param == "python" else "bare_sshd"
+    return request.getfixturevalue(name)
 
 
 class Service:
@@ -125,22 +104,22 @@ def on_another_address(port):
 
 
 @BOTH
-def test_a_service_is_reached(connect, any_sshd, service, on_host):
+def test_a_service_is_reached(connect, any_host, service, on_host):
     """Through the very port, once it is returned; nobody has connected to it until then."""
-    connection = connect(any_sshd)
+    connection = connect(any_host)
     port = free_port()
     forward = connection.forward(port, service.port, on_host=on_host)
     assert (forward.port, forward.to_port, forward.on_host) == (port, service.port, on_host)
     assert forward.is_alive()
     assert service.count == 0
     assert fetch(port) == b"service %d" % service.port
-    assert logins(any_sshd) == 1
+    assert logins(any_host) == 1
 
 
 @BOTH
-def test_f38_port_0_is_any_that_is_free(connect, any_sshd, service, on_host):
+def test_f38_port_0_is_any_that_is_free(connect, any_host, service, on_host):
     """Each time another, though they lead to the same."""
-    connection = connect(any_sshd)
+    connection = connect(any_host)
     made = [connection.forward(0, service.port, on_host=on_host) for _ in range(3)]
     assert len({forward.port for forward in made}) == 3
     made[1].cancel()
@@ -151,7 +130,7 @@ def test_f38_port_0_is_any_that_is_free(connect, any_sshd, service, on_host):
 
 
 @BOTH
-def test_f38_a_service_on_ipv6_alone_is_reached(connect, sshd, on_host):
+def test_f38_a_service_on_ipv6_alone_is_reached(connect, one_session_sshd, on_host):
     """localhost is both."""
     known = socket.getaddrinfo("localhost", 1, socket.AF_UNSPEC, socket.SOCK_STREAM)
     if socket.AF_INET6 not in [family for family, *_ in known]:
@@ -161,17 +140,17 @@ def test_f38_a_service_on_ipv6_alone_is_reached(connect, sshd, on_host):
     except OSError:
         pytest.skip("there is no IPv6")
     try:
-        forward = connect(sshd).forward(0, service.port, on_host=on_host)
+        forward = connect(one_session_sshd).forward(0, service.port, on_host=on_host)
         assert fetch(forward.port) == b"service %d" % service.port
     finally:
         service.close()
 
 
 @BOTH
-def test_a_service_may_come_later(connect, sshd, on_host):
+def test_a_service_may_come_later(connect, one_session_sshd, on_host):
     """A forward needs none."""
     port = free_port()
-    forward = connect(sshd).forward(0, port, on_host=on_host)
+    forward = connect(one_session_sshd).forward(0, port, on_host=on_host)
     service = Service(port=port)
     try:
         assert fetch(forward.port) == b"service %d" % port
@@ -180,9 +159,9 @@ def test_a_service_may_come_later(connect, sshd, on_host):
 
 
 @BOTH
-def test_it_listens_on_loopback_alone(connect, sshd, on_host):
+def test_it_listens_on_loopback_alone(connect, one_session_sshd, on_host):
     """On 127.0.0.1 and no other address."""
-    forward = connect(sshd).forward(0, 22, on_host=on_host)
+    forward = connect(one_session_sshd).forward(0, 22, on_host=on_host)
     with socket.socket() as other:
         other.bind(("127.0.0.2", forward.port))
 
@@ -191,9 +170,9 @@ def test_it_listens_on_loopback_alone(connect, sshd, on_host):
 
 
 @BOTH
-def test_f38_cancel_returns_with_the_port_free(connect, any_sshd, service, on_host):
+def test_f38_cancel_returns_with_the_port_free(connect, any_host, service, on_host):
     """A second time is fine; the port can be forwarded again."""
-    connection = connect(any_sshd)
+    connection = connect(any_host)
     port = free_port()
     for _ in range(3):
         forward = connection.forward(port, service.port, on_host=on_host)
@@ -207,8 +186,10 @@ def test_f38_cancel_returns_with_the_port_free(connect, any_sshd, service, on_ho
 
 
 @BOTH
-def test_cancel_while_another_address_has_the_port(connect, sshd, service, on_host, caplog):
-    forward = connect(sshd).forward(0, service.port, on_host=on_host)
+def test_cancel_while_another_address_has_the_port(
+    connect, one_session_sshd, service, on_host, caplog
+):
+    forward = connect(one_session_sshd).forward(0, service.port, on_host=on_host)
     with on_another_address(forward.port):
         assert fetch(forward.port) == b"service %d" % service.port
         forward.cancel()
@@ -217,7 +198,9 @@ def test_cancel_while_another_address_has_the_port(connect, sshd, service, on_ho
 
 
 @BOTH
-def test_port_0_is_free_on_all_addresses(connect, sshd, service, on_host, monkeypatch, caplog):
+def test_port_0_is_free_on_all_addresses(
+    connect, one_session_sshd, service, on_host, monkeypatch, caplog
+):
     """Else `cancel` could not tell who listens, and with GatewayPorts two would be on one port."""
     chosen = []
     with contextlib.ExitStack() as others:
@@ -231,17 +214,17 @@ def test_port_0_is_free_on_all_addresses(connect, sshd, service, on_host, monkey
 
         name = "_ask_host" if on_host else "_free_port"
         monkeypatch.setattr(forwards, name, functools.partial(take, getattr(forwards, name)))
-        forward = connect(sshd).forward(0, service.port, on_host=on_host)
+        forward = connect(one_session_sshd).forward(0, service.port, on_host=on_host)
         assert forward.port != chosen[0]
         assert fetch(forward.port) == b"service %d" % service.port
     assert caplog.messages == []
 
 
 @BOTH
-def test_cancel_while_somebody_is_connected(connect, sshd, on_host):
+def test_cancel_while_somebody_is_connected(connect, one_session_sshd, on_host):
     """They stay connected; the port is free all the same."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        forward = connect(sshd).forward(0, listener.getsockname()[1], on_host=on_host)
+        forward = connect(one_session_sshd).forward(0, listener.getsockname()[1], on_host=on_host)
         with socket.create_connection(("127.0.0.1", forward.port)) as client:
             served, _ = listener.accept()
             with served:
@@ -251,17 +234,17 @@ def test_cancel_while_somebody_is_connected(connect, sshd, on_host):
                 assert client.recv(2) == b"hi"
 
 
-def test_a_forward_is_a_context_manager(connect, sshd):
+def test_a_forward_is_a_context_manager(connect, one_session_sshd):
     """It ends with the block."""
-    with connect(sshd).forward(0, 22) as forward:
+    with connect(one_session_sshd).forward(0, 22) as forward:
         assert is_listened_on(forward.port)
     assert not is_listened_on(forward.port)
 
 
 @BOTH
-def test_close_ends_it(connect, any_sshd, service, on_host, caplog):
+def test_close_ends_it(connect, any_host, service, on_host, caplog):
     """Without a warning; whoever waits is told."""
-    connection = connect(any_sshd)
+    connection = connect(any_host)
     forward = connection.forward(0, service.port, on_host=on_host)
     connection.close()
     assert forward.wait(100)
@@ -273,16 +256,16 @@ def test_close_ends_it(connect, any_sshd, service, on_host, caplog):
 
 
 @BOTH
-def test_f38_a_lost_connection_ends_it(connect, any_sshd, service, on_host, caplog):
+def test_f38_a_lost_connection_ends_it(connect, any_host, service, on_host, caplog):
     """With a warning; and it does not come again by itself."""
-    connection = connect(any_sshd)
+    connection = connect(any_host)
     forward = connection.forward(0, service.port, on_host=on_host)
     exposure = PortExposure("key", forward)
-    any_sshd.kill_connections()
+    any_host.kill_connections()
     exposure.join(100)
     assert forward.lost
     assert exposure.exitcode == 1
-    await_nothing_on_manager(any_sshd)
+    await_nothing_on_manager(any_host)
     wait_until(lambda: any("Forward" in r.getMessage() for r in caplog.records))
     assert all(record.levelno == logging.WARNING for record in caplog.records)
     connection.open()
@@ -291,22 +274,22 @@ def test_f38_a_lost_connection_ends_it(connect, any_sshd, service, on_host, capl
     forward.cancel()
     again = connection.forward(forward.port, service.port, on_host=on_host)
     assert fetch(again.port) == b"service %d" % service.port
-    assert logins(any_sshd) == 2
+    assert logins(any_host) == 2
 
 
-def test_a_forward_after_a_loss_logs_in_once(connect, any_sshd, service):
+def test_a_forward_after_a_loss_logs_in_once(connect, any_host, service):
     """The mux client does not log in by itself; the connection does."""
-    connection = connect(any_sshd)
+    connection = connect(any_host)
     connection.open()
-    for pid in sshs(any_sshd):
+    for pid in sshs(any_host):
         os.kill(pid, signal.SIGKILL)
     assert fetch(connection.forward(0, service.port).port) == b"service %d" % service.port
-    assert logins(any_sshd) == 2
+    assert logins(any_host) == 2
 
 
-def test_a_forked_child_cannot_cancel_it(connect, sshd, service):
+def test_a_forked_child_cannot_cancel_it(connect, one_session_sshd, service):
     """It gets an error, and the forward lives."""
-    forward = connect(sshd).forward(0, service.port)
+    forward = connect(one_session_sshd).forward(0, service.port)
     pid = os.fork()
     if pid == 0:
         try:
@@ -322,19 +305,19 @@ def test_a_forked_child_cannot_cancel_it(connect, sshd, service):
 # --- in its way ---
 
 
-def test_f38_a_port_that_is_taken_here(connect, sshd, service):
+def test_f38_a_port_that_is_taken_here(connect, one_session_sshd, service):
     """PortInUseError with the port and the side, before ssh is asked."""
     with pytest.raises(PortInUseError) as caught:
-        connect(sshd).forward(service.port, 22)
+        connect(one_session_sshd).forward(service.port, 22)
     assert (caught.value.port, caught.value.side) == (service.port, "manager")
 
 
-def test_f38_a_port_that_is_taken_on_the_host(connect, sshd, service):
+def test_f38_a_port_that_is_taken_on_the_host(connect, one_session_sshd, service):
     """PortInUseError with the port and the host."""
     with pytest.raises(PortInUseError) as caught:
-        connect(sshd).forward(service.port, 22, on_host=True)
-    assert (caught.value.port, caught.value.side) == (service.port, sshd.alias)
-    assert sshd.alias in str(caught.value)
+        connect(one_session_sshd).forward(service.port, 22, on_host=True)
+    assert (caught.value.port, caught.value.side) == (service.port, one_session_sshd.alias)
+    assert one_session_sshd.alias in str(caught.value)
 
 
 def test_f38_a_port_that_is_taken_on_a_host_without_python(connect, bare_sshd, service):
@@ -344,18 +327,18 @@ def test_f38_a_port_that_is_taken_on_a_host_without_python(connect, bare_sshd, s
 
 
 @BOTH
-def test_f38_the_same_port_twice(connect, sshd, service, on_host):
+def test_f38_the_same_port_twice(connect, one_session_sshd, service, on_host):
     """The second is refused, though ssh would say yes; the first works on."""
-    connection = connect(sshd)
+    connection = connect(one_session_sshd)
     forward = connection.forward(0, service.port, on_host=on_host)
     with pytest.raises(PortInUseError):
         connection.forward(forward.port, service.port, on_host=on_host)
     assert fetch(forward.port) == b"service %d" % service.port
 
 
-def test_the_same_port_by_many_threads(connect, sshd, service):
+def test_the_same_port_by_many_threads(connect, one_session_sshd, service):
     """One of them gets it."""
-    connection = connect(sshd)
+    connection = connect(one_session_sshd)
     port, made, refused = free_port(), [], []
 
     def forward():
@@ -393,7 +376,7 @@ def test_a_host_that_permits_some_ports(connect, make_sshd, service):
         connection.forward(0, free_port())
 
 
-def test_f38_a_privileged_port_here(connect, sshd):
+def test_f38_a_privileged_port_here(connect, one_session_sshd):
     """ForwardError with the system's reason."""
     with socket.socket() as probe:
         try:
@@ -403,15 +386,15 @@ def test_f38_a_privileged_port_here(connect, sshd):
         else:
             pytest.skip("this account may listen on any port")
     with pytest.raises(ForwardError, match="Permission denied"):
-        connect(sshd).forward(995, 22)
+        connect(one_session_sshd).forward(995, 22)
 
 
-def test_f38_a_privileged_port_on_the_host(connect, any_sshd):
+def test_f38_a_privileged_port_on_the_host(connect, any_host):
     """ForwardError that names the possible reasons."""
     if os.geteuid() == 0:
         pytest.skip("root may listen on any port")
     with pytest.raises(ForwardError, match="1024"):
-        connect(any_sshd).forward(995, 22, on_host=True)
+        connect(any_host).forward(995, 22, on_host=True)
 
 
 def test_f38_gateway_ports_yes_is_a_warning(connect, make_sshd, service, caplog):
@@ -427,9 +410,9 @@ def test_f38_gateway_ports_yes_is_a_warning(connect, make_sshd, service, caplog)
     assert not caplog.records
 
 
-def test_gateway_ports_of_the_default_is_none(connect, sshd, service, caplog):
+def test_gateway_ports_of_the_default_is_none(connect, one_session_sshd, service, caplog):
     """No warning where the listener is on loopback."""
-    connect(sshd).forward(0, service.port, on_host=True)
+    connect(one_session_sshd).forward(0, service.port, on_host=True)
     assert not caplog.records
 
 
@@ -451,18 +434,18 @@ def test_f46_hostile_ssh_config_has_no_say_in_a_forward(connect, make_sshd, serv
 
 
 @pytest.mark.parametrize("ports", [(-1, 1), (65536, 1), (1, 0), (1, 65536), (True, 1), ("1", 1)])
-def test_a_port_that_cannot_be(connect, sshd, ports, no_process):
+def test_a_port_that_cannot_be(connect, one_session_sshd, ports, no_process):
     """A ValueError before any process is started."""
     with pytest.raises(ValueError, match="port"):
-        connect(sshd).forward(*ports)
+        connect(one_session_sshd).forward(*ports)
 
 
 # --- the handle of a Runtime ---
 
 
-def test_an_exposure_is_like_a_process(connect, sshd, service):
+def test_an_exposure_is_like_a_process(connect, one_session_sshd, service):
     """Alive without an exit code, then stopped like one that got SIGTERM."""
-    forward = connect(sshd).forward(0, service.port)
+    forward = connect(one_session_sshd).forward(0, service.port)
     exposure = PortExposure("loopback::-L::1::2", forward)
     assert (exposure.name, exposure.pid, exposure.exitcode) == ("loopback::-L::1::2", None, None)
     assert exposure.is_alive()
@@ -475,9 +458,9 @@ def test_an_exposure_is_like_a_process(connect, sshd, service):
     assert (exposure.is_alive(), exposure.exitcode) == (False, -signal.SIGTERM)
 
 
-def test_an_exposure_that_is_closed_with_its_connection(connect, sshd, service):
+def test_an_exposure_that_is_closed_with_its_connection(connect, one_session_sshd, service):
     """Exit code 0."""
-    connection = connect(sshd)
+    connection = connect(one_session_sshd)
     exposure = PortExposure("key", connection.forward(0, service.port))
     connection.close()
     exposure.join(100)

@@ -18,22 +18,17 @@ KEEPALIVE = 1.0  # seconds; the end comes after four times that
 
 
 @pytest.fixture
-def sshd(make_sshd):
-    """One for each test, which stops it."""
-    return make_sshd()
-
-
-@pytest.fixture
-def runtime(sshd):
-    runtime = open_runtime(sshd, keepalive=KEEPALIVE)
+def silent_runtime(own_sshd):
+    """A Runtime whose connection goes silent when the test stops its sshd."""
+    runtime = open_runtime(own_sshd, keepalive=KEEPALIVE)
     yield runtime
-    sshd.resume()
+    own_sshd.resume()
     runtime.cleanup()
-    await_nothing_on_manager(sshd)
+    await_nothing_on_manager(own_sshd)
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_f8_half_open_while_a_file_is_copied(sshd, runtime, tmp_path, way):
+def test_f8_half_open_while_a_file_is_copied(own_sshd, silent_runtime, tmp_path, way):
     """Both sides find out, half a file stays on neither, and the next use works."""
     source, target = tmp_path / "source", tmp_path / "target"
     with open(source, "wb") as file:
@@ -45,28 +40,28 @@ def test_f8_half_open_while_a_file_is_copied(sshd, runtime, tmp_path, way):
         task.send_file(str(source), str(target))
     else:
         task.get_file(str(source), str(target))
-    runtime.execute_task(task)
+    silent_runtime.execute_task(task)
 
     def arrived():
         return sum(path.stat().st_size for path in target.iterdir())
 
     await_step(task)  # or nobody would know whether it has started
     wait_until(arrived, lambda: f"nothing arrives: {task.error}")
-    sshd.pause()
+    own_sshd.pause()
     error = ended(task).error
     assert isinstance(error, FileTransferError)
     assert isinstance(error.__cause__, ConnectionLostError)
     assert error.__cause__.started is True
     wait_until(lambda: not os.listdir(target), lambda: f"left: {os.listdir(target)}")
     assert stat.S_IMODE(target.stat().st_mode) == 0o755
-    assert run(runtime, "echo hi") == ["hi\n"]
+    assert run(silent_runtime, "echo hi") == ["hi\n"]
 
 
 @pytest.mark.parametrize("direction", ["from", "to"])
-def test_f8_half_open_while_a_port_is_in_use(sshd, runtime, direction):
+def test_f8_half_open_while_a_port_is_in_use(own_sshd, silent_runtime, direction):
     """What is connected through it is told, and nobody listens any more."""
     with socket.create_server(("127.0.0.1", 0)) as service:
-        expose = getattr(runtime, f"expose_port_{direction}_runtime")
+        expose = getattr(silent_runtime, f"expose_port_{direction}_runtime")
         port = int(expose(service.getsockname()[1], 0).split("::")[2])
         with socket.create_connection(("127.0.0.1", port), 60) as client:
             server, _ = service.accept()
@@ -75,9 +70,9 @@ def test_f8_half_open_while_a_port_is_in_use(sshd, runtime, direction):
                 assert server.recv(5) == b"hello"
                 here = client if direction == "from" else server
                 here.settimeout(200)
-                sshd.pause()
+                own_sshd.pause()
                 assert is_closed(here)
-    sshd.resume()  # or the host would have no time to notice
+    own_sshd.resume()  # or the host would have no time to notice
     wait_until(lambda: is_refused(port), f"somebody listens on {port}")
 
 

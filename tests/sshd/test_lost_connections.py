@@ -30,34 +30,19 @@ from support.managers import (
     on_manager,
     sshs,
 )
-from support.processes import await_gone, await_recorded, end, is_alive, parent, recorded
+from support.processes import await_gone, await_recorded, is_alive, parent, recorded
 from support.waiting import wait_until
 
 BUSY = "touch $PIDS/$$; sh -c 'touch $PIDS/$$; exec sleep 1000' & exec sleep 1000"
 
 
 @pytest.fixture
-def sshd(make_sshd):
-    """One for each test: its log counts the test's logins."""
-    return make_sshd()
-
-
-@pytest.fixture
-def runtime(sshd):
-    runtime = open_runtime(sshd)
+def lost_runtime(own_sshd):
+    """A Runtime whose connection the test loses."""
+    runtime = open_runtime(own_sshd)
     yield runtime
     runtime.cleanup()
-    await_nothing_on_manager(sshd)
-
-
-@pytest.fixture
-def pids(tmp_path):
-    """The folder that steps record their processes in; they are ended with the test."""
-    folder = tmp_path / "pids"
-    folder.mkdir()
-    yield folder
-    for pid in recorded(folder):
-        end(pid)
+    await_nothing_on_manager(own_sshd)
 
 
 def start_busy(runtime, pids):
@@ -118,76 +103,76 @@ def lose_by_out_of_memory(sshd, host):
     "lose",
     [lose_by_sshd, lose_by_ssh, lose_by_shell, lose_by_supervisor, lose_by_out_of_memory],
 )
-def test_f7_a_connection_lost_under_a_running_step(sshd, runtime, pids, lose, caplog):
+def test_f7_a_connection_lost_under_a_running_step(own_sshd, lost_runtime, pids, lose, caplog):
     """The error says that it had started, all of it ends, and the next use logs in once."""
-    task = start_busy(runtime, pids)
-    host, old = supervisor(runtime), runtime.working_dir
-    lose(sshd, host)
+    task = start_busy(lost_runtime, pids)
+    host, old = supervisor(lost_runtime), lost_runtime.working_dir
+    lose(own_sshd, host)
     check_lost_while_running(task)
     await_gone({host, *recorded(pids)}, "on the host")
     assert any(record.levelno == logging.ERROR for record in caplog.records)
-    await_noticed(sshd)
+    await_noticed(own_sshd)
     wait_until(lambda: not os.path.exists(old), f"{old} is left")
-    assert logins(sshd) == 1
-    assert run(runtime, 'echo "$WORKING_DIR"') == [f"{runtime.working_dir}\n"]
-    assert logins(sshd) == 2
-    assert runtime.working_dir != old
+    assert logins(own_sshd) == 1
+    assert run(lost_runtime, 'echo "$WORKING_DIR"') == [f"{lost_runtime.working_dir}\n"]
+    assert logins(own_sshd) == 2
+    assert lost_runtime.working_dir != old
     assert not (pids / "../never").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_f7_a_guard_that_somebody_ends(sshd, runtime, pids, number):
+def test_f7_a_guard_that_somebody_ends(own_sshd, lost_runtime, pids, number):
     """The connection works on or is lost, and in the end nothing is left."""
-    task = start_busy(runtime, pids)
-    (guard,) = guards(sshd)
+    task = start_busy(lost_runtime, pids)
+    (guard,) = guards(own_sshd)
     folder = control_folder(guard)
     os.kill(guard, number)
     await_gone([guard])
     try:
-        assert run(runtime, "echo hi") == ["hi\n"]
+        assert run(lost_runtime, "echo hi") == ["hi\n"]
     except TaskExecutionError as error:
         assert isinstance(error.__cause__, ConnectionLostError)  # noqa: PT017
     assert os.path.exists(task.execution_log_file_path)
-    runtime.cleanup()
+    lost_runtime.cleanup()
     assert not task.process.is_alive()
     await_gone(recorded(pids))
-    await_nothing_on_manager(sshd)
+    await_nothing_on_manager(own_sshd)
     assert not os.path.exists(folder)
 
 
-def test_f7_a_control_socket_that_somebody_removes(sshd, runtime):
+def test_f7_a_control_socket_that_somebody_removes(own_sshd, lost_runtime):
     """What runs does not need it."""
-    (guard,) = guards(sshd)
+    (guard,) = guards(own_sshd)
     os.unlink(f"{control_folder(guard)}/s")
-    assert run(runtime, "echo hi") == ["hi\n"]
-    assert logins(sshd) == 1
+    assert run(lost_runtime, "echo hi") == ["hi\n"]
+    assert logins(own_sshd) == 1
 
 
 # ── when it is lost ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_f7_lost_while_idle(sshd, runtime, caplog):
+def test_f7_lost_while_idle(own_sshd, lost_runtime, caplog):
     """The next use logs in again, once; its temporary working directory is new, which is said."""
-    old = runtime.working_dir
-    sshd.kill_connections()
-    await_noticed(sshd)
+    old = lost_runtime.working_dir
+    own_sshd.kill_connections()
+    await_noticed(own_sshd)
     caplog.clear()
-    assert run(runtime, "pwd", "echo 2") == [f"{runtime.working_dir}\n", "2\n"]
-    assert runtime.working_dir != old
+    assert run(lost_runtime, "pwd", "echo 2") == [f"{lost_runtime.working_dir}\n", "2\n"]
+    assert lost_runtime.working_dir != old
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert old in record.getMessage()
-    assert runtime.working_dir in record.getMessage()
-    assert logins(sshd) == 2
+    assert lost_runtime.working_dir in record.getMessage()
+    assert logins(own_sshd) == 2
 
 
-def test_f7_a_given_working_dir_stays(sshd, tmp_path, caplog):
+def test_f7_a_given_working_dir_stays(own_sshd, tmp_path, caplog):
     """With all that is in it, and without a word."""
     folder = tmp_path / "given"
-    runtime = open_runtime(sshd, str(folder))
+    runtime = open_runtime(own_sshd, str(folder))
     try:
         run(runtime, "echo kept > file")
-        sshd.kill_connections()
-        await_noticed(sshd)
+        own_sshd.kill_connections()
+        await_noticed(own_sshd)
         assert run(runtime, "cat file") == ["kept\n"]
         assert runtime.working_dir == str(folder)
         assert not caplog.records
@@ -196,31 +181,33 @@ def test_f7_a_given_working_dir_stays(sshd, tmp_path, caplog):
     assert (folder / "file").exists()
 
 
-def test_f7_lost_between_two_tasks_at_once(sshd, runtime):
+def test_f7_lost_between_two_tasks_at_once(own_sshd, lost_runtime):
     """Many uses after a loss log in once between them."""
-    sshd.kill_connections()
-    await_noticed(sshd)
-    tasks = [runtime.execute_task(commands(f"echo {i}")) for i in range(20)]
+    own_sshd.kill_connections()
+    await_noticed(own_sshd)
+    tasks = [lost_runtime.execute_task(commands(f"echo {i}")) for i in range(20)]
     assert [ended(task).execution_log for task in tasks] == [[f"{i}\n"] for i in range(20)]
-    assert logins(sshd) == 2
+    assert logins(own_sshd) == 2
 
 
-def test_f7_lost_again_and_again(sshd, runtime):
+def test_f7_lost_again_and_again(own_sshd, lost_runtime):
     """The second loss is like the first."""
     for i in range(3):
-        assert run(runtime, f"echo {i}") == [f"{i}\n"]
-        sshd.kill_connections()
-        await_noticed(sshd)
-    assert logins(sshd) == 3
+        assert run(lost_runtime, f"echo {i}") == [f"{i}\n"]
+        own_sshd.kill_connections()
+        await_noticed(own_sshd)
+    assert logins(own_sshd) == 3
 
 
-def test_f48_a_use_at_the_moment_of_the_loss_runs_once_or_not_at_all(sshd, runtime, tmp_path):
+def test_f48_a_use_at_the_moment_of_the_loss_runs_once_or_not_at_all(
+    own_sshd, lost_runtime, tmp_path
+):
     """Whether it may have started is never denied."""
     file = tmp_path / "file"
     for i in range(10):
-        sshd.kill_connections()
+        own_sshd.kill_connections()
         try:
-            run(runtime, f"echo {i} >> {file}")
+            run(lost_runtime, f"echo {i} >> {file}")
         except TaskExecutionError as error:
             cause = error.__cause__
             assert isinstance(cause, ConnectionLostError), cause
@@ -229,71 +216,71 @@ def test_f48_a_use_at_the_moment_of_the_loss_runs_once_or_not_at_all(sshd, runti
     assert len(lines) == len(set(lines))
 
 
-def test_f48_what_may_have_started_is_not_repeated(sshd, runtime, tmp_path):
+def test_f48_what_may_have_started_is_not_repeated(own_sshd, lost_runtime, tmp_path):
     """Nor is the step after it run."""
     file = tmp_path / "file"
-    task = runtime.execute_task(
+    task = lost_runtime.execute_task(
         commands(f"echo one >> {file}", f"echo two >> {file}; sleep 1000", f"echo three >> {file}")
     )
     wait_until(lambda: file.exists() and "two" in file.read_text(), "not started")
-    sshd.kill_connections()
+    own_sshd.kill_connections()
     assert isinstance(ended(task).error.__cause__, ConnectionLostError)
-    await_noticed(sshd)
-    run(runtime, "true")
+    await_noticed(own_sshd)
+    run(lost_runtime, "true")
     assert file.read_text() == "one\ntwo\n"
 
 
-def test_f48_nobody_knows_whether_an_unanswered_step_has_started(sshd, runtime, tmp_path):
+def test_f48_nobody_knows_whether_an_unanswered_step_has_started(own_sshd, lost_runtime, tmp_path):
     """The request is under way when the link is cut: the error says so, and it is not repeated."""
-    file, host = tmp_path / "file", supervisor(runtime)
+    file, host = tmp_path / "file", supervisor(lost_runtime)
     os.kill(host, signal.SIGSTOP)
     try:
-        task = runtime.execute_task(commands(f"echo once >> {file}"))
+        task = lost_runtime.execute_task(commands(f"echo once >> {file}"))
         (conversation,) = [talk for talk in _conversation._live if not talk.ended]
         wait_until(lambda: conversation._requests, "nothing was asked")
-        sshd.kill_connections()
+        own_sshd.kill_connections()
         cause = ended(task).error.__cause__
     finally:
         os.kill(host, signal.SIGCONT)
     assert isinstance(cause, ConnectionLostError)
     assert cause.started is None
     await_gone([host])
-    run(runtime, "true")
+    run(lost_runtime, "true")
     assert not file.exists() or file.read_text() == "once\n"
 
 
-def test_f48_steps_that_were_not_asked_for_have_not_started(sshd, runtime, tmp_path):
+def test_f48_steps_that_were_not_asked_for_have_not_started(own_sshd, lost_runtime, tmp_path):
     """They are not made up for on a new connection, where nothing is that the first have left."""
     task = commands("until test -e go; do sleep 0.05; done").get_file(str(tmp_path / "no"), ".")
     original = Conversation.request
 
     def request(self, steps, **keywords):
         if steps[0]["kind"] == "pack":
-            sshd.kill_connections()
+            own_sshd.kill_connections()
             wait_until(lambda: self.ended, "the loss was not noticed")
         return original(self, steps, **keywords)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Conversation, "request", request)
-        runtime.execute_task(task)
-        run(runtime, "touch go")
+        lost_runtime.execute_task(task)
+        run(lost_runtime, "touch go")
         cause = ended(task).error.__cause__
     assert isinstance(cause, ConnectionLostError)
     assert cause.started is False
     assert task.error.task_step_index == 1
 
 
-def test_f7_a_connection_is_opened_again(sshd):
+def test_f7_a_connection_is_opened_again(own_sshd):
     """Without a Runtime as well."""
-    with Connection(sshd.alias, config_file=sshd.config_file) as connection:
+    with Connection(own_sshd.alias, config_file=own_sshd.config_file) as connection:
         assert commands("echo 1").execute(connection).execution_log == ["1\n"]
-        sshd.kill_connections()
-        await_noticed(sshd)
+        own_sshd.kill_connections()
+        await_noticed(own_sshd)
         assert commands("echo 2").execute(connection).execution_log == ["2\n"]
-    assert logins(sshd) == 2
+    assert logins(own_sshd) == 2
 
 
-def test_f48_many_threads_while_it_is_lost(sshd, runtime, tmp_path):
+def test_f48_many_threads_while_it_is_lost(own_sshd, lost_runtime, tmp_path):
     """Each use works or says that the connection was lost; none hangs, none runs twice."""
     file = tmp_path / "file"
     outcomes: list[object] = []
@@ -302,7 +289,7 @@ def test_f48_many_threads_while_it_is_lost(sshd, runtime, tmp_path):
     def use(number):
         for turn in range(10_000):
             try:
-                printed = run(runtime, f"echo {number}-{turn} >> {file}; echo {turn}")
+                printed = run(lost_runtime, f"echo {number}-{turn} >> {file}; echo {turn}")
                 outcomes.append(printed == [f"{turn}\n"])
                 if lost.is_set():
                     return
@@ -313,7 +300,7 @@ def test_f48_many_threads_while_it_is_lost(sshd, runtime, tmp_path):
     for thread in threads:
         thread.start()
     wait_until(lambda: len(outcomes) > 40, "nothing runs")
-    sshd.kill_connections()
+    own_sshd.kill_connections()
     lost.set()
     for thread in threads:
         thread.join(100)
@@ -322,43 +309,43 @@ def test_f48_many_threads_while_it_is_lost(sshd, runtime, tmp_path):
     assert not wrong
     lines = file.read_text().split()
     assert len(lines) == len(set(lines))
-    assert logins(sshd) == 2
+    assert logins(own_sshd) == 2
 
 
 # ── nobody answers ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_f9_a_host_that_is_down_and_up_again(sshd, runtime, pids):
+def test_f9_a_host_that_is_down_and_up_again(own_sshd, lost_runtime, pids):
     """A running step lives through a restart of sshd; without sshd the next use says why."""
-    runtime.add_env_variables({"PIDS": str(pids)})
-    task = runtime.execute_task(commands("until test -e go; do sleep 0.05; done; echo done"))
+    lost_runtime.add_env_variables({"PIDS": str(pids)})
+    task = lost_runtime.execute_task(commands("until test -e go; do sleep 0.05; done; echo done"))
     await_step(task)
-    os.kill(sshd.pid, signal.SIGKILL)
-    await_gone([sshd.pid])
-    run(runtime, "touch go")
+    os.kill(own_sshd.pid, signal.SIGKILL)
+    await_gone([own_sshd.pid])
+    run(lost_runtime, "touch go")
     assert ended(task).execution_log == ["done\n"]
 
-    for pid in on_manager(sshd):
-        if pid in sshs(sshd):
+    for pid in on_manager(own_sshd):
+        if pid in sshs(own_sshd):
             os.kill(pid, signal.SIGKILL)
-    await_noticed(sshd)
+    await_noticed(own_sshd)
     with pytest.raises(TaskExecutionError) as failure:
-        run(runtime, "echo down")
+        run(lost_runtime, "echo down")
     assert isinstance(failure.value.__cause__, ConnectError)
     assert "refused" in str(failure.value)
-    assert not runtime.is_valid_runtime()
-    await_nothing_on_manager(sshd)
+    assert not lost_runtime.is_valid_runtime()
+    await_nothing_on_manager(own_sshd)
 
     with subprocess.Popen(
-        [find_sshd(), "-D", "-e", "-f", str(sshd.folder / "sshd_config")],
+        [find_sshd(), "-D", "-e", "-f", str(own_sshd.folder / "sshd_config")],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as again:
         try:
-            wait_until(runtime.is_valid_runtime, "it does not come back")
-            assert run(runtime, "echo up") == ["up\n"]
+            wait_until(lost_runtime.is_valid_runtime, "it does not come back")
+            assert run(lost_runtime, "echo up") == ["up\n"]
         finally:
-            runtime.cleanup()
+            lost_runtime.cleanup()
             again.kill()
 
 
@@ -368,79 +355,79 @@ KEEPALIVE = 1.0  # seconds; the end comes after four times that
 
 
 @pytest.fixture
-def impatient(sshd):
-    runtime = open_runtime(sshd, keepalive=KEEPALIVE)
+def impatient(own_sshd):
+    runtime = open_runtime(own_sshd, keepalive=KEEPALIVE)
     yield runtime
-    sshd.resume()
+    own_sshd.resume()
     runtime.cleanup()
-    await_nothing_on_manager(sshd)
+    await_nothing_on_manager(own_sshd)
 
 
-def test_f8_half_open_under_a_running_step(sshd, impatient, pids):
+def test_f8_half_open_under_a_running_step(own_sshd, impatient, pids):
     """Both sides find out by themselves, and a new login works meanwhile."""
     task = start_busy(impatient, pids)
     host, old = supervisor(impatient), impatient.working_dir
-    sshd.pause()
-    paused = set(sshd.connection_pids())
+    own_sshd.pause()
+    paused = set(own_sshd.connection_pids())
     check_lost_while_running(task)
     await_gone({host, *recorded(pids)}, "on the host")
     assert all(is_alive(pid) for pid in paused)
     wait_until(lambda: not os.path.exists(old), f"{old} is left")
     assert run(impatient, "echo hi") == ["hi\n"]
-    assert logins(sshd) == 2
+    assert logins(own_sshd) == 2
     assert not (pids / "../never").exists()
 
 
-def test_f8_half_open_while_idle(sshd, impatient):
+def test_f8_half_open_while_idle(own_sshd, impatient):
     """The next use works."""
-    sshd.pause()
-    await_noticed(sshd)
+    own_sshd.pause()
+    await_noticed(own_sshd)
     assert run(impatient, "echo hi") == ["hi\n"]
 
 
-def test_f8_closing_a_half_open_connection(sshd, impatient, pids):
+def test_f8_closing_a_half_open_connection(own_sshd, impatient, pids):
     """cleanup() returns though nobody answers, and leaves nothing on the manager's side."""
     task = start_busy(impatient, pids)
-    sshd.pause()
+    own_sshd.pause()
     impatient.cleanup()
-    await_gone(on_manager(sshd))  # the sleep of the guard's timer may be ending just now
+    await_gone(on_manager(own_sshd))  # the sleep of the guard's timer may be ending just now
     assert not task.process.is_alive()
     assert task.process.exitcode == -15
     await_gone(recorded(pids), "on the host")
 
 
-def test_f8_terminate_on_a_half_open_connection(sshd, impatient, pids):
+def test_f8_terminate_on_a_half_open_connection(own_sshd, impatient, pids):
     """It returns when the connection has been given up, and with it all that runs."""
     task = start_busy(impatient, pids)
-    sshd.pause()
+    own_sshd.pause()
     task.process.terminate()
     assert not task.process.is_alive()
     assert task.process.exitcode == -15
     await_gone(recorded(pids), "on the host")
 
 
-def test_f8_a_short_pause_is_lived_through(sshd, runtime, pids):
+def test_f8_a_short_pause_is_lived_through(own_sshd, lost_runtime, pids):
     """Nothing is lost before four periods are over."""
-    task = runtime.execute_task(commands("until test -e go; do sleep 0.05; done; echo done"))
+    task = lost_runtime.execute_task(commands("until test -e go; do sleep 0.05; done; echo done"))
     await_step(task)
-    sshd.pause()
-    other = runtime.execute_task(commands("touch go"))
-    sshd.resume()
+    own_sshd.pause()
+    other = lost_runtime.execute_task(commands("touch go"))
+    own_sshd.resume()
     assert ended(other).error is None
     assert ended(task).execution_log == ["done\n"]
-    assert logins(sshd) == 1
+    assert logins(own_sshd) == 1
 
 
 # ── no way in ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_f1_a_runtime_that_cannot_be_made_leaves_nothing(sshd, tmp_path):
+def test_f1_a_runtime_that_cannot_be_made_leaves_nothing(own_sshd, tmp_path):
     """Neither when nobody listens, nor when the working directory cannot be."""
     (tmp_path / "file").touch()
     with pytest.raises(InvalidRuntimeError):
-        open_runtime(sshd, str(tmp_path / "file" / "folder"))
-    await_nothing_on_manager(sshd)
+        open_runtime(own_sshd, str(tmp_path / "file" / "folder"))
+    await_nothing_on_manager(own_sshd)
     with pytest.raises(InvalidRuntimeError) as failure:
-        open_runtime(sshd, port=1)
+        open_runtime(own_sshd, port=1)
     assert isinstance(failure.value.__cause__, ConnectError)
-    await_nothing_on_manager(sshd)
+    await_nothing_on_manager(own_sshd)

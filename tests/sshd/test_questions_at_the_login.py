@@ -29,19 +29,13 @@ PATIENCE = 150.0  # seconds for what happens in one
 
 
 @pytest.fixture
-def sshd(make_sshd):
-    """One for each test, which looks at its log."""
-    return make_sshd()
-
-
-@pytest.fixture
-def config(sshd, tmp_path):
+def config(own_sshd, tmp_path):
     """An ssh_config for `sshd` whose key has a passphrase."""
     key = tmp_path / "locked_key"
-    shutil.copy(sshd.user_key, key)
+    shutil.copy(own_sshd.user_key, key)
     key.chmod(0o600)
     subprocess.run(["ssh-keygen", "-q", "-p", "-f", key, "-P", "", "-N", PASSPHRASE], check=True)
-    text = Path(sshd.config_file).read_text().replace(str(sshd.user_key), str(key))
+    text = Path(own_sshd.config_file).read_text().replace(str(own_sshd.user_key), str(key))
     assert str(key) in text
     path = tmp_path / "config"
     path.write_text(text)
@@ -51,59 +45,59 @@ def config(sshd, tmp_path):
 # --- passphrase= ---
 
 
-def test_f4_a_passphrase_opens_a_key(sshd, config):
-    with Connection(sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
+def test_f4_a_passphrase_opens_a_key(own_sshd, config):
+    with Connection(own_sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
         assert connection.run("echo in").stdout == b"in\n"
 
 
-def test_f4_a_passphrase_opens_a_key_again_after_a_loss(sshd, config):
+def test_f4_a_passphrase_opens_a_key_again_after_a_loss(own_sshd, config):
     """Nobody has to be asked."""
-    with Connection(sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
+    with Connection(own_sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
         connection.open()
         conversation = connection.conversation()
-        sshd.kill_connections()
+        own_sshd.kill_connections()
         assert conversation.await_end(PATIENCE)
         assert connection.run("echo in").stdout == b"in\n"
 
 
-def test_f4_a_wrong_passphrase_is_an_authentication_error(sshd, config):
+def test_f4_a_wrong_passphrase_is_an_authentication_error(own_sshd, config):
     with pytest.raises(AuthenticationError, match="passphrase right") as told:
-        Connection(sshd.alias, config_file=config, passphrase="open barley").open()
+        Connection(own_sshd.alias, config_file=config, passphrase="open barley").open()
     assert "barley" not in str(told.value)
     await_nothing_on_manager(SimpleNamespace(config_file=config))
 
 
-def test_f4_without_a_passphrase_it_fails_with_the_cure(sshd, config):
+def test_f4_without_a_passphrase_it_fails_with_the_cure(own_sshd, config):
     with pytest.raises(AuthenticationError, match=r"passphrase=.*interactive=True"):
-        Connection(sshd.alias, config_file=config).open()
+        Connection(own_sshd.alias, config_file=config).open()
 
 
-def test_f4_a_passphrase_opens_the_key_of_a_jump_host(sshd, config, tmp_path):
+def test_f4_a_passphrase_opens_the_key_of_a_jump_host(own_sshd, config, tmp_path):
     """Its ssh asks by the same program."""
     jump = tmp_path / "jump"
     jump.write_text(
         config.read_text()
-        + f"\nHost behind\nHostName 127.0.0.1\nPort {sshd.port}\nProxyJump {sshd.alias}\n"
+        + f"\nHost behind\nHostName 127.0.0.1\nPort {own_sshd.port}\nProxyJump {own_sshd.alias}\n"
         + "".join(line + "\n" for line in config.read_text().splitlines()[3:])
     )
     with Connection("behind", config_file=jump, passphrase=PASSPHRASE) as connection:
         assert connection.run("echo in").stdout == b"in\n"
 
 
-def test_an_unknown_host_key_is_never_accepted_by_itself(sshd, config, tmp_path):
+def test_an_unknown_host_key_is_never_accepted_by_itself(own_sshd, config, tmp_path):
     """ssh asks for that as it asks for a passphrase."""
     unknown = tmp_path / "unknown"
     unknown.write_text(
         f'UserKnownHostsFile "{tmp_path}/nobody"\nStrictHostKeyChecking ask\n' + config.read_text()
     )
     with pytest.raises(HostKeyError):
-        Connection(sshd.alias, config_file=unknown, passphrase=PASSPHRASE).open()
+        Connection(own_sshd.alias, config_file=unknown, passphrase=PASSPHRASE).open()
     assert not (tmp_path / "nobody").exists()
 
 
-def test_a_passphrase_stands_nowhere_else(sshd, config):
+def test_a_passphrase_stands_nowhere_else(own_sshd, config):
     """Not in an argv or environment of ours on either side, in a file, or in a repr."""
-    with Connection(sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
+    with Connection(own_sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
         folder = Path(connection.conversation().master.folder)
         places = [*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")]
         places += [path for path in folder.iterdir() if path.is_file()]
@@ -177,12 +171,12 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(sshd):
+def terminal(own_sshd):
     made, used = [], []
 
     def start(config):
         used.append(config)
-        made.append(Terminal(sshd.alias, str(config)))
+        made.append(Terminal(own_sshd.alias, str(config)))
         return made[-1]
 
     yield start
@@ -203,12 +197,12 @@ def test_f4_a_person_is_asked_for_a_passphrase(terminal, config):
     at.expect("in\r\n")
 
 
-def test_f4_a_person_may_trust_a_host_key(terminal, sshd, config, tmp_path):
+def test_f4_a_person_may_trust_a_host_key(terminal, own_sshd, config, tmp_path):
     """The answer is shown, and known_hosts has the key then."""
     unknown = tmp_path / "unknown"
     unknown.write_text(
         f'UserKnownHostsFile "{tmp_path}/new hosts"\nStrictHostKeyChecking ask\n'
-        + Path(sshd.config_file).read_text()
+        + Path(own_sshd.config_file).read_text()
     )
     at = terminal(unknown)
     assert "authenticity of host" in at.expect("(yes/no/[fingerprint])?")
@@ -217,7 +211,7 @@ def test_f4_a_person_may_trust_a_host_key(terminal, sshd, config, tmp_path):
     assert (tmp_path / "new hosts").stat().st_size
 
 
-def test_f11_ctrl_c_ends_the_question_and_the_login(terminal, sshd, config):
+def test_f11_ctrl_c_ends_the_question_and_the_login(terminal, own_sshd, config):
     at = terminal(config)
     at.expect("Enter passphrase for key")
     at.expect(": ")
@@ -226,7 +220,7 @@ def test_f11_ctrl_c_ends_the_question_and_the_login(terminal, sshd, config):
     await_nothing_on_manager(SimpleNamespace(config_file=config))
 
 
-def test_f11_ctrl_c_after_the_login_leaves_the_connection(terminal, sshd, config):
+def test_f11_ctrl_c_after_the_login_leaves_the_connection(terminal, own_sshd, config):
     at = terminal(config)
     at.expect(": ")
     at.type(PASSPHRASE + "\n")
@@ -237,10 +231,10 @@ def test_f11_ctrl_c_after_the_login_leaves_the_connection(terminal, sshd, config
     at.expect("[KeyboardInterrupt]")
     at.type("print(connection.run('echo still in').stdout_text)\n")
     at.expect("still in\r\n")
-    assert logins(sshd) == 1
+    assert logins(own_sshd) == 1
 
 
-def test_f4_it_is_not_opened_again_by_itself(terminal, sshd, config):
+def test_f4_it_is_not_opened_again_by_itself(terminal, own_sshd, config):
     """Nobody sits there for ever. To open it is to ask again."""
     at = terminal(config)
     at.expect(": ")
@@ -248,7 +242,7 @@ def test_f4_it_is_not_opened_again_by_itself(terminal, sshd, config):
     at.expect("[open]")
     at.type("conversation = connection.conversation(); print('[seen]', flush=True)\n")
     at.expect("[seen]\r\n")
-    sshd.kill_connections()
+    own_sshd.kill_connections()
     at.type("conversation.await_end(60)\n")
     at.type("connection.run('true')\n")
     assert ConnectionLostError.__name__ in at.expect("Call open()")
@@ -259,10 +253,10 @@ def test_f4_it_is_not_opened_again_by_itself(terminal, sshd, config):
     at.expect("[again]\r\n")
 
 
-def test_f4_without_a_terminal_it_says_so(sshd, config):
+def test_f4_without_a_terminal_it_says_so(own_sshd, config):
     """In a service, or under cron."""
     done = subprocess.run(
-        [sys.executable, "-c", MANAGER, sshd.alias, config],
+        [sys.executable, "-c", MANAGER, own_sshd.alias, config],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -35,19 +35,10 @@ STUBBORN = f"trap '' TERM HUP INT\n{WITH_CHILDREN}"
 
 
 @pytest.fixture
-def runtime(sshd):
-    runtime = open_runtime(sshd)
-    yield runtime
-    runtime.cleanup()
-
-
-@pytest.fixture
-def pids(runtime, tmp_path):
-    """The folder that steps record their processes in; they are ended with the test."""
-    runtime.add_env_variables({"PIDS": str(tmp_path)})
-    yield tmp_path
-    for pid in recorded(tmp_path):
-        end(pid)
+def runtime_pids(own_runtime, pids):
+    """The folder that steps of `own_runtime` record their processes in: it is their $PIDS."""
+    own_runtime.add_env_variables({"PIDS": str(pids)})
+    return pids
 
 
 def function_with_children(folder):
@@ -73,63 +64,63 @@ def task_of(kind, folder):
 @pytest.mark.parametrize("kind", ["command", "stubborn", "function"])
 @pytest.mark.parametrize(("method", "exitcode"), [("terminate", -15), ("kill", -9)])
 def test_f12_a_stopped_task_has_gone_when_the_call_returns(
-    runtime, pids, caplog, kind, method, exitcode
+    own_runtime, runtime_pids, caplog, kind, method, exitcode
 ):
     """With all that is in its process group; nothing else on the Runtime notices."""
     caplog.set_level(logging.DEBUG, "lazycluster")
-    other = runtime.execute_task(commands("until test -e go; do sleep 0.05; done; echo done"))
-    task = runtime.execute_task(task_of(kind, pids))
-    await_recorded(pids, 3)
+    other = own_runtime.execute_task(commands("until test -e go; do sleep 0.05; done; echo done"))
+    task = own_runtime.execute_task(task_of(kind, runtime_pids))
+    await_recorded(runtime_pids, 3)
     await_step(other)
     getattr(task.process, method)()
-    assert not [pid for pid in recorded(pids) if is_alive(pid)]
+    assert not [pid for pid in recorded(runtime_pids) if is_alive(pid)]
     assert not task.process.is_alive()
     assert task.process.exitcode == exitcode
     assert task.error is not None
     assert other.process.is_alive()
-    run(runtime, "touch go")
+    run(own_runtime, "touch go")
     other.join()
     assert (other.error, other.execution_log) == (None, ["done\n"])
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_stopping_a_task_that_has_ended_does_nothing(runtime):
+def test_stopping_a_task_that_has_ended_does_nothing(own_runtime):
     """Its exit code stays."""
-    task = runtime.execute_task(commands("true"))
+    task = own_runtime.execute_task(commands("true"))
     task.join()
     task.process.terminate()
     task.process.kill()
     assert task.process.exitcode == 0
 
 
-def test_stopping_ends_what_earlier_steps_left_in_the_background(runtime, pids):
+def test_stopping_ends_what_earlier_steps_left_in_the_background(own_runtime, runtime_pids):
     """The process groups of all steps of the task are ended."""
-    task = runtime.execute_task(
+    task = own_runtime.execute_task(
         commands("sleep 1000 & touch $PIDS/$!", "touch $PIDS/$$; sleep 1000; :")
     )
-    await_recorded(pids, 2)
+    await_recorded(runtime_pids, 2)
     task.process.terminate()
-    assert not [pid for pid in recorded(pids) if is_alive(pid)]
+    assert not [pid for pid in recorded(runtime_pids) if is_alive(pid)]
 
 
-def test_stopping_before_the_step_has_started_leaves_nothing_running(runtime, pids):
+def test_stopping_before_the_step_has_started_leaves_nothing_running(own_runtime, runtime_pids):
     """A task can be stopped at any time, also before its request is written."""
     for _ in range(20):
-        task = runtime.execute_task(commands(WITH_CHILDREN))
+        task = own_runtime.execute_task(commands(WITH_CHILDREN))
         task.process.kill()
         assert task.process.exitcode == -9
-    await_gone(recorded(pids))
+    await_gone(recorded(runtime_pids))
 
 
 @pytest.mark.parametrize("method", ["terminate", "kill"])
-def test_f16_stopping_ends_what_runs_under_timeout_too(runtime, pids, method):
+def test_f16_stopping_ends_what_runs_under_timeout_too(own_runtime, runtime_pids, method):
     """`timeout` makes a process group of its own, in the same session; setsid is the way out."""
-    task = runtime.execute_task(
+    task = own_runtime.execute_task(
         commands("timeout 1000 sh -c 'touch $PIDS/$$; exec sleep 1000'; echo end")
     )
-    await_recorded(pids, 1)
+    await_recorded(runtime_pids, 1)
     getattr(task.process, method)()
-    await_gone(recorded(pids))
+    await_gone(recorded(runtime_pids))
 
 
 def test_f16_cleanup_ends_what_job_control_has_started(sshd, tmp_path):
@@ -192,85 +183,85 @@ def test_f16_stopping_works_where_nobody_reaps_orphans(nobody_reaps, make_sshd, 
     ],
     ids=["printing", "silent", "stubborn", "flooding"],
 )
-def test_f12_a_step_that_times_out_has_gone(runtime, pids, command):
+def test_f12_a_step_that_times_out_has_gone(own_runtime, runtime_pids, command):
     """The error has what was printed, and the Runtime works on."""
     task = RuntimeTask().run_command(command, timeout=0.5).run_command("echo never")
-    runtime.execute_task(task)
+    own_runtime.execute_task(task)
     task.join()
     cause = task.error.__cause__
     assert isinstance(cause, StepTimeoutError), cause
     assert cause.timeout == 0.5
     assert task.execution_log[0].startswith("here\n")
     assert task.execution_log[1] == ""
-    assert recorded(pids)
-    assert not [pid for pid in recorded(pids) if is_alive(pid)]
+    assert recorded(runtime_pids)
+    assert not [pid for pid in recorded(runtime_pids) if is_alive(pid)]
     assert task.process.exitcode == 1
-    assert run(runtime, "echo hi") == ["hi\n"]
+    assert run(own_runtime, "echo hi") == ["hi\n"]
 
 
 # ── ways of ending ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("status", [1, 126, 127, 255])
-def test_f13_an_exit_status_is_told(runtime, status):
+def test_f13_an_exit_status_is_told(own_runtime, status):
     """255 as well, which is ssh's own for a lost connection."""
-    task = runtime.execute_task(commands(f"exit {status}"))
+    task = own_runtime.execute_task(commands(f"exit {status}"))
     task.join()
     cause = task.error.__cause__
     assert type(cause) is CommandError
     assert (cause.exit_status, cause.signal) == (status, None)
-    assert run(runtime, "echo hi") == ["hi\n"]
+    assert run(own_runtime, "echo hi") == ["hi\n"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_f13_a_signal_is_told(runtime, number):
+def test_f13_a_signal_is_told(own_runtime, number):
     """It is not 128 and something, which a command may exit with."""
-    task = runtime.execute_task(commands(f"ulimit -c 0; kill -{number.value} $$"))
+    task = own_runtime.execute_task(commands(f"ulimit -c 0; kill -{number.value} $$"))
     task.join()
     cause = task.error.__cause__
     assert type(cause) is CommandError
     assert (cause.exit_status, cause.signal) == (None, number)
-    task = runtime.execute_task(commands(f"exit {128 + number}"))
+    task = own_runtime.execute_task(commands(f"exit {128 + number}"))
     task.join()
     cause = task.error.__cause__
     assert (cause.exit_status, cause.signal) == (128 + number, None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_f13_a_function_that_a_signal_ends(runtime, number):
+def test_f13_a_function_that_a_signal_ends(own_runtime, number):
     """Is told by its number, and the next function is called all the same."""
 
     def fall(number):
         os.kill(os.getpid(), number)
         return number
 
-    task = runtime.execute_function(fall, execute_async=True, number=number)
+    task = own_runtime.execute_function(fall, execute_async=True, number=number)
     task.join()
     cause = task.error.__cause__
     assert type(cause) is RemoteFunctionError
     assert (cause.exit_status, cause.signal) == (None, number)
-    assert call(runtime, fall, number=0) == 0
+    assert call(own_runtime, fall, number=0) == 0
 
 
-def test_f16_a_step_ends_with_its_leader(runtime, pids):
+def test_f16_a_step_ends_with_its_leader(own_runtime, runtime_pids):
     """What it left keeps its output, its group and its life until the connection ends."""
     assert run(
-        runtime,
+        own_runtime,
         "nohup sleep 1000 & touch $PIDS/$!; (sleep 1000; echo late) & touch $PIDS/$!; echo done",
     ) == ["done\n"]
-    left = recorded(pids)
+    left = recorded(runtime_pids)
     assert len(left) == 2
     assert all(is_alive(pid) for pid in left)
-    runtime.cleanup()
+    own_runtime.cleanup()
     await_gone(left)
 
 
-def test_f16_what_setsid_has_started_outlives_the_runtime(runtime, pids):
+def test_f16_what_setsid_has_started_outlives_the_runtime(own_runtime, runtime_pids):
     """The documented way out."""
     run(
-        runtime,
+        own_runtime,
         "setsid sh -c 'touch $PIDS/$$; exec sleep 1000' & until ls $PIDS | grep .; do :; done",
     )
-    runtime.cleanup()
-    (pid,) = recorded(pids)
+    own_runtime.cleanup()
+    (pid,) = recorded(runtime_pids)
     assert is_alive(pid)

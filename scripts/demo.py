@@ -1,4 +1,4 @@
-"""Runs examples/quickstart.py against an sshd of our own on loopback. Started by scripts/demo."""
+"""Run examples/quickstart.py against a throw-away sshd on loopback; scripts/demo starts this."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from loopback_sshd import LoopbackSshd
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "examples" / "quickstart.py"
 GRACE = 20
-"""Seconds that the quickstart has to clean up after a signal."""
+"""Seconds that the quickstart gets to clean up after a signal."""
 
 
 def main() -> int:
-    """Runs the demo and returns its exit status."""
+    """Run the demo and return its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    # Functions need the same minor version of Python on both sides: ours has to be on the PATH.
+    # Functions need the manager's minor version of Python on the host, so put it on the PATH.
     with LoopbackSshd(path=[Path(sys.base_prefix) / "bin"]) as sshd:
-        print(f"An sshd of our own listens on 127.0.0.1, port {sshd.port}.", flush=True)
+        print(f"A throw-away sshd listens on 127.0.0.1, port {sshd.port}.", flush=True)
         return run_quickstart(sshd)
 
 
 def run_quickstart(sshd: LoopbackSshd) -> int:
-    """Runs the quickstart and sees to it that it ends before the sshd does."""
+    """Run the quickstart, make sure that it ends before sshd, and return its exit status."""
     argv = [sys.executable, str(QUICKSTART), "--config-file", str(sshd.config_file), sshd.alias]
-    # Execution logs go where sshd's own files are, and with them.
+    # Execution logs go into sshd's folder and are removed with it.
     environment = {**os.environ, "LAZYCLUSTER_HOME": str(sshd.folder / "lazycluster")}
     process = subprocess.Popen(argv, env=environment)
     try:
         return process.wait()
     finally:
-        # Ctrl-C has reached it already, by the process group; a second SIGINT would only cut its
-        # clean-up short, so it gets time first, and SIGTERM when it was only us who were told.
+        # Ctrl-C has reached the whole process group. A second signal would interrupt the clean-up
+        # of the quickstart, so after SIGINT it only gets time, after another signal SIGTERM.
         if process.poll() is None:
             if _received != signal.SIGINT:
                 process.terminate()
@@ -51,7 +51,7 @@ _received: int | None = None
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    """Leaves by an exception, so that everything on the way is cleaned up, and only once."""
+    """Raise SystemExit, so that all callers clean up, and ignore further signals."""
     global _received
     _received = number
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

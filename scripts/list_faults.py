@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Lists the faults of docs/faults.md that no test carries in its name.
+"""List the faults of docs/faults.md that no test has in its name.
 
     python scripts/list_faults.py          the numbers without a test
     python scripts/list_faults.py --all    every number, with its tests
 
-Ends with 1 if a number has no test, or if a test carries a number that docs/faults.md does not
-know.
+The exit status is 1 if a number has no test, or if docs/faults.md lacks the number of a test.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def faults() -> dict[int, str]:
-    """The numbers of docs/faults.md and what they stand for."""
+    """Return the cases of docs/faults.md by their numbers."""
     text = (PROJECT / "docs" / "faults.md").read_text(encoding="utf-8")
     return {int(n): case for n, case in re.findall(r"^\| F(\d+) \| (.*?) \|", text, re.MULTILINE)}
 
 
 def tests() -> dict[int, list[str]]:
-    """The tests with a number in their name, `file::test`."""
+    """Return the tests that have a number in their name, as `file::test`, by the number."""
     found = defaultdict(list)
     for path in sorted((PROJECT / "tests").rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
@@ -35,7 +34,7 @@ def tests() -> dict[int, list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the list; the exit status."""
+    """Print the list and return the exit status."""
     if arguments not in ([], ["--all"]):
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,16 +1,15 @@
-"""A throw-away sshd on loopback, for the tests and the demo. Needs no root, no third-party package.
+"""Run a throw-away sshd on loopback, for the tests and the demo, without root or other packages.
 
     with LoopbackSshd() as sshd:
         subprocess.run(["ssh", "-F", sshd.config_file, sshd.alias, "echo hello"])
 
-Keys, configuration, log and the remote HOME are made in a folder of their own under the temporary
-folder; nothing outside it is written, save for the empty folder that sshd insists on when it is
-started by root.
+Keys, configuration, log and the remote HOME are in a fresh folder below the temporary folder.
+Nothing outside is written, except the empty folder that sshd requires when root starts it.
 
     this process ──pipe──> guard (this file as a program) ──> sshd ──> sshd for each connection
 
-The guard starts sshd, and ends it and removes the folder when the pipe closes: on ``stop()``, and
-also when this process is killed with -9.
+The guard starts sshd. When the pipe closes, it ends sshd and removes the folder: on ``stop()``, and
+also when this process gets SIGKILL.
 """
 
 from __future__ import annotations
@@ -34,43 +33,43 @@ from types import TracebackType
 from typing import IO
 
 DEADLINE = 60.0
-"""Seconds for sshd to start or to end. It takes some 20 ms; this is for a loaded machine."""
+"""Seconds for sshd to start or to end. It takes about 20 ms; a loaded machine needs longer."""
 
 PRIVILEGE_SEPARATION_FOLDER = "/run/sshd"
-"""Debian's. Its service makes it, so it is missing where the service never ran."""
+"""Debian's path. sshd's service makes the folder, so it is missing if the service never ran."""
 
 
 class LoopbackSshdError(Exception):
-    """sshd is missing, refuses its configuration, or does not start; the message has its words."""
+    """sshd is missing, refuses its configuration, or does not start; the message has its output."""
 
 
 class LoopbackSshd:
-    """An sshd on a free port of 127.0.0.1, that lets the current user in with a key of its own.
+    """An sshd on a free port of 127.0.0.1, which accepts the current user with a fresh key.
 
-    A context manager; ``start()`` and ``stop()`` do the same by hand. HOME is a fresh folder, so
-    that no start file of the account is read; but commands start in the account's own home folder
-    all the same, which is where sshd goes first.
+    Use it as a context manager, or call ``start()`` and ``stop()``. HOME is a fresh folder, so no
+    start file of the account is read. Commands nevertheless start in the account's home folder,
+    because sshd changes to it first.
 
     Args:
         alias: The host to give to ssh together with ``config_file``.
         sshd_config: Lines for sshd_config, such as ``"MaxSessions 1"``. They come first, so they
-            win over ours; with a ``Subsystem`` among them there is no SFTP of ours. Not ``Match``,
-            which would swallow our lines, nor ``SetEnv``, of which only one line counts: that is
-            ``environment``.
-        ssh_config: Lines for the alias in ``config_file``. They come first, so they win over ours.
-        environment: Variables of every session; ``HOME`` and ``PATH`` can be among them.
+            override the default lines; a ``Subsystem`` replaces SFTP. ``Match`` is refused, because
+            it would apply to the lines after it. ``SetEnv`` is refused, because only its first line
+            counts; use ``environment``.
+        ssh_config: Lines for the alias in ``config_file``. They come first and override defaults.
+        environment: Variables of every session, which may contain ``HOME`` and ``PATH``.
         path: Folders to put first on the remote PATH.
 
     Attributes:
-        folder: Everything below, and what else belongs to it; gone after ``stop()``.
-        config_file: The ssh_config that knows the alias and nothing else.
-        port: Where sshd listens, on 127.0.0.1.
-        user: The account that is let in, the current one.
-        user_key: The private key that is let in.
+        folder: The folder with all files; ``stop()`` removes it.
+        config_file: The ssh_config, which knows only the alias.
+        port: The port of sshd on 127.0.0.1.
+        user: The current account, which sshd accepts.
+        user_key: The private key that sshd accepts.
         known_hosts: The file with sshd's host key.
-        log: What sshd says.
-        home: The folder that is HOME in a session, unless ``environment`` says otherwise.
-        pid: The listening sshd.
+        log: The file with sshd's output.
+        home: The HOME of sessions, unless ``environment`` has another.
+        pid: The process id of the listening sshd.
     """
 
     folder: Path
@@ -94,7 +93,7 @@ class LoopbackSshd:
     ) -> None:
         for line in sshd_config:
             if re.match(r"\s*(match|setenv)\b", line, re.IGNORECASE):
-                raise ValueError(f"not possible among the lines of sshd_config: {line!r}")
+                raise ValueError(f"Invalid line {line!r}: Match and SetEnv are refused.")
         self.alias = alias
         self._sshd_config = list(sshd_config)
         self._ssh_config = list(ssh_config)
@@ -114,21 +113,21 @@ class LoopbackSshd:
         self.stop()
 
     def start(self) -> LoopbackSshd:
-        """Starts sshd and returns when it accepts connections.
+        """Start sshd, and return when it accepts connections.
 
         Returns:
-            Itself.
+            This object.
 
         Raises:
-            LoopbackSshdError: There is no sshd, or it does not start; says why.
+            LoopbackSshdError: If sshd is missing or does not start.
         """
         if self._guard is not None:
-            raise LoopbackSshdError("this sshd is running already")
+            raise LoopbackSshdError("This sshd is running already.")
         sshd = find_sshd()
         try:
             self._start_guard(sshd)
             self._make_keys()
-            for _ in range(5):  # somebody may take the free port before sshd does
+            for _ in range(5):  # another process may take the free port before sshd does
                 self.port = _free_port()
                 self._write_configuration(sshd)
                 if self._start_sshd():
@@ -139,50 +138,51 @@ class LoopbackSshd:
             raise
 
     def stop(self) -> None:
-        """Ends sshd with all its connections, and removes the folder. Twice is fine.
+        """End sshd and all its connections, and remove the folder; a second call does nothing.
 
-        What the sessions started is not ours to end: it sees its connection lost, as on any host.
+        Processes that sessions started are not ended. They see a lost connection, as on any host.
         """
         guard, self._guard = self._guard, None
         if guard is None:
             return
         assert guard.stdin is not None
         assert guard.stdout is not None
-        # The guard does all of it when the pipe closes, so that there is one way only.
-        with contextlib.suppress(BrokenPipeError):  # somebody has killed the guard
+        # The guard cleans up when the pipe closes, as it does when this process is killed.
+        with contextlib.suppress(BrokenPipeError):  # the guard was killed
             guard.stdin.close()
         guard.wait()
         guard.stdout.close()
 
     def connection_pids(self) -> list[int]:
-        """The sshd processes that serve connections, which is one or two for each."""
+        """Return the ids of the sshd processes that serve connections: one or two for each."""
         return _sshd_descendants(self.pid)
 
     def kill_connections(self) -> None:
-        """Kills the connections with SIGKILL, and returns when they are gone.
+        """Kill the connections with SIGKILL, and return when they are gone.
 
-        New connections are accepted all the same.
+        New connections are still accepted.
         """
         pids = self.connection_pids()
         _signal_all(pids, signal.SIGKILL)
         _await_states(pids, "Z")
 
     def pause(self) -> None:
-        """Stops the connections with SIGSTOP: half-open links, where TCP answers and nobody reads.
+        """Stop the connections with SIGSTOP, and return when they have stopped.
 
-        Returns when they have stopped. New connections are accepted all the same.
+        Such a connection is half-open: TCP answers, but no process reads. New connections are still
+        accepted.
         """
         pids = self.connection_pids()
         _signal_all(pids, signal.SIGSTOP)
         _await_states(pids, "TZ")
 
     def resume(self) -> None:
-        """Lets paused connections go on."""
+        """Continue stopped connections."""
         _signal_all(self.connection_pids(), signal.SIGCONT)
 
     def _start_guard(self, sshd: str) -> None:
-        """Makes the folder, and at once the guard that will remove it."""
-        # No suffix of the process or the user: the path has to be short, for the sockets in it.
+        """Make the folder, and start the guard that will remove it."""
+        # The path of a socket is limited to about 100 bytes, so the name has no suffix.
         self.folder = Path(tempfile.mkdtemp(prefix="sshd-"))
         self.log = self.folder / "sshd.log"
         try:
@@ -193,7 +193,7 @@ class LoopbackSshd:
                 text=True,
                 bufsize=1,
                 cwd="/",
-                start_new_session=True,  # Ctrl-C is for us to handle, not for the guard and sshd
+                start_new_session=True,  # Ctrl-C is handled here, not by the guard and sshd
             )
         except BaseException:
             shutil.rmtree(self.folder)
@@ -201,14 +201,14 @@ class LoopbackSshd:
         _running.add(self)
 
     def _make_keys(self) -> None:
-        """Makes the host's key and the user's, and what either side keeps of the other's."""
+        """Make the keys of the host and the user, and the files that list them."""
         self.user = _account().pw_name
         self.home = self.folder / "home"
         self.home.mkdir(mode=0o700)
         self._host_key = self.folder / "host_key"
         self.user_key = self.folder / "user_key"
         for key in (self._host_key, self.user_key):
-            # No comment: it would be the name of the developer and their computer.
+            # Without -C, the comment would be the names of the developer and the machine.
             argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)]
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
         self._authorized_keys = self.folder / "authorized_keys"
@@ -217,7 +217,7 @@ class LoopbackSshd:
         self.config_file = self.folder / "ssh_config"
 
     def _write_configuration(self, sshd: str) -> None:
-        """Writes what depends on the port, and has sshd check its own part."""
+        """Write the configurations, which contain the port, and let sshd check its own."""
         environment = {"HOME": str(self.home), **self._environment}
         if self._path:
             rest = environment.get("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
@@ -233,22 +233,22 @@ class LoopbackSshd:
             "PermitRootLogin prohibit-password",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
-            # Without PAM sshd refuses a locked account, as root's is on Ubuntu.
+            # Without PAM, sshd refuses a locked account, for example root on Ubuntu.
             f"UsePAM {'yes' if _account_is_locked(self.user) else 'no'}",
             "StrictModes no",  # the temporary folder may be writable for others
             "UseDNS no",
             "PrintMotd no",
-            # Only the first SetEnv line counts, so all go into one.
+            # Only the first SetEnv line counts, so it has all variables.
             "SetEnv " + " ".join(_quoted(f"{k}={v}") for k, v in environment.items()),
         ]
         if not any(re.match(r"\s*subsystem\b", line, re.IGNORECASE) for line in self._sshd_config):
             sshd_config.append("Subsystem sftp internal-sftp")
-        # Of these lines sshd takes the last, not the first (seen with 9.2).
+        # Of several MaxStartups lines, sshd takes the last, not the first (seen with 9.2).
         if not any(line.lower().startswith("maxstartups ") for line in self._sshd_config):
-            # The default drops some of many logins at once, at random.
+            # The default drops some of many simultaneous logins, at random.
             sshd_config.append("MaxStartups 500")
         if _sshd_version(sshd) >= (9, 8):
-            # Failed logins, which tests make, would shut out the good ones after them.
+            # After a failed login, which tests make, sshd would refuse the next good ones.
             sshd_config.append("PerSourcePenalties no")
         self._sshd_config_file = self.folder / "sshd_config"
         _write_lines(self._sshd_config_file, sshd_config)
@@ -278,7 +278,11 @@ class LoopbackSshd:
             raise LoopbackSshdError(f"sshd refuses its configuration:\n{check.stderr}")
 
     def _start_sshd(self) -> bool:
-        """Has the guard start sshd; True when it accepts connections, False when it ended."""
+        """Make the guard start sshd.
+
+        Returns:
+            True when sshd accepts connections, False if it ended.
+        """
         assert self._guard is not None
         assert self._guard.stdin is not None
         assert self._guard.stdout is not None
@@ -286,13 +290,13 @@ class LoopbackSshd:
         self.pid = int(self._guard.stdout.readline())
         deadline = time.monotonic() + DEADLINE
         while True:
-            # The guard says a word when sshd ends; until then this is the pause between two tries.
+            # The guard writes a line when sshd ends; until then, wait 0.02 s between two tries.
             if select.select([self._guard.stdout], [], [], 0.02)[0]:
                 self._guard.stdout.readline()
                 return False
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as probe:
-                    # Not only a connection: somebody else could listen there.
+                    # A connection alone proves nothing: another process could listen there.
                     if probe.recv(4) == b"SSH-":
                         return True
             except ConnectionError:
@@ -302,21 +306,20 @@ class LoopbackSshd:
 
 
 def find_sshd() -> str:
-    """Finds sshd, which has to be started by its absolute path.
+    """Return the absolute path of sshd, which sshd needs to start itself again.
 
     Raises:
-        LoopbackSshdError: There is none.
+        LoopbackSshdError: If no sshd is found.
     """
     # The sbin folders are not on the PATH of an ordinary user.
     folders = [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"]
     found = shutil.which("sshd", path=os.pathsep.join(folders))
     if found is None:
-        raise LoopbackSshdError("there is no sshd: install one (Debian, Ubuntu: openssh-server)")
+        raise LoopbackSshdError("sshd was not found: install it (Debian, Ubuntu: openssh-server).")
     return os.path.abspath(found)
 
 
-# A forked child of this process inherits the pipe to the guard: sshd must not live on because of
-# it, nor may the child end it.
+# A forked child inherits the pipe to the guard. It must neither keep sshd alive nor end it.
 _running: weakref.WeakSet[LoopbackSshd] = weakref.WeakSet()
 
 
@@ -324,7 +327,7 @@ def _forget_in_forked_child() -> None:
     for sshd in list(_running):
         if sshd._guard is not None and sshd._guard.stdin is not None:
             os.close(sshd._guard.stdin.fileno())
-            # Kept for good: what happens when it is collected is not for the child to do.
+            # Keep the object: its finalizer would act on a process of the parent.
             _inherited.append(sshd._guard)
             sshd._guard = None
 
@@ -339,12 +342,12 @@ def _account() -> pwd.struct_passwd:
     except KeyError:
         uid = os.getuid()
         raise LoopbackSshdError(
-            f"sshd lets nobody in without an account, and uid {uid} has none"
+            f"sshd accepts only users with an account, and uid {uid} has none."
         ) from None
 
 
 def _account_is_locked(user: str) -> bool:
-    """Whether sshd would call the account locked. Only root's sshd can know."""
+    """Return True if sshd would regard the account as locked; only root can read that."""
     try:
         lines = Path("/etc/shadow").read_text().splitlines()
     except OSError:
@@ -353,10 +356,10 @@ def _account_is_locked(user: str) -> bool:
 
 
 def _sshd_version(sshd: str) -> tuple[int, int]:
-    # Before 9.2 there is no -V, but the usage that comes instead has the version too.
+    # sshd before 9.2 does not know -V, but prints its version with its usage.
     argv = [sshd, "-V"]
-    said = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True).stderr
-    match = re.search(r"OpenSSH_(\d+)\.(\d+)", said)
+    printed = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True).stderr
+    match = re.search(r"OpenSSH_(\d+)\.(\d+)", printed)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
@@ -368,11 +371,11 @@ def _free_port() -> int:
 
 
 def _quoted(value: str | os.PathLike[str], *, tokens: bool = False) -> str:
-    """A word of a configuration file; ``tokens`` where OpenSSH expands ``%`` in it."""
+    """Return a word of a configuration file; ``tokens`` if OpenSSH expands ``%`` in it."""
     word = os.fspath(value)
     if re.search(r'["\\\n]', word):
-        # Before OpenSSH 8.7 there was no way to write these.
-        raise LoopbackSshdError(f"neither quotes, backslashes nor newlines, please: {word!r}")
+        # OpenSSH before 8.7 has no syntax for these.
+        raise LoopbackSshdError(f"Invalid value {word!r}: it has a quote, backslash or newline.")
     return '"' + (word.replace("%", "%%") if tokens else word) + '"'
 
 
@@ -387,7 +390,7 @@ def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
 
 
 def _await_states(pids: Sequence[int], states: str) -> None:
-    """Returns when every process is in one of the states, or gone: signals take a moment."""
+    """Return when every process is gone or in one of the states; a signal acts with a delay."""
     deadline = time.monotonic() + DEADLINE
     while True:
         processes = _processes()
@@ -395,12 +398,12 @@ def _await_states(pids: Sequence[int], states: str) -> None:
         if not late:
             return
         if time.monotonic() > deadline:
-            raise LoopbackSshdError(f"processes {late} do not heed a signal")
+            raise LoopbackSshdError(f"Processes {late} do not react to a signal.")
         time.sleep(0.005)
 
 
 def _sshd_descendants(root: int) -> list[int]:
-    """The sshd processes below ``root``: not what runs in their sessions, and no zombies."""
+    """Return the sshd processes below ``root``, without zombies and programs of sessions."""
     processes = _processes()
     found: list[int] = []
     parents = {root}
@@ -416,7 +419,7 @@ def _sshd_descendants(root: int) -> list[int]:
 
 
 def _processes() -> dict[int, tuple[int, str, str]]:
-    """The parent, state and name of every process."""
+    """Return the parent, state and name of each process by its id."""
     found = {}
     if os.path.isdir("/proc/self"):
         for entry in filter(str.isdigit, os.listdir("/proc")):
@@ -438,12 +441,12 @@ def _processes() -> dict[int, tuple[int, str, str]]:
     return found
 
 
-# ── the guard: this file run as a program ─────────────────────────────────────────────────────────
-
-
 def _run_guard(sshd: str, folder: Path, commands: IO[str]) -> None:
-    """Starts sshd at a line of ``commands``; at their end, or at a signal, leaves nothing."""
-    # Every signal, and the end of a child, is a byte in this pipe.
+    """Start sshd for each line of ``commands``; at their end or at a signal, remove everything.
+
+    This is the main function of the guard, which is this file run as a program.
+    """
+    # Each signal writes a byte to this pipe, SIGCHLD too.
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -475,9 +478,9 @@ def _run_guard(sshd: str, folder: Path, commands: IO[str]) -> None:
 
 
 def _end_sshd(process: subprocess.Popen[bytes]) -> None:
-    """Ends sshd and its connections. They are found by their parent, so it goes last."""
+    """End the connections of sshd, which are found by their parent, and then sshd."""
     if process.poll() is None:
-        process.send_signal(signal.SIGSTOP)  # no new connections from here on
+        process.send_signal(signal.SIGSTOP)  # no new connections from now on
         try:
             _await_states([process.pid], "TZ")
             while pids := _sshd_descendants(process.pid):
@@ -489,7 +492,7 @@ def _end_sshd(process: subprocess.Popen[bytes]) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes the folder, though what the sessions ran may still be writing to HOME."""
+    """Remove the folder, although programs of sessions may still write to HOME."""
     deadline = time.monotonic() + DEADLINE
     while True:
         shutil.rmtree(folder, ignore_errors=True)

@@ -103,7 +103,7 @@ class Host:
             self._env_variables = checked
 
     def add_env_variables(self, env_variables: dict[str, str]) -> None:
-        """Add environment variables for all tasks, and replace those with the same names.
+        """Add environment variables for all tasks; a name that exists gets the new value.
 
         Args:
             env_variables: Names and values. Any value without a NUL character arrives unchanged.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from lazycluster._checks import check_path, checked_environment
 from lazycluster._functions.payload import check_call
 from lazycluster._host import Host
-from lazycluster._tasks.execution import Target
 from lazycluster.exceptions import CommandError, TaskExecutionError
 from lazycluster.processes import PortExposure, TaskProcess
 from lazycluster.tasks import RuntimeTask
@@ -37,8 +37,8 @@ class Runtime(Host):
         host: What `ssh` takes: an alias, `user@host`, `user@host:port`, `ssh://…`, an IPv6 literal.
         working_dir: A directory on the host, made if it is missing and never removed. A leading `~`
             is the home directory. Defaults to None, a temporary directory.
-        connection_kwargs: Parameters of `Connection` by name, or those of paramiko and fabric that
-            have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway`,
+        connection_kwargs: Parameters of `Connection` by name, or parameters of paramiko and fabric
+            that have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway`,
             `allow_agent`, `look_for_keys`).
 
     Raises:
@@ -152,10 +152,7 @@ class Runtime(Host):
                 key = self._new_key(self.host, self._TASK_KEY, task.name)
                 process = self._processes[key] = TaskProcess(key, execution)
                 task._hand_out(process, omit_on_join)
-
-        def find_target() -> Target:
-            return self._find_target(own)
-
+        find_target = functools.partial(self._find_target, own)
         if execute_async:
             execution.run_in_background(find_target, key)
         else:

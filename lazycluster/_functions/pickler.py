@@ -187,8 +187,8 @@ class ValueUnpickler(pickle.Unpickler):
     """Unpickle a value, and leave the classes of this process as they are.
 
     A class by value in a pickle is an empty class, followed by its contents. cloudpickle's tracker
-    finds the class that came from here, and cloudpickle sets its contents all the same: methods
-    would be replaced by copies that see other globals, and class attributes by the host's.
+    finds the class that came from here, but cloudpickle sets its contents again: copies that see
+    other globals would replace methods, and the host's values would replace class attributes.
     """
 
     def find_class(self, module_name: str, global_name: str) -> Any:

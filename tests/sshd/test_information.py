@@ -1,4 +1,4 @@
-"""What a host is and has, its directories and its ports, asked for over a real sshd."""
+"""Facts about a host, its directories and its ports, over a real sshd."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def there(runtime, tmp_path):
 
 @pytest.fixture
 def make_program(tmp_path):
-    """Makes programs in a folder, which it gives."""
+    """Return a function that writes a program into a folder and returns the folder."""
     folder = tmp_path / "bin of the host"
     folder.mkdir()
 
@@ -51,7 +51,7 @@ def make_program(tmp_path):
 
 @pytest.fixture
 def with_program(make_sshd, make_runtime, make_program):
-    """Makes Runtimes on a host with a program on its PATH."""
+    """Return a function that makes a Runtime on a host with a program on its PATH."""
 
     def make(name, *lines):
         folder = make_program(name, *lines)
@@ -60,11 +60,8 @@ def with_program(make_sshd, make_runtime, make_program):
     return make
 
 
-# --- Information ---
-
-
 def test_info(runtime):
-    """Its keys, and what kinds of values they have."""
+    """Its keys, and the types of their values."""
     kinds = {name: type(value) for name, value in runtime.info.items()}
     assert kinds == {
         "host": str,
@@ -77,7 +74,7 @@ def test_info(runtime):
 
 
 def test_info_is_asked_for_once(own_runtime, requests):
-    """One request, for whatever is read of it and however often."""
+    """One request, whatever is read and however often."""
     own_runtime.info  # noqa: B018 - it is the reading that counts
     own_runtime.print_info()
     own_runtime.check_filter(gpu_required=True, min_memory=1, min_cpu_cores=1)
@@ -88,13 +85,13 @@ def test_info_is_asked_for_once(own_runtime, requests):
 
 
 def test_info_is_not_asked_for_before(make_runtime, requests):
-    """A Runtime that nobody asks does not ask its host."""
+    """A Runtime sends no request before the first use."""
     run(make_runtime(), "true")
     assert requests == [["operation"], ["command"]]  # the working directory; the command
 
 
 def test_info_is_a_copy(with_program):
-    """Who changes it does not change the Runtime."""
+    """Changes to it do not change the Runtime."""
     runtime = with_program("nvidia-smi", f"echo '0, A, {GPU}0, 1, 2'")
     info = runtime.info
     info["os"] = "mine"
@@ -106,7 +103,7 @@ def test_info_is_a_copy(with_program):
 
 
 def test_info_is_the_hosts(runtime):
-    """Which is this computer, with another Python."""
+    """The host is this computer, with another Python."""
     info = runtime.info
     assert info["host"] == runtime.host
     assert info["os"].startswith(f"{platform.system()}-{platform.release()}-{platform.machine()}")
@@ -117,7 +114,7 @@ def test_info_is_the_hosts(runtime):
 
 
 def test_properties_are_the_info(runtime):
-    """Each under its name."""
+    """Each property has the entry of its name."""
     info = runtime.info
     for name in ("host", "os", "cpu_cores", "memory", "python_version", "gpus"):
         assert getattr(runtime, name) == info[name]
@@ -125,13 +122,13 @@ def test_properties_are_the_info(runtime):
 
 
 def test_memory_in_mb(runtime):
-    """A MB has 2**20 bytes; what is over is left out."""
+    """A MB has 2**20 bytes; the number is rounded down."""
     assert runtime.memory_in_mb == runtime.memory // 2**20
     assert type(runtime.memory_in_mb) is int
 
 
 def test_class_name(runtime, make_runtime, sshd):
-    """Of a subclass, too."""
+    """A subclass has its own."""
 
     class MyRuntime(Runtime):
         pass
@@ -143,7 +140,7 @@ def test_class_name(runtime, make_runtime, sshd):
 
 
 def test_cores_are_those_that_may_be_used(with_program):
-    """A host's session that is kept to one core has one."""
+    """A process session bound to one core has one core."""
     cpu = min(os.sched_getaffinity(0))
     shell = f'exec taskset -c {cpu} {shlex.quote(OWN_PYTHON)} "$@"'
     runtime = with_program(f"python3.{sys.version_info[1]}", shell)
@@ -153,7 +150,7 @@ def test_cores_are_those_that_may_be_used(with_program):
 
 
 def test_print_info(with_program, capsys):
-    """A table: a line for each, the values one below the other."""
+    """A table with aligned values."""
     runtime = with_program("nvidia-smi", f"echo '0, My GPU, {GPU}0, 40960, 535.1'")
     runtime.print_info()
     lines = capsys.readouterr().out.splitlines()
@@ -170,11 +167,8 @@ def test_print_info(with_program, capsys):
     assert all(line[column - 1] == " " and line[column] != " " for line in lines)
 
 
-# --- GPUs ---
-
-
 def test_gpus(with_program):
-    """What nvidia-smi on the host's PATH says; a name may have commas, memory is in bytes."""
+    """They come from nvidia-smi on the host's PATH; a name may have commas, memory is in bytes."""
     runtime = with_program(
         "nvidia-smi",
         f"echo '0, NVIDIA A100-SXM4-40GB, {GPU}0, 40960, 535.104.05'",
@@ -219,7 +213,7 @@ def test_gpus_that_are_visible(with_program):
     ],
 )
 def test_no_gpus(with_program, line):
-    """An nvidia-smi that fails or says something else is none."""
+    """An nvidia-smi that fails or prints something else means no GPU."""
     runtime = with_program("nvidia-smi", line)
     assert runtime.gpus == []
     assert runtime.gpu_count == 0
@@ -227,24 +221,21 @@ def test_no_gpus(with_program, line):
     assert runtime.check_filter(gpu_required=False) is True
 
 
-# --- Filters ---
-
-
 def test_no_filter(runtime):
-    """Everything passes."""
+    """Every host passes."""
     assert runtime.check_filter() is True
     assert runtime.check_filter(installed_executables=[], filter_commands=[]) is True
 
 
 @pytest.mark.parametrize(("more", "whether"), [(-1, True), (0, True), (1, False)])
 def test_least_memory_and_cores(runtime, more, whether):
-    """As much as there is is enough."""
+    """A host with exactly the required amount passes."""
     assert runtime.check_filter(min_memory=runtime.memory_in_mb + more) is whether
     assert runtime.check_filter(min_cpu_cores=runtime.cpu_cores + more) is whether
 
 
 def test_least_of_nothing(runtime):
-    """0 is no need at all."""
+    """0 requires nothing."""
     assert runtime.check_filter(min_memory=0, min_cpu_cores=0) is True
 
 
@@ -262,12 +253,12 @@ def test_least_of_nothing(runtime):
     ],
 )
 def test_installed_executables(runtime, names, whether):
-    """One or more, all of which have to be on the PATH."""
+    """All of them must be on the PATH."""
     assert runtime.check_filter(installed_executables=names) is whether
 
 
 def test_executable_on_the_path_of_the_runtime(own_runtime, make_program):
-    """Its variables count, and a name may be odd."""
+    """The Runtime's PATH counts, and a name may have odd characters."""
     name = "-a 'b' $(x) *"
     folder = make_program(name, "true")
     assert own_runtime.check_filter(installed_executables=name) is False
@@ -295,14 +286,14 @@ def test_executable_on_the_path_of_the_runtime(own_runtime, make_program):
     ],
 )
 def test_name_of_an_executable_is_only_a_name(runtime, there, name):
-    """No shell reads it."""
+    """A shell does not read it."""
     assert runtime.check_filter(installed_executables=name) is False
     assert os.listdir(there) == []
 
 
 @pytest.mark.parametrize("name", ["if", "export", "cd/", "/tmp", "/etc/passwd"])
 def test_word_of_the_shell_is_no_executable(runtime, name):
-    """Nor is a folder, nor a file that cannot be executed."""
+    """Neither is a folder, nor a file without execute permission."""
     assert runtime.check_filter(installed_executables=name) is False
 
 
@@ -330,19 +321,19 @@ def test_word_of_the_shell_is_no_executable(runtime, name):
     ],
 )
 def test_filter_commands(runtime, commands, whether):
-    """Each has to print `true`, nothing else, and succeed."""
+    """Each must print only `true` and succeed."""
     assert runtime.check_filter(filter_commands=commands) is whether
 
 
 def test_filter_command_runs_in_the_working_directory(own_runtime):
-    """With the variables of the Runtime."""
+    """It also has the Runtime's variables."""
     own_runtime.env_variables = {"WANTED": "true"}
     command = '[ "$PWD" = "$WORKING_DIR" ] && echo $WANTED'
     assert own_runtime.check_filter(filter_commands=command) is True
 
 
 def test_all_filters_together(runtime):
-    """One that does not hold is enough."""
+    """One failing filter is enough."""
     good = {
         "min_memory": 1,
         "min_cpu_cores": 1,
@@ -361,7 +352,7 @@ def test_all_filters_together(runtime):
 
 @pytest.mark.parametrize("empty", ["", [""], ["sh", ""]])
 def test_empty_filter(runtime, empty):
-    """A ValueError, as it is a mistake."""
+    """It is a ValueError."""
     with pytest.raises(ValueError, match="empty"):
         runtime.check_filter(installed_executables=empty)
     with pytest.raises(ValueError, match="empty"):
@@ -376,7 +367,7 @@ def test_filters_are_none_of_the_tasks(own_runtime):
 
 
 def test_connection_lost_while_a_filter_runs(make_sshd, make_runtime):
-    """It is not known whether it passes, so it is an error and no False."""
+    """Whether it passes is unknown, so it is an error and not False."""
     sshd = make_sshd()
     runtime = make_runtime(on=sshd)
     pids = " ".join(map(str, sshd.connection_pids()))
@@ -385,21 +376,18 @@ def test_connection_lost_while_a_filter_runs(make_sshd, make_runtime):
     assert isinstance(caught.value.__cause__, ConnectionLostError)
 
 
-# --- Directories ---
-
-
 @pytest.mark.parametrize(
     "path", ["new", "new/", "./new", "a/../new", "$HOME", "a b", "-p", "ü", "*"]
 )
 def test_create_dir(runtime, there, path):
-    """Relative to the working directory, and every name is taken literally."""
+    """The path is relative to the working directory, and every name is literal."""
     runtime.create_dir(path)
     assert (there / os.path.normpath(path)).is_dir()
     assert len(os.listdir(there)) == 1
 
 
 def test_create_dir_with_parents(runtime, there, tmp_path):
-    """Those above it are made where they are missing."""
+    """Missing parents are made."""
     runtime.create_dir("a/b/c")
     runtime.create_dir(f"{tmp_path}/x/y")
     assert (there / "a" / "b" / "c").is_dir()
@@ -424,7 +412,7 @@ def test_create_dir_in_the_home_directory(runtime, there, sshd):
 
 @pytest.mark.parametrize("path", ["file", "file/below", "file/a/b"])
 def test_dir_that_cannot_be_created(runtime, there, path):
-    """PathCreationError with the path, the host and its reason."""
+    """PathCreationError has the path, the host and the reason."""
     (there / "file").touch()
     with pytest.raises(PathCreationError, match=r"File exists|Not a directory") as caught:
         runtime.create_dir(path)
@@ -434,7 +422,7 @@ def test_dir_that_cannot_be_created(runtime, there, path):
 
 
 def test_name_of_a_dir_that_is_too_long(runtime, there):
-    """The host says so."""
+    """The error has the host's reason."""
     with pytest.raises(PathCreationError, match="too long"):
         runtime.create_dir("x" * 256)
 
@@ -449,7 +437,7 @@ def test_path_that_is_none(runtime, path):
 
 
 def test_tempdir(own_runtime):
-    """New, empty, only the account can enter it, and it goes with the Runtime."""
+    """It is new, empty, private to the account, and removed with the Runtime."""
     paths = [own_runtime.create_tempdir() for _ in range(2)]
     assert len({*paths, own_runtime.working_dir}) == 3
     for path in paths:
@@ -462,7 +450,7 @@ def test_tempdir(own_runtime):
 
 
 def test_tempdir_goes_with_the_connection(make_sshd, make_runtime):
-    """Though nobody says goodbye."""
+    """Also if the connection is lost."""
     sshd = make_sshd()
     path = make_runtime(on=sshd).create_tempdir()
     sshd.kill_connections()
@@ -470,14 +458,14 @@ def test_tempdir_goes_with_the_connection(make_sshd, make_runtime):
 
 
 def test_tempdir_can_be_deleted(own_runtime):
-    """By who does not need it any longer."""
+    """The user may delete it earlier."""
     assert own_runtime.delete_dir(own_runtime.create_tempdir()) is True
     own_runtime.cleanup()
 
 
 @pytest.mark.parametrize("path", ["old", "./old/", "a/../old", "a/old"])
 def test_delete_dir(runtime, there, path):
-    """With all that is in it, read-only folders, too; what is beside it stays."""
+    """Its contents go too, also read-only folders; its siblings stay."""
     folder = there / path
     (there / "a").mkdir()
     (folder / "sub" / "locked").mkdir(parents=True)
@@ -501,7 +489,7 @@ def test_delete_dir_in_the_home_directory(runtime, there, sshd):
     "path", ["no-such-dir", "no/such/dir", "/no/such/dir", "~/no-such-dir", "*"]
 )
 def test_delete_dir_that_is_not_there(runtime, there, path):
-    """False, and nothing else goes."""
+    """It returns False, and nothing is deleted."""
     (there / "keep").mkdir()
     assert runtime.delete_dir(path) is False
     assert os.listdir(there) == ["keep"]
@@ -509,7 +497,7 @@ def test_delete_dir_that_is_not_there(runtime, there, path):
 
 @pytest.mark.parametrize("path", ["/", "//", "/.", "/..", "/tmp/..", "~", "~/", "~/.", "~/x/.."])
 def test_f45_dir_that_is_never_deleted(runtime, there, sshd, path):
-    """The root and the home directory: a ValueError."""
+    """The root and the home directory are a ValueError."""
     (sshd.home / "keep").touch()
     with pytest.raises(ValueError, match="root or the home"):
         runtime.delete_dir(path)
@@ -517,7 +505,7 @@ def test_f45_dir_that_is_never_deleted(runtime, there, sshd, path):
 
 
 def test_f45_home_directory_by_its_path_is_never_deleted(runtime, there, sshd):
-    """However it is written."""
+    """Every spelling of its path is refused."""
     (sshd.home / "keep").touch()
     (there / "up").symlink_to(sshd.home.parent)
     for path in (str(sshd.home), f"{sshd.home}/", f"up/{sshd.home.name}"):
@@ -527,7 +515,7 @@ def test_f45_home_directory_by_its_path_is_never_deleted(runtime, there, sshd):
 
 
 def test_f45_delete_dir_follows_no_link(runtime, there, tmp_path):
-    """Out of the directory, that is: the link goes, what it points to stays."""
+    """Links inside are deleted, their targets stay."""
     (tmp_path / "outside" / "sub").mkdir(parents=True)
     (tmp_path / "outside" / "sub" / "keep").touch()
     (there / "old" / "sub").mkdir(parents=True)
@@ -539,7 +527,7 @@ def test_f45_delete_dir_follows_no_link(runtime, there, tmp_path):
 
 @pytest.mark.parametrize("path", ["link", "link/"])
 def test_delete_dir_of_a_link(runtime, there, path):
-    """The link goes, what it points to stays."""
+    """The link is deleted, its target stays."""
     (there / "outside").mkdir()
     (there / "outside" / "keep").touch()
     (there / "link").symlink_to("outside")
@@ -549,17 +537,14 @@ def test_delete_dir_of_a_link(runtime, there, path):
 
 
 def test_delete_dir_of_a_link_to_nothing(runtime, there):
-    """It is there, so it goes."""
+    """The link exists, so it is deleted."""
     (there / "link").symlink_to("/no/such/dir")
     assert runtime.delete_dir("link") is True
     assert os.listdir(there) == []
 
 
-# --- Ports ---
-
-
 def free_port():
-    """One that nobody has, beyond those that connections get by themselves."""
+    """Return a free port outside the ephemeral range."""
     while True:
         port = random.randrange(20_000, 30_000)
         with socket.socket() as one, socket.socket(socket.AF_INET6) as other:
@@ -574,7 +559,7 @@ def free_port():
 
 @pytest.fixture
 def listen():
-    """Listens on an address and a port until the test ends, or the socket is closed."""
+    """Return a function that listens on an address and a port until the test ends."""
     with ExitStack() as stack:
 
         def listen(port, address="127.0.0.1"):
@@ -590,7 +575,7 @@ def listen():
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::", "127.0.0.2"])
 def test_f39_port_that_somebody_has(runtime, listen, address):
-    """On any address; it is free before and after."""
+    """A listener on any address counts; the port is free before and after."""
     port = free_port()
     assert runtime.has_free_port(port) is True
     listener = listen(port, address)
@@ -600,7 +585,7 @@ def test_f39_port_that_somebody_has(runtime, listen, address):
 
 
 def test_f39_port_that_somebody_bound(runtime):
-    """And does not listen on: it is not free."""
+    """A bound port without a listener is not free."""
     port = free_port()
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", port))
@@ -608,7 +593,7 @@ def test_f39_port_that_somebody_bound(runtime):
 
 
 def test_question_for_a_port_leaves_it_free(runtime, listen):
-    """Nothing stays bound, and nothing is left of a connection that a server could not bear."""
+    """A server can bind the port at once afterwards."""
     port = free_port()
     for _ in range(3):
         assert runtime.has_free_port(port) is True
@@ -617,12 +602,12 @@ def test_question_for_a_port_leaves_it_free(runtime, listen):
 
 
 def test_port_of_the_sshd_is_not_free(runtime, sshd):
-    """Whoever it belongs to."""
+    """The owner of the listener does not matter."""
     assert runtime.has_free_port(sshd.port) is False
 
 
 def test_free_port_is_the_first(runtime, listen, requests):
-    """Of those that are free, in the order given; one round trip."""
+    """It is the first free one in the given order, found in one round trip."""
     ports = [free_port() for _ in range(4)]
     listen(ports[0])
     listen(ports[1], "::1")
@@ -632,28 +617,28 @@ def test_free_port_is_the_first(runtime, listen, requests):
 
 
 def test_free_port_of_a_range(runtime, listen):
-    """Anything that yields numbers."""
+    """Any iterable of numbers will do."""
     port = free_port()
     assert runtime.get_free_port(range(port, port + 1)) == port
     assert runtime.get_free_port((port,)) == port
 
 
 def test_no_ports_left(runtime, listen):
-    """An error that names the host."""
+    """The error names the host."""
     ports = [listen(free_port()).getsockname()[1] for _ in range(3)]
     with pytest.raises(NoPortsLeftError, match=runtime.host):
         runtime.get_free_port(ports)
 
 
 def test_no_ports_at_all(runtime):
-    """None is free."""
+    """An empty list has no free port."""
     with pytest.raises(NoPortsLeftError):
         runtime.get_free_port([])
 
 
 @pytest.mark.parametrize("port", [0, -1, 65_536, 1 << 70, "80", 80.0, None, True])
 def test_bad_port(runtime, requests, port):
-    """A ValueError that names it; the host is not asked."""
+    """It is a ValueError that names the port, without a request."""
     with pytest.raises(ValueError, match="port"):
         runtime.has_free_port(port)
     with pytest.raises(ValueError, match="port"):
@@ -663,5 +648,5 @@ def test_bad_port(runtime, requests, port):
 
 @pytest.mark.parametrize("port", [1, 65_535])
 def test_first_and_last_port(runtime, port):
-    """They are ports."""
+    """1 and 65535 are valid."""
     assert runtime.has_free_port(port) in (True, False)

@@ -1,4 +1,4 @@
-"""The names that scripts written for lazycluster use, all of them, as such scripts call them."""
+"""All names that scripts written for lazycluster 0.2 use, with their parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONSTANT = "a constant"
 
 
 class ReferenceRuntimeTask:
-    """RuntimeTask as it is called. The bodies say nothing."""
+    """RuntimeTask as scripts call it; the bodies are empty."""
 
     env_variables = SETTABLE
     execution_log = PROPERTY
@@ -39,7 +39,7 @@ class ReferenceRuntimeTask:
 
 
 class ReferenceRuntime:
-    """Runtime as it is called."""
+    """Runtime as scripts call it."""
 
     WORKING_DIR_ENV_VAR_NAME = CONSTANT
 
@@ -133,7 +133,7 @@ def unwrapped(member):
 
 
 def parameters_of(member):
-    """Those behind self or cls."""
+    """Return the parameters after self or cls."""
     return list(inspect.signature(unwrapped(member)).parameters.values())[1:]
 
 
@@ -141,12 +141,12 @@ def parameters_of(member):
     ("module", "name"), [(module, name) for module in IMPORTABLE for name in IMPORTABLE[module]]
 )
 def test_name_can_be_imported(module, name):
-    """From where scripts import it."""
+    """Scripts import it from there."""
     assert hasattr(importlib.import_module(module), name)
 
 
 def test_dir_has_the_public_names():
-    """Those that were not used yet as well, and no other."""
+    """It has names that were not used yet, and no private ones."""
     names = dir(lazycluster)
     assert {"Runtime", "RuntimeTask", "Connection", "exceptions", "__version__"} <= set(names)
     assert not [name for name in names if name.startswith("_") and name != "__version__"]
@@ -154,13 +154,13 @@ def test_dir_has_the_public_names():
 
 
 def test_version_is_text():
-    """As 1.2.3."""
+    """It begins with a digit."""
     assert lazycluster.__version__[0].isdigit()
 
 
 @pytest.mark.parametrize(("cls", "name", "expected"), MEMBERS)
 def test_member_is_there_and_of_its_kind(cls, name, expected):
-    """A property cannot be called, a method has to be."""
+    """Properties stay properties, and methods stay methods."""
     found = inspect.getattr_static(cls, name)
     if expected is CONSTANT:
         assert isinstance(found, str)
@@ -172,13 +172,13 @@ def test_member_is_there_and_of_its_kind(cls, name, expected):
 
 @pytest.mark.parametrize(("cls", "name", "expected"), PROPERTIES)
 def test_property_can_be_set_if_it_is_to_be(cls, name, expected):
-    """And not if it is not."""
+    """All others have no setter."""
     assert (inspect.getattr_static(cls, name).fset is not None) == (expected is SETTABLE)
 
 
 @pytest.mark.parametrize(("cls", "name", "expected"), METHODS)
 def test_method_takes_what_it_is_to_take(cls, name, expected):
-    """Names, order and defaults; what it takes beyond that is optional and has to be named."""
+    """Names, order and defaults are equal; more parameters are optional and keyword-only."""
     wanted = parameters_of(expected)
     found = parameters_of(inspect.getattr_static(cls, name))
     bare = [p.replace(annotation=p.empty) for p in found if p.kind is not p.KEYWORD_ONLY]
@@ -189,7 +189,7 @@ def test_method_takes_what_it_is_to_take(cls, name, expected):
 
 @pytest.mark.parametrize(("cls", "name", "expected"), METHODS)
 def test_what_belongs_to_the_function_is_not_taken_from_it(cls, name, expected):
-    """A method that hands keywords on has none that the reference does not have."""
+    """A method that passes keywords on adds no keyword of its own."""
     found = parameters_of(inspect.getattr_static(cls, name))
     if any(p.kind is p.VAR_KEYWORD for p in found):
         assert not [p for p in found if p.kind is p.KEYWORD_ONLY]
@@ -197,7 +197,7 @@ def test_what_belongs_to_the_function_is_not_taken_from_it(cls, name, expected):
 
 @pytest.mark.parametrize(("cls", "name", "expected"), METHODS)
 def test_method_is_annotated(cls, name, expected):
-    """Every parameter, and what it returns."""
+    """Every parameter and the return value."""
     function = unwrapped(inspect.getattr_static(cls, name))
     signature = inspect.signature(function)
     assert signature.return_annotation is not signature.empty
@@ -206,13 +206,13 @@ def test_method_is_annotated(cls, name, expected):
 
 @pytest.mark.parametrize(("cls", "name", "expected"), PROPERTIES)
 def test_property_is_annotated(cls, name, expected):
-    """What it gives."""
+    """It has a return annotation."""
     assert "return" in inspect.getattr_static(cls, name).fget.__annotations__
 
 
 @pytest.mark.parametrize(("cls", "name", "expected"), METHODS + PROPERTIES)
 def test_member_is_documented(cls, name, expected):
-    """By itself; the docstring of a class tells of its __init__."""
+    """The docstring of a class documents its __init__."""
     found = cls if name == "__init__" else inspect.getattr_static(cls, name)
     assert inspect.getdoc(unwrapped(found))
 
@@ -221,7 +221,7 @@ def test_member_is_documented(cls, name, expected):
     ("cls", "name", "expected"), [p for p in METHODS if p.values[1] != "__init__"]
 )
 def test_docstring_names_each_parameter(cls, name, expected):
-    """As `name:`, under `Args:`."""
+    """It has `name:` under `Args:`."""
     found = inspect.getattr_static(cls, name)
     documented = inspect.getdoc(unwrapped(found))
     missing = [p.name for p in parameters_of(found) if f"{p.name}:" not in documented]
@@ -230,7 +230,7 @@ def test_docstring_names_each_parameter(cls, name, expected):
 
 @pytest.mark.parametrize("cls", [Runtime, RuntimeTask])
 def test_docstring_of_a_class_names_the_parameters(cls):
-    """Of its __init__."""
+    """It has the parameters of __init__."""
     for parameter in parameters_of(cls.__init__):
         assert f"{parameter.name}:" in inspect.getdoc(cls)
 
@@ -250,7 +250,7 @@ def test_docstring_of_a_class_names_the_parameters(cls):
     ],
 )
 def test_what_can_be_chained_returns_the_task(cls, name):
-    """So that `task.run_command(…).send_file(…)` goes, and `execute_task(…).print_log()`."""
+    """`task.run_command(…).send_file(…)` and `execute_task(…).print_log()` work."""
     assert "RuntimeTask" in str(inspect.signature(getattr(cls, name)).return_annotation)
 
 
@@ -260,7 +260,7 @@ def test_package_is_typed():
 
 
 def test_exceptions_have_the_bases_that_scripts_catch():
-    """A broken connection is a ValueError, a missing file an OSError, and all are ours."""
+    """A broken connection is a ValueError, a failed copy an OSError, all are LazyclusterErrors."""
     exceptions = importlib.import_module("lazycluster.exceptions")
     assert issubclass(exceptions.ConnectError, ValueError)
     assert issubclass(exceptions.FileTransferError, OSError)
@@ -280,5 +280,5 @@ def test_runtime_task_can_be_imported_beside_it():
     [("h::task::n", True), ("h::-L::1::2", False), ("h::-R::1::2", False), ("", False)],
 )
 def test_is_runtime_task_process(key, whether):
-    """It is told by the key alone."""
+    """The key alone decides."""
     assert Runtime.is_runtime_task_process(key) is whether

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.every_python
 
 @pytest.fixture
 def local(tmp_path, monkeypatch):
-    """Make local modules of sources, named by their paths."""
+    """Write local modules, named by their paths."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
 
@@ -34,7 +34,7 @@ def local(tmp_path, monkeypatch):
 
 
 def function_of(body, package=""):
-    """A function with this body, as if of a module in a package."""
+    """Return a function with this body, as if a module of a package defined it."""
     text = "def function():\n" + textwrap.indent(textwrap.dedent(body), "    ")
     namespace = {"__name__": f"{package}.module" if package else "module", "__package__": package}
     exec(compile(text, "<test>", "exec"), namespace)
@@ -42,14 +42,14 @@ def function_of(body, package=""):
 
 
 def found(body, package=""):
-    """The names of what a function with this body imports."""
+    """Return the names of the modules that a function with this body imports."""
     sources = {}
     add_imports(function_of(body, package), sources)
     return set(sources)
 
 
 def test_import_in_a_body_is_found(local):
-    """With its text and its path, whether or not it is a package."""
+    """The source has the text, the path, and whether it is a package."""
     local(**{"one_4711": "X = 1\n", "two_4711/__init__": "", "three_4711/inner": ""})
     sources = {}
     add_imports(function_of("import one_4711, two_4711, three_4711.inner"), sources)
@@ -78,14 +78,14 @@ def test_import_in_a_body_is_found(local):
     ],
 )
 def test_each_way_to_import(local, body, names):
-    """Of what is not installed; a name that is made at run time is not known."""
+    """Modules that are not installed; a name made at run time is not found."""
     local(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
     assert found(body) == names
 
 
 @pytest.mark.parametrize("body", ["from . import sub", "from .sub import x", "from .. import q"])
 def test_relative_imports_are_of_the_package(local, body):
-    """Those that lead out of it are none."""
+    """Imports that leave the top package are ignored."""
     local(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
     expected = set() if ".. " in body else {"pack_4711", "pack_4711.sub"}
     assert found(body, "pack_4711") == expected
@@ -93,7 +93,7 @@ def test_relative_imports_are_of_the_package(local, body):
 
 
 def test_what_local_modules_import_is_found_too(local):
-    """At any depth, also where they import each other."""
+    """They are followed at any depth, also in a circle."""
     local(
         one_4711="import two_4711, json\n",
         two_4711="def f():\n    from three_4711 import x\n",
@@ -112,7 +112,7 @@ def test_many_names_in_one_function(local):
 
 
 def test_changed_source_is_read_anew(local, tmp_path):
-    """Somebody works on it while the manager runs."""
+    """The user edits it while the manager runs."""
     for text in ("X = 1\n", "X = 22\n"):
         local(one_4711=text)
         sources = {}
@@ -122,20 +122,20 @@ def test_changed_source_is_read_anew(local, tmp_path):
 
 @pytest.mark.parametrize("text", ["no python here", "\0", "# coding: no-such\n"])
 def test_source_that_is_no_python_is_left_out(local, text):
-    """The import fails on the host, if it comes to that, as it would here."""
+    """The import fails on the host as it would here."""
     local(one_4711=text)
     assert found("import one_4711") == set()
 
 
 def test_finder_that_raises_is_no_failure(monkeypatch):
-    """Finders are anybody's."""
+    """A user's finder may raise anything."""
     finder = types.SimpleNamespace(find_spec=lambda *_: 1 / 0)
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     assert found("import no_such_4711") == set()
 
 
 def test_extension_module_does_not_travel(local, tmp_path):
-    """It is no source."""
+    """It has no Python source."""
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     (tmp_path / f"one_4711{suffix}").write_bytes(b"")
     os.utime(tmp_path)

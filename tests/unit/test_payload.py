@@ -1,7 +1,6 @@
-"""Calls to bytes and values back, with a host's Python on the other side.
+"""Calls become bytes, and bytes become values, with another Python as the host.
 
-The other side is an isolated interpreter: nothing is on its path but the standard library, and
-cloudpickle is what `cloudpickle_sources` says.
+That Python is isolated: it has the standard library and the cloudpickle of `cloudpickle_sources`.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ sys.modules["cloudpickle"].dump(function(*args, **kwargs), sys.stdout.buffer)
 
 
 def call_there(function, *args, **kwargs):
-    """Call a function in another interpreter and give its value."""
+    """Call a function in another interpreter and return its value."""
     spool = dump_call(function, args, kwargs)
     result = subprocess.run(
         [sys.executable, "-I", "-S", "-c", HOST],
@@ -66,7 +65,7 @@ def call_there(function, *args, **kwargs):
 
 @pytest.fixture
 def local(tmp_path, monkeypatch):
-    """Make local modules of sources, named by their paths, and import the first."""
+    """Write local modules, named by their paths, and import the first."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
 
@@ -85,18 +84,15 @@ def local(tmp_path, monkeypatch):
     _local_modules._known.clear()
 
 
-# --- What travels ----------------------------------------------------------------------------
-
-
 def test_function_of_the_standard_library_travels_by_name():
-    """What is on the host is not sent."""
+    """The host has it, so it is not sent."""
     spool = dump_call(json.dumps, (), {"obj": [1]})
     assert len(spool) < 100
     assert call_there(json.dumps, obj=[1]) == "[1]"
 
 
 def test_closure_and_lambda_travel():
-    """What a function has caught goes with it."""
+    """Captured variables travel with the function."""
     caught = [1, 2]
     assert call_there(lambda x: [*caught, x], x=3) == [1, 2, 3]
 
@@ -134,7 +130,7 @@ def test_local_module_used_as_a_whole_travels(local):
 
 
 def test_submodule_of_a_local_package_travels(local):
-    """A function that says `package.sub.name` finds it on the host."""
+    """`package.sub.name` in a function works on the host."""
     module = local(
         lc_imports_sub="import lc_pkg.sub\ndef run():\n    return lc_pkg.sub.value()\n",
         **{
@@ -147,7 +143,7 @@ def test_submodule_of_a_local_package_travels(local):
 
 
 def test_folder_without_init_is_a_local_package(local):
-    """A namespace package of the user's own travels too."""
+    """It is a namespace package."""
     module = local(
         lc_imports_space="import lc_space.sub\ndef run():\n    return lc_space.sub.VALUE\n",
         **{"lc_space/sub": "VALUE = 8\n"},
@@ -156,7 +152,7 @@ def test_folder_without_init_is_a_local_package(local):
 
 
 def test_modules_that_import_each_other_travel(local):
-    """A circle of modules is no circle of pickling."""
+    """A circle of imports does not make pickling recurse."""
     module = local(
         lc_circle_a="""
         import lc_circle_b
@@ -173,7 +169,7 @@ def test_modules_that_import_each_other_travel(local):
 
 
 def test_functions_that_call_each_other_travel(local):
-    """Recursion, direct and by way of another."""
+    """Recursion, direct and indirect."""
     module = local(
         lc_recursion="""
         def even(n):
@@ -186,7 +182,7 @@ def test_functions_that_call_each_other_travel(local):
 
 
 def test_functions_of_a_module_share_its_globals_on_the_host(local):
-    """A `global` set by one is seen by another, and through the module object."""
+    """All functions and the module object see a `global` that one function sets."""
     module = local(
         lc_shares="""
         import lc_state
@@ -240,7 +236,7 @@ def test_decorated_and_cached_functions_travel(local):
 
 
 def test_partials_and_bound_methods_of_local_classes_travel(local):
-    """Each way to name a function works."""
+    """Methods, class methods, static methods and partials."""
     module = local(
         lc_methods="""
         class Base:
@@ -270,7 +266,7 @@ def test_partials_and_bound_methods_of_local_classes_travel(local):
 
 
 def test_typed_code_travels(local):
-    """Annotations hold objects that pickle knows by name only."""
+    """Annotations hold objects that pickle by name only."""
     module = local(
         lc_typed="""
         import dataclasses
@@ -320,7 +316,7 @@ def test_dataclass_keeps_its_missing_defaults(local):
 
 
 def test_argument_of_a_local_class_travels(local):
-    """The class goes with its instance, also when the function is not local."""
+    """The class travels with its instance, also if the function is not local."""
     module = local(
         lc_argument="class Named:\n    def __str__(self):\n        return 'named'\n",
     )
@@ -328,7 +324,7 @@ def test_argument_of_a_local_class_travels(local):
 
 
 def test_registry_of_cloudpickle_is_left_alone(local):
-    """What others pickle in this process is pickled as before."""
+    """Other pickles of this process stay as they are."""
     module = local(lc_registry="def run():\n    return 1\n")
     dump_call(module.run, (), {})
     cloudpickle = importlib.import_module("cloudpickle")
@@ -337,13 +333,13 @@ def test_registry_of_cloudpickle_is_left_alone(local):
 
 
 def test_lazycluster_never_travels_by_value():
-    """Nothing of the manager's side is sent along."""
+    """The host does not get the manager's code."""
     assert not _local_modules.is_local("lazycluster._functions.payload")
 
 
 @pytest.mark.parametrize("name", ["json", "builtins", "pytest", "_json", "no.such.module"])
 def test_installed_module_is_not_local(name):
-    """The standard library, site-packages, what is compiled and what is not there."""
+    """The standard library, site-packages, compiled modules and missing modules."""
     assert not _local_modules.is_local(name)
 
 
@@ -410,9 +406,6 @@ def test_code_with_a_constant_of_any_type_travels():
     assert call_there(function) == function() == day
 
 
-# --- What comes back -------------------------------------------------------------------------
-
-
 @dataclasses.dataclass
 class Result:
     number: int
@@ -447,14 +440,14 @@ def make_result(number):
 
 
 def test_value_of_a_local_class_is_an_instance_of_it():
-    """`isinstance` holds, and so does equality."""
+    """`isinstance` and `==` hold."""
     value = call_there(make_result, number=3)
     assert isinstance(value, Result)
     assert value == Result(3)
 
 
 def test_argument_and_value_of_a_local_class_are_of_one_class():
-    """An instance that goes there comes back as what it was."""
+    """An instance that travels both ways keeps its class."""
     value = call_there(lambda given: given, given=Result(4))
     assert type(value) is Result
 
@@ -465,7 +458,7 @@ def test_member_of_a_local_enum_comes_back_as_itself():
 
 
 def test_class_with_slots_has_them_on_the_host():
-    """Its instances have no other attributes there, and so they can come back."""
+    """Its instances cannot get other attributes there, so they can come back."""
 
     def run(given):
         return given, Slotted(given.a + 1), hasattr(given, "__dict__")
@@ -477,7 +470,7 @@ def test_class_with_slots_has_them_on_the_host():
 
 
 def test_class_of_this_process_is_not_changed_by_a_value(monkeypatch):
-    """Neither its attributes nor its methods become those of the host."""
+    """Its attributes and methods stay the manager's."""
     method = Result.__dict__["doubled"]
     value = call_there(make_result, number=3)
     assert Result.made == 0
@@ -487,7 +480,7 @@ def test_class_of_this_process_is_not_changed_by_a_value(monkeypatch):
 
 
 def test_class_made_on_the_host_arrives_whole():
-    """A class that is only there comes with its methods, and is the same class each time."""
+    """It has its methods, and two values have one class."""
 
     def make():
         class OnlyThere:
@@ -502,15 +495,12 @@ def test_class_made_on_the_host_arrives_whole():
 
 
 def test_unpicklable_value_is_a_serialization_error_with_the_reason():
-    """What is not a pickle, and what is not installed."""
+    """Bytes that are not a pickle, and a module that is not installed."""
     with pytest.raises(SerializationError, match="cannot be unpickled here: UnpicklingError"):
         load_value(Spool(b"nonsense").open())
     with pytest.raises(SerializationError, match="No module named 'lc_nowhere'") as raised:
         load_value(Spool(b"clc_nowhere\nname\n.").open())
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
-
-
-# --- What cannot be pickled ------------------------------------------------------------------
 
 
 class Stubborn:
@@ -523,7 +513,7 @@ def returns_nothing(a=None, b=None):
 
 
 def test_unpicklable_argument_is_named():
-    """With the function, and what was raised as it was raised."""
+    """The message has the function, and the cause is the original exception."""
     with pytest.raises(SerializationError) as raised:
         dump_call(returns_nothing, (), {"a": 1, "b": Stubborn()})
     assert str(raised.value) == (
@@ -539,7 +529,7 @@ def test_unpicklable_positional_argument_is_named():
 
 
 def test_unpicklable_function_is_named():
-    """A function that has caught what cannot travel."""
+    """It has captured an object that cannot travel."""
     lock = threading.Lock()
 
     def locked():
@@ -550,7 +540,7 @@ def test_unpicklable_function_is_named():
 
 
 def test_exception_that_has_no_text_does_not_get_in_the_way():
-    """A user's exception may fail when it is asked what it is."""
+    """Its `__str__` may raise."""
 
     class MuteError(Exception):
         def __str__(self):
@@ -565,7 +555,7 @@ def test_exception_that_has_no_text_does_not_get_in_the_way():
 
 
 def test_module_that_holds_a_lock_is_named_with_the_cure(local):
-    """The module, what in it cannot travel, and what to do."""
+    """The message has the module, the object that cannot travel, and the cure."""
     module = local(
         lc_uses_locked="import lc_locked\ndef run():\n    return lc_locked.helper()\n",
         lc_locked="import threading\nLOCK = threading.Lock()\ndef helper():\n    return 1\n",
@@ -579,7 +569,7 @@ def test_module_that_holds_a_lock_is_named_with_the_cure(local):
 
 
 def test_function_of_a_module_that_holds_a_lock_travels(local):
-    """The cure works: what is not used is not sent."""
+    """The cure works: unused objects are not sent."""
     module = local(
         lc_uses_helper="from lc_locked2 import helper\ndef run():\n    return helper()\n",
         lc_locked2="import threading\nLOCK = threading.Lock()\ndef helper():\n    return 1\n",
@@ -587,11 +577,8 @@ def test_function_of_a_module_that_holds_a_lock_travels(local):
     assert call_there(module.run) == 1
 
 
-# --- cloudpickle's sources -------------------------------------------------------------------
-
-
 def test_sources_are_those_of_the_installed_cloudpickle():
-    """The package comes first, and each is Python."""
+    """The package comes first, and each source is Python."""
     sources = cloudpickle_sources()
     assert list(sources)[:2] == ["cloudpickle", "cloudpickle.cloudpickle"]
     assert "class Pickler" in sources["cloudpickle.cloudpickle"]
@@ -621,16 +608,13 @@ def test_sources_are_found_in_a_zip(tmp_path):
 
 
 def test_importing_the_payload_does_not_import_cloudpickle():
-    """Who only runs commands does not pay for functions."""
+    """A program that only runs commands does not pay for functions."""
     script = (
         "import sys\n"
         "import lazycluster._functions.payload\n"
         "sys.exit(any(name.partition('.')[0] == 'cloudpickle' for name in sys.modules))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
-
-
-# --- Names and signatures --------------------------------------------------------------------
 
 
 def test_describe_names_what_will_be_called():
@@ -659,7 +643,7 @@ def test_describe_names_what_will_be_called():
 
 @pytest.mark.parametrize("function", [None, "echo", 3])
 def test_function_that_is_none_is_refused(function):
-    """As the reference has it: ValueError if function is empty."""
+    """It is a ValueError."""
     with pytest.raises(ValueError, match="function is empty"):
         check_call(function, {}, {})
 
@@ -678,13 +662,13 @@ def test_arguments_that_do_not_fit_are_refused():
 
 
 def test_function_without_a_signature_is_not_judged():
-    """Only the host can tell."""
+    """Only the call on the host shows whether the arguments fit."""
     check_call(type("NoSignature", (), {"__signature__": 1, "__call__": print})(), {"a": 1}, {})
     check_call(dict, {"a": 1}, {})
 
 
 def test_decorator_may_supply_arguments():
-    """It is the wrapper that will be called, whatever it wraps."""
+    """The wrapper is called, so its signature counts."""
 
     def wrapped(injected, a):
         pass
@@ -697,7 +681,7 @@ def test_decorator_may_supply_arguments():
 
 
 def test_reserved_keyword_that_the_function_has_too_is_refused():
-    """Whose was it? The message says how to tell."""
+    """The message has the cure."""
 
     def function(x=1, debug=False):
         pass
@@ -708,7 +692,7 @@ def test_reserved_keyword_that_the_function_has_too_is_refused():
 
 
 def test_reserved_keyword_that_the_function_needs_is_refused():
-    """It cannot be given at all, except by functools.partial."""
+    """Only functools.partial can give it."""
 
     def function(function):
         pass
@@ -718,7 +702,7 @@ def test_reserved_keyword_that_the_function_needs_is_refused():
 
 
 def test_partial_settles_a_reserved_keyword():
-    """The cure works, also when the method's own keyword is used as well."""
+    """The cure works, also if the method's own keyword is given."""
 
     def function(x, debug):
         pass
@@ -727,13 +711,13 @@ def test_partial_settles_a_reserved_keyword():
 
 
 def test_reserved_keyword_of_the_method_only_is_fine():
-    """Most functions have no such parameter."""
+    """Most functions have no parameter of that name."""
     check_call(lambda x: x, {"x": 1}, {"debug": True, "function": None})
     check_call(lambda **kwargs: kwargs, {"x": 1}, {"debug": True})
 
 
 def test_module_object_is_not_needed_for_a_function_made_at_run_time():
-    """A module that is in no file and no longer known is cloudpickle's business."""
+    """cloudpickle handles a function whose module is not in `sys.modules`."""
     module = types.ModuleType("lc_dynamic")
     exec("def run():\n    return 5", module.__dict__)
     assert call_there(module.run) == 5

@@ -56,14 +56,14 @@ class Row(NamedTuple):
     Args:
         pattern: Matches what ssh printed. The group `reason` is quoted in the message; the whole
             match if there is no such group.
-        error: The exception.
         cure: A format string with the groups of the pattern by name, with {ssh}, the command that
             logs in by hand, and with {option} if there is a group `algorithm`.
+        error: The exception.
     """
 
     pattern: str
-    error: type[ConnectError]
     cure: str
+    error: type[ConnectError] = ConnectError
 
 
 TABLE = (
@@ -71,122 +71,101 @@ TABLE = (
     Row(
         r"REMOTE HOST IDENTIFICATION HAS CHANGED[^\0]*?"
         r"^(?P<reason>(?:\S+ host|Host) key for (?P<name>\S+) has changed\b.*)",
-        HostKeyError,
         "Ask the owner of the host whether the new key is right; if so, remove the old key with "
         "`ssh-keygen -R '{name}'` and run `{ssh}` once.",
+        HostKeyError,
     ),
     Row(
         r"^(?P<reason>\S+ host key for \S+ was revoked\b.*|Host key .* revoked by file .*)",
-        HostKeyError,
         "Ask the owner of the host for its new key.",
+        HostKeyError,
     ),
     Row(
         r"^Error checking host key .* in revoked keys file .*",
-        HostKeyError,
         "Correct RevokedHostKeys in ssh_config.",
+        HostKeyError,
     ),
     Row(
         r"^(?P<reason>Certificate invalid: .*)",
-        HostKeyError,
         "Ask the owner of the host to renew the certificate of its key.",
+        HostKeyError,
     ),
     Row(
         r"^(?P<reason>No .* host key is known for .*)",
-        HostKeyError,
         "Run `{ssh}` once to accept its host key, or add it to known_hosts.",
+        HostKeyError,
     ),
     Row(
-        r"^Host key verification failed\.",
-        HostKeyError,
-        "Run `{ssh}` once to accept its host key.",
+        r"^Host key verification failed\.", "Run `{ssh}` once to accept its host key.", HostKeyError
     ),
     # ssh_config.
     Row(
         r"^Bad owner or permissions on (?P<file>.*)",
-        ConnectError,
         "Run `chmod 600 {file}`; it must belong to you or root.",
     ),
     Row(
         r"^(?P<reason>Can't open user config file .*)[^\0]*UNKNOWN port 65535",
-        ConnectError,
-        "ssh cannot hand a config_file whose path has blanks in it to a jump host; rename it.",
+        "ssh cannot pass a config_file with blanks in its path on to a jump host; rename it.",
     ),
-    Row(r"^Can't open user config file .*", ConnectError, "Check config_file."),
+    Row(r"^Can't open user config file .*", "Check config_file."),
     Row(
         r"^command-line:? line 0: .*",
-        ConnectError,
         "Correct `options`; values are written and quoted as in ssh_config.",
     ),
     Row(
         # With a colon before "line" it may also be the shell of a ProxyCommand that prints this.
         r"^\S.*(?:: line \d+: Bad configuration option: |(?<!:) line \d+: \S).*",
-        ConnectError,
         _CONFIG_CURE,
     ),
-    Row(r"^.*: terminating, \d+ bad configuration options", ConnectError, _CONFIG_CURE),
+    Row(r"^.*: terminating, \d+ bad configuration options", _CONFIG_CURE),
     Row(
         r"^(?:vdollar_percent_expand: |percent_expand: |invalid environment variable expansion).*",
-        ConnectError,
         "Correct the `%` or `${{}}` in ssh_config.",
     ),
     Row(
         r"^(?:hostname|remote username) contains invalid characters",
-        ConnectError,
         "Correct the host, or Hostname and User in ssh_config.",
     ),
-    Row(
-        r"^No user exists for uid \d+",
-        ConnectError,
-        "Add an entry for this user to /etc/passwd.",
-    ),
+    Row(r"^No user exists for uid \d+", "Add an entry for this user to /etc/passwd."),
     # The control socket.
     Row(
         r"^(?:unix_listener|muxserver_listen|ControlPath|mux_client)\b.*",
-        ConnectError,
         "Set XDG_RUNTIME_DIR to a folder of yours with a short path.",
     ),
     # The way to the host, or to the jump host before it.
     Row(
         r"^ssh: (?P<reason>Could not resolve hostname .*)",
-        ConnectError,
         "Check the spelling, and the entry in ssh_config if it is an alias.",
     ),
     Row(
         r"^ssh: (?P<reason>connect to (?:host|address) .*: Connection refused)",
-        ConnectError,
         "Check the port, and that sshd runs there.",
     ),
     Row(
         r"^ssh: (?P<reason>connect to (?:host|address) .*: (?:Connection|Operation) timed out)",
-        ConnectError,
         "Check that the host is up and that no firewall is between; connect_timeout is the time to "
         "wait.",
     ),
     Row(
         # The reset of a dropped login may arrive before connect() has returned.
         r"^ssh: (?P<reason>connect to (?:host|address) .*: Connection reset by peer)",
-        ConnectError,
         _DROPPED_CURE,
     ),
     Row(
         r"^ssh: (?P<reason>connect to (?:host|address) .*)",
-        ConnectError,
         "Check the network, and whether the host needs a jump host.",
     ),
     Row(
         r"^channel \d+: (?P<reason>open failed: administratively prohibited: .*)\n"
         r"stdio forwarding failed",
-        ConnectError,
         "The jump host does not forward connections; its sshd needs AllowTcpForwarding.",
     ),
     Row(
         r"^channel \d+: (?P<reason>open failed: .*)\nstdio forwarding failed",
-        ConnectError,
         "The jump host cannot reach the host; check the name and port as seen from there.",
     ),
     Row(
         r"^jumphost loop via .*|^(?:Invalid -J argument|inconsistent options: Proxy).*",
-        ConnectError,
         "Correct jump_host, or ProxyJump and ProxyCommand in ssh_config.",
     ),
     # No common language.
@@ -194,127 +173,113 @@ TABLE = (
         r"^(?P<reason>Unable to negotiate with .*: no matching "
         r"(?P<algorithm>host key type|key exchange method|cipher|MAC) found\..*?"
         r"(?:offer: (?P<offer>[^,\s]+).*)?)$",
-        ConnectError,
         "Update sshd on the host, or allow it with options={{'{option}': '+{offer}'}}.",
     ),
-    Row(r"^Unable to negotiate with .*", ConnectError, "Update ssh or sshd."),
-    Row(r"^(?:Bad server host key|ssh_dispatch_run_fatal): .*", ConnectError, "Try `{ssh}`."),
+    Row(r"^Unable to negotiate with .*", "Update ssh or sshd."),
+    Row(r"^(?:Bad server host key|ssh_dispatch_run_fatal): .*", "Try `{ssh}`."),
     # Logging in.
     Row(
         r"^Received disconnect from .*: (?P<reason>Too many authentication failures)",
-        AuthenticationError,
         "ssh offered too many keys; name the right one with identity_file and "
         "options={{'IdentitiesOnly': 'yes'}}.",
+        AuthenticationError,
     ),
     Row(
         r"^(?P<reason>Permissions \S+ for '(?P<file>.+)' are too open)"
         r"[^\0]*^.*: Permission denied \(",
-        AuthenticationError,
         "ssh ignores such a key; run `chmod 600 {file}`.",
+        AuthenticationError,
     ),
     Row(
         r"^(?P<reason>no such identity: .*)[^\0]*^.*: Permission denied \(",
-        AuthenticationError,
         "Correct identity_file, or IdentityFile in ssh_config.",
+        AuthenticationError,
     ),
     Row(
         r"^(?P<reason>Load key .*)[^\0]*^.*: Permission denied \(",
-        AuthenticationError,
         "ssh cannot use that key; try `{ssh}`.",
+        AuthenticationError,
     ),
     Row(
         r"^Warning: (?P<reason>Identity file .* not accessible: .*)[^\0]*^.*: Permission denied \(",
-        AuthenticationError,
         "Correct identity_file, or IdentityFile in ssh_config.",
+        AuthenticationError,
     ),
     Row(
         r"^(?P<reason>sign_and_send_pubkey: .*)[^\0]*^.*: Permission denied \(",
-        AuthenticationError,
         "Load the key again with `ssh-add`, or touch the security key when it blinks.",
+        AuthenticationError,
     ),
     Row(
         r"^(?P<reason>.*(?:password has expired|Password change required|account has expired).*)",
-        AuthenticationError,
         "Run `{ssh}` once to renew it, or ask the owner of the host.",
+        AuthenticationError,
     ),
     Row(
         r"^(?P<reason>\S+: Permission denied \([^)]*\))[^\0]*UNKNOWN port 65535",
-        AuthenticationError,
         "That is the jump host, which is offered only keys of ssh_config and of the agent; "
         "`{ssh}` must work without a question.",
+        AuthenticationError,
     ),
     Row(
         r"^(?P<reason>\S+: Permission denied \((?=[^)]*publickey)[^)]*\))",
-        AuthenticationError,
         KEY_CURE,
+        AuthenticationError,
     ),
     Row(
         r"^(?P<reason>\S+: Permission denied \([^)]*\))",
-        AuthenticationError,
         "The host wants a password or a second factor; give password=… or interactive=True, or "
         "make sshd allow a login with a key alone.",
+        AuthenticationError,
     ),
     # The host accepted the login, but not the command.
     Row(
         r"^(?:channel \d+: open failed: |exec request failed|shell request failed).*",
-        ConnectError,
         "The host does not run commands; its sshd needs MaxSessions 1 or more, and the account "
         "must be allowed to start processes.",
     ),
     # Silence and closed connections, which follow from nearly all of the above.
     Row(
         r"^(?P<reason>Connection timed out during banner exchange)[^\0]*UNKNOWN port 65535",
-        ConnectError,
         "The jump host, or the host behind it, does not answer; try `{ssh}`, or raise "
         "connect_timeout.",
     ),
     Row(
         r"^Connection timed out during banner exchange",
-        ConnectError,
         "The port accepts connections but does not answer like sshd; check the port, or raise "
         "connect_timeout.",
     ),
     Row(
         r"^(?:Connection to \S+ port \d+ timed out|Timeout, server .* not responding\.)",
-        ConnectError,
         "The host went silent; check that it is up, or raise connect_timeout.",
     ),
     Row(
         r"^(?P<reason>[^\n]*(?:not found|No such file or directory|Permission denied))$[^\0]*"
         r"UNKNOWN port 65535",
-        ConnectError,
         _PROXY_CURE,
     ),
     Row(
         r"^(?P<reason>Connection (?:closed|reset) by (?!UNKNOWN)\S+ port \d+)\n"
         r"[^\0]*UNKNOWN port 65535",
-        ConnectError,
         _JUMP_DROPPED_CURE,
     ),
     Row(
         r"\A(?:kex_exchange_identification: .*\n)?"
         r"(?P<reason>Connection (?:closed|reset) by UNKNOWN port 65535)\s*\Z",
-        ConnectError,
         _BEHIND_DROPPED_CURE,
     ),
-    Row(r"^Connection (?:closed|reset) by UNKNOWN port 65535", ConnectError, _PROXY_CURE),
+    Row(r"^Connection (?:closed|reset) by UNKNOWN port 65535", _PROXY_CURE),
     Row(
         r"^(?:kex_exchange_identification: (?:banner line|No SSH version|client sent invalid)"
         r"|Bad remote protocol version identification|Protocol major versions differ).*",
-        ConnectError,
         "The program that listens there is not sshd; check the port.",
     ),
     Row(
         r"^(?:kex_exchange_identification|ssh_exchange_identification|banner exchange): .*",
-        ConnectError,
         _DROPPED_CURE,
     ),
-    Row(r"^Connection (?:closed|reset) by .*", ConnectError, _DROPPED_CURE),
-    Row(
-        r"^(?P<reason>Received disconnect from .*)|^Disconnected from .*",
-        ConnectError,
-        "Try `{ssh}`.",
-    ),
+    Row(r"^Connection (?:closed|reset) by .*", _DROPPED_CURE),
+    Row(r"^(?P<reason>Received disconnect from .*)|^Disconnected from .*", "Try `{ssh}`."),
 )
 
 # ssh's name for the other end of a ProxyCommand, and so of a jump host.

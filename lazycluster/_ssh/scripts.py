@@ -25,11 +25,11 @@ def read_script(name: str) -> str:
 
 @cache
 def read_line(name: str, **values: int) -> str:
-    """Return a script as one line, with numbers in the place of its `@NAME@`.
+    """Return a script as one line, with numbers instead of its `@NAME@` placeholders.
 
     Args:
         name: The file's name without `.sh`. Each of its lines must be able to end in a blank.
-        **values: The numbers by name.
+        **values: The numbers, by the name of the placeholder.
     """
     text = " ".join(read_script(name).splitlines())
     for key, value in values.items():

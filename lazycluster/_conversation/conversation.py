@@ -17,7 +17,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, Protocol
 
 from lazycluster._conversation.bootstrap import (
@@ -31,8 +30,7 @@ from lazycluster._conversation.bootstrap import (
 from lazycluster._conversation.host_sources import module_archive
 from lazycluster._conversation.request import Request, Storage
 from lazycluster._conversation.writer import Writer
-from lazycluster._functions import payload as _payload
-from lazycluster._shared import archive, frames
+from lazycluster._shared import frames
 from lazycluster._shared.operations import BOOTSTRAP_MODULES, OPERATIONS, STEP_MODULES
 from lazycluster._ssh import argv as _openssh
 from lazycluster._ssh import diagnosis as _diagnosis
@@ -255,7 +253,7 @@ class Conversation:
     def _modules_for(self, steps: Sequence[Mapping[str, Any]]) -> tuple[set[str], list[bytes]]:
         """What these steps need on the host, and the archives of what it has not got yet."""
         needed = {_module_for(step) for step in steps}
-        return needed, [_packed(name) for name in sorted(needed - self._modules_sent - {""})]
+        return needed, [module_archive(name) for name in sorted(needed - self._modules_sent - {""})]
 
     # For those who ride on the master
 
@@ -532,13 +530,6 @@ def _module_for(step: Mapping[str, Any]) -> str:
     kind = step["kind"]
     name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES.get(kind, "")
     return "" if name in BOOTSTRAP_MODULES else name
-
-
-@cache
-def _packed(name: str) -> bytes:
-    if name == "cloudpickle":
-        return archive.pack(_payload.cloudpickle_sources())
-    return module_archive(name)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

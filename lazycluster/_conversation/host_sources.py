@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from functools import cache
 from importlib.abc import ResourceLoader
@@ -9,6 +10,7 @@ from typing import cast
 
 from lazycluster._shared import archive
 from lazycluster._shared.operations import BOOTSTRAP_MODULES, IMPORTED_MODULES
+from lazycluster.exceptions import SerializationError
 
 
 @cache
@@ -28,10 +30,40 @@ def bootstrap_archive() -> bytes:
 
 
 @cache
+def cloudpickle_sources() -> dict[str, str]:
+    """Return the source of the installed cloudpickle, which hosts are sent.
+
+    Returns:
+        The texts by the names of the modules, the package first.
+
+    Raises:
+        SerializationError: If cloudpickle was installed without its source.
+    """
+    sources = {}
+    for name in _CLOUDPICKLE_MODULES:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            continue  # cloudpickle_fast exists only for old pickles
+        get_source = getattr(spec.loader, "get_source", None)  # also from within a zip
+        source = get_source(name) if get_source is not None else None
+        if source is None:
+            raise SerializationError(
+                f"the source of {name} cannot be read, so functions cannot be sent to a host. "
+                "Install cloudpickle with its .py files."
+            )
+        sources[name] = source
+    return sources
+
+
+@cache
 def module_archive(name: str) -> bytes:
     """Return the archive of a module that is sent at its first use, with what it imports."""
+    if name == "cloudpickle":
+        return archive.pack(cloudpickle_sources())
     names = (*IMPORTED_MODULES.get(name, ()), name)
     return archive.pack({f"{HOST_PACKAGE}.{name}": read_source(name).decode() for name in names})
 
+
+_CLOUDPICKLE_MODULES = ("cloudpickle", "cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast")
 
 HOST_PACKAGE = "_lazycluster"  # the package's name on the host, see `_remote/loader.py`

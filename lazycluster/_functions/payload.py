@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from lazycluster._functions.local_modules import Source
 
-_CLOUDPICKLE_MODULES = ("cloudpickle", "cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast")
-
 
 def dump_call(
     function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
@@ -151,34 +149,6 @@ def load_value(reader: BinaryIO | io.BufferedReader) -> object:
             message += ". Install the missing module here, or return plain data."
         raise SerializationError(message) from error
     return value
-
-
-@functools.cache
-def cloudpickle_sources() -> dict[str, str]:
-    """Return the source of the installed cloudpickle, which hosts are sent.
-
-    Returns:
-        The texts by the names of the modules, the package first.
-
-    Raises:
-        SerializationError: If cloudpickle was installed without its source.
-    """
-    import importlib.util
-
-    sources = {}
-    for name in _CLOUDPICKLE_MODULES:
-        spec = importlib.util.find_spec(name)
-        if spec is None:
-            continue  # cloudpickle_fast exists only for old pickles
-        get_source = getattr(spec.loader, "get_source", None)  # also from within a zip
-        source = get_source(name) if get_source is not None else None
-        if source is None:
-            raise SerializationError(
-                f"the source of {name} cannot be read, so functions cannot be sent to a host. "
-                "Install cloudpickle with its .py files."
-            )
-        sources[name] = source
-    return sources
 
 
 def describe(function: object) -> str:

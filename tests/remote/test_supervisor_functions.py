@@ -18,6 +18,7 @@ import time
 
 import pytest
 
+from lazycluster._conversation.host_sources import cloudpickle_sources
 from lazycluster._functions import payload as _payload
 from lazycluster._shared import archive, frames
 from support.interpreters import OWN_VERSION
@@ -102,7 +103,7 @@ def test_without_cloudpickle_a_function_says_so(new_own_host):
 
 
 def broken_modules(first_lines):
-    sources = dict(_payload.cloudpickle_sources())
+    sources = dict(cloudpickle_sources())
     name = "cloudpickle.cloudpickle"
     sources[name] = f"{first_lines}\n{sources[name]}"
     return archive.pack(sources)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lazycluster._conversation import bootstrap
-from lazycluster._functions.payload import cloudpickle_sources, dump_call
+from lazycluster._conversation.host_sources import cloudpickle_sources
+from lazycluster._functions.payload import dump_call
 from lazycluster._shared import archive, frames
 from lazycluster._ssh.settings import Settings
 from support import host_coverage

@@ -44,7 +44,6 @@ NOT_INSTALLED = {"_shared": set(), "_remote": {"cloudpickle"}}
 """Part that runs on hosts → what the manager sends besides, so that it may be imported there."""
 
 STILL_TO_BE_CUT = {
-    ("_conversation", "_functions"),
     ("_ssh", "_conversation"),
     ("forwards", "connection"),
 }

@@ -21,10 +21,10 @@ import types
 
 import pytest
 
+from lazycluster._conversation.host_sources import cloudpickle_sources
 from lazycluster._functions import local_modules as _local_modules
 from lazycluster._functions.payload import (
     check_call,
-    cloudpickle_sources,
     describe,
     dump_call,
     load_value,
@@ -598,7 +598,7 @@ def test_sources_are_found_in_a_zip(tmp_path):
     script = (
         "import sys\n"
         f"sys.path.insert(0, {str(archive)!r})\n"
-        "from lazycluster._functions.payload import cloudpickle_sources\n"
+        "from lazycluster._conversation.host_sources import cloudpickle_sources\n"
         "sources = cloudpickle_sources()\n"
         "import cloudpickle\n"
         "assert cloudpickle.__file__.startswith(sys.path[0])\n"

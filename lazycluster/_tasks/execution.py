@@ -80,10 +80,10 @@ class Execution:
         timeout: float | None = None,
     ) -> None:
         self.host = host
-        self.log = ExecutionLog(host, name)
+        self.log: ExecutionLog = ExecutionLog(host, name)
         self.error: TaskExecutionError | None = None
-        self.stopped_by = 0
-        self.values = Values()
+        self.stopped_by: int = 0
+        self.values: Values = Values()
         self._name = name
         self._steps = steps
         self._task = task

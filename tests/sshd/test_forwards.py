@@ -22,6 +22,7 @@ from lazycluster.exceptions import (
 )
 from lazycluster.processes import PortExposure
 from support.hosts import commands
+from support.machine import LOW_PORT, needs_ipv6, needs_privileged_ports
 from support.managers import await_nothing_on_manager, logins, sshs
 from support.waiting import wait_until
 
@@ -129,16 +130,14 @@ def test_f38_port_0_is_any_that_is_free(connect, any_host, service, on_host):
     assert not is_listened_on(made[1].port)
 
 
+@needs_ipv6
 @BOTH
 def test_f38_a_service_on_ipv6_alone_is_reached(connect, one_session_sshd, on_host):
     """localhost is both."""
     known = socket.getaddrinfo("localhost", 1, socket.AF_UNSPEC, socket.SOCK_STREAM)
     if socket.AF_INET6 not in [family for family, *_ in known]:
         pytest.skip("localhost is IPv4 alone here")
-    try:
-        service = Service("::1")
-    except OSError:
-        pytest.skip("there is no IPv6")
+    service = Service("::1")
     try:
         forward = connect(one_session_sshd).forward(0, service.port, on_host=on_host)
         assert fetch(forward.port) == b"service %d" % service.port
@@ -376,25 +375,18 @@ def test_a_host_that_permits_some_ports(connect, make_sshd, service):
         connection.forward(0, free_port())
 
 
+@needs_privileged_ports
 def test_f38_a_privileged_port_here(connect, one_session_sshd):
     """ForwardError with the system's reason."""
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", 995))
-        except PermissionError:
-            pass
-        else:
-            pytest.skip("this account may listen on any port")
     with pytest.raises(ForwardError, match="Permission denied"):
-        connect(one_session_sshd).forward(995, 22)
+        connect(one_session_sshd).forward(LOW_PORT, 22)
 
 
+@needs_privileged_ports
 def test_f38_a_privileged_port_on_the_host(connect, any_host):
     """ForwardError that names the possible reasons."""
-    if os.geteuid() == 0:
-        pytest.skip("root may listen on any port")
     with pytest.raises(ForwardError, match="1024"):
-        connect(any_host).forward(995, 22, on_host=True)
+        connect(any_host).forward(LOW_PORT, 22, on_host=True)
 
 
 def test_f38_gateway_ports_yes_is_a_warning(connect, make_sshd, service, caplog):

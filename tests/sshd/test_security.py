@@ -20,6 +20,7 @@ import pytest
 from lazycluster import Connection, Runtime, RuntimeTask
 from lazycluster.exceptions import HostKeyError, LazyclusterError
 from support.hosts import commands
+from support.machine import needs_link_counts
 from support.waiting import wait_until
 
 # ── host keys ─────────────────────────────────────────────────────────────────────────────────────
@@ -151,6 +152,7 @@ def test_nobody_else_can_read_what_is_ours_whatever_the_umask(sshd, umask_000):
         runtime.cleanup()
 
 
+@needs_link_counts
 def test_large_values_are_in_a_private_file_without_a_name(sshd, umask_000, runtime):
     """Nothing of it can be found in a folder."""
     before = set(os.listdir(tempfile.gettempdir()))

@@ -15,6 +15,7 @@ from lazycluster import Connection
 from lazycluster.exceptions import AuthenticationError, ConnectError
 from loopback_sshd import LoopbackSshd
 from support.hosts import commands
+from support.machine import needs_ipv6
 from support.managers import logins
 from support.waiting import wait_until
 
@@ -53,6 +54,7 @@ def test_a_host_may_have_a_user_and_a_port(form: str, sshd: LoopbackSshd) -> Non
     )
 
 
+@needs_ipv6
 @pytest.mark.parametrize("form", ["::1", "[::1]", "[::1]:{port}", "ssh://{user}@[::1]:{port}"])
 def test_a_host_may_be_an_ipv6_address(form: str, ipv6_sshd: LoopbackSshd, tmp_path: Path) -> None:
     """With and without brackets."""
@@ -65,17 +67,8 @@ def test_a_host_may_be_an_ipv6_address(form: str, ipv6_sshd: LoopbackSshd, tmp_p
 @pytest.fixture(scope="module")
 def ipv6_sshd() -> Iterator[LoopbackSshd]:
     environment = {name: os.environ[name] for name in ("LAZYCLUSTER_TEST_SESSION", "TMPDIR")}
-    if "00000000000000000000000000000001" not in read("/proc/net/if_inet6"):
-        pytest.skip("there is no IPv6 loopback")
     with LoopbackSshd(sshd_config=["ListenAddress ::1"], environment=environment) as sshd:
         yield sshd
-
-
-def read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except FileNotFoundError:
-        return ""
 
 
 # ── ssh_config ────────────────────────────────────────────────────────────────────────────────────

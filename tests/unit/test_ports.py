@@ -13,6 +13,7 @@ import pytest
 
 from lazycluster._shared import ports
 from support.interpreters import find_interpreters
+from support.machine import needs_ipv6
 
 INTERPRETERS = find_interpreters()
 ADDRESSES = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"]
@@ -242,7 +243,9 @@ def test_a_listener_on_a_port_that_may_not_be_bound_is_seen(not_allowed, listen,
     assert not ports.port_is_free(port_of(listen(address)))
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::", "::1"])
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0", "127.0.0.1", pytest.param("::", marks=needs_ipv6), "::1"]
+)
 def test_a_listener_that_answers_is_seen(not_allowed, without_proc, listen, address):
     """By connecting."""
     assert not ports.port_is_free(port_of(listen(address)))

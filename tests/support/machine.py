@@ -1,0 +1,86 @@
+"""Find out what this computer has, for tests that need it and else are skipped with the reason."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOW_PORT = 995
+"""A port that an account needs a privilege for, unless the system has none (Docker's default)."""
+
+
+def may_bind(address: str, port: int = 0) -> bool:
+    """Return True if this account may bind a TCP port of a local address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address, port))
+    except OSError:  # no such family, no such address, or not allowed
+        return False
+    return True
+
+
+@functools.cache
+def longest_name() -> int:
+    """Return the most bytes that a name may have in the temporary folder.
+
+    Linux promises 255; on fuse-overlayfs 251 fit, as it puts ".wh." before names.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for length in range(255, 0, -1):
+            try:
+                Path(folder, "x" * length).touch()
+            except OSError:
+                continue
+            return length
+    raise AssertionError("no name fits")
+
+
+@functools.cache
+def counts_links() -> bool:
+    """Return True if the temporary folder's file system counts the names of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = f"{folder}/first", f"{folder}/second"
+        with open(first, "w") as file:
+            os.link(first, second)
+            counts = [os.fstat(file.fileno()).st_nlink]
+            for name in (first, second):
+                os.unlink(name)
+                counts.append(os.fstat(file.fileno()).st_nlink)
+    return counts == [2, 1, 0]
+
+
+needs_ipv6 = pytest.mark.skipif(not may_bind("::1"), reason="needs ::1")
+needs_privileged_ports = pytest.mark.skipif(
+    may_bind("127.0.0.1", LOW_PORT), reason=f"this account may listen on port {LOW_PORT}"
+)
+needs_link_counts = pytest.mark.skipif(
+    not counts_links(), reason="the file system does not count links"
+)
+
+
+def addresses(*texts: str) -> list[Any]:
+    """Return parameters of a test; those that this computer does not have are skipped."""
+    return [
+        pytest.param(text, marks=pytest.mark.skipif(not may_bind(text), reason=f"needs {text}"))
+        for text in texts
+    ]
+
+
+def file_names(texts: Iterable[bytes]) -> list[Any]:
+    """Return parameters of a test; names that the file system does not take are skipped."""
+    longest = longest_name()
+    reason = f"the file system takes names of at most {longest} bytes"
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(len(name) > longest, reason=reason))
+        for name in texts
+    ]

@@ -1,8 +1,8 @@
-"""A TCP proxy on loopback that holds all bytes back for a while, as a long way does.
+"""Run a TCP proxy on loopback that delays all bytes, as a long distance does.
 
     python benchmarks/delay.py PORT SECONDS
 
-Prints the port that it listens on. Ends with its standard input.
+It prints its port, and ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
-    """Hand on each piece `delay` seconds after it came; what follows does not wait for it."""
+    """Write each chunk `delay` seconds after it was read; chunks do not wait for each other."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 

@@ -1,11 +1,11 @@
-"""lazycluster beside plain ssh, a mux client, fabric, execnet and mitogen, over a real sshd.
+"""Compare lazycluster with plain ssh, a mux client, fabric, execnet and mitogen, over a real sshd.
 
     python benchmarks/run.py                 all rows, printed and written to benchmarks/RESULTS.md
     python benchmarks/run.py command copy    the rows with one of these words in their names
 
-Starts an sshd of its own on loopback. Who takes part in a row takes turns, a call each, so that a
-noisy computer is unfair to nobody. What is not installed is left out. In RESULTS.md stand medians
-and their ratios to the first of the row.
+It starts an sshd on loopback. The subjects of a row take turns, one call each, so that a noisy
+machine affects all of them. Subjects that are not installed are left out. RESULTS.md has medians
+and their ratios to the first subject of the row.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class Site:
             path.write_bytes(block[: 1000 + number])
 
     def ssh(self, *words: str) -> list[str]:
-        """The beginning of an ssh command."""
+        """Return the beginning of an ssh command."""
         return ["ssh", "-F", str(self.config), *words]
 
     @contextmanager
     def runtime(self, host: str = "near") -> Iterator[Runtime]:
-        """One that is open, and has called a function."""
+        """Open a Runtime that has called a function."""
         runtime = Runtime(host, connection_kwargs={"config_file": self.config})
         try:
             call(runtime, subjects.add, a=1, b=1)
@@ -94,7 +94,7 @@ class Site:
 
     @contextmanager
     def master(self, host: str = "near") -> Iterator[list[str]]:
-        """A control master; the beginning of a mux client's command."""
+        """Start a control master; yield the beginning of a mux client's command."""
         path = tempfile.mktemp(dir=self.folder, prefix="m")
         argv = self.ssh("-M", "-N", "-f", "-o", "ControlPersist=yes", "-S", path, host)
         subprocess.run(argv, check=True)
@@ -107,7 +107,7 @@ class Site:
 
 
 def call(runtime: Runtime, function: Callable[..., object], **arguments: object) -> object:
-    """Call a function on the host; its value."""
+    """Call a function on the host and return its value."""
     task = runtime.execute_function(function, **arguments)
     (value,) = task.function_returns
     task.cleanup()
@@ -116,7 +116,7 @@ def call(runtime: Runtime, function: Callable[..., object], **arguments: object)
 
 
 def run(runtime: Runtime, *commands: str) -> str:
-    """Run commands as one task; what the last one printed."""
+    """Run commands as one task and return the output of the last one."""
     task = RuntimeTask()
     for command in commands:
         task.run_command(command)
@@ -125,11 +125,8 @@ def run(runtime: Runtime, *commands: str) -> str:
     return task.execution_log[-1]
 
 
-# ── who takes part ────────────────────────────────────────────────────────────────────────────────
-
-
 def output(argv: list[str]) -> bytes:
-    """What a program prints."""
+    """Return the output of a program."""
     return subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
 
 
@@ -148,7 +145,7 @@ while True:
 
 
 class PersistentPython:
-    """The floor of functions: one Python on the host, without isolation, logs, ends or errors."""
+    """The lower bound of a call: one Python on the host, without isolation, logs or errors."""
 
     def __init__(self, site: Site, host: str = "near") -> None:
         import cloudpickle
@@ -162,7 +159,7 @@ class PersistentPython:
         )
 
     def call(self, function: Callable[..., object], **arguments: object) -> object:
-        """Its value."""
+        """Call a function and return its value."""
         pipes = self._process
         assert pipes.stdin is not None
         assert pipes.stdout is not None
@@ -173,7 +170,7 @@ class PersistentPython:
         return pickle.loads(pipes.stdout.read(length))
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -183,7 +180,7 @@ class PersistentPython:
 def persistent(
     site: Site, host: str, function: Callable[..., object], **arguments: object
 ) -> Iterator[Call]:
-    """A call of the floor."""
+    """Make a call by PersistentPython."""
     floor = PersistentPython(site, host)
     try:
         yield lambda: floor.call(function, **arguments)
@@ -193,7 +190,7 @@ def persistent(
 
 @contextmanager
 def execnet_gateway(site: Site, host: str) -> Iterator[Any]:
-    """An execnet gateway."""
+    """Open an execnet gateway."""
     import execnet
 
     gateway = execnet.makegateway(f"ssh=-F {site.config} {host}//python={site.python}")
@@ -206,7 +203,7 @@ def execnet_gateway(site: Site, host: str) -> Iterator[Any]:
 
 @contextmanager
 def mitogen_context(site: Site, host: str) -> Iterator[Any]:
-    """A mitogen context."""
+    """Open a mitogen context."""
     import mitogen.master
 
     broker = mitogen.master.Broker()
@@ -227,15 +224,12 @@ def mitogen_context(site: Site, host: str) -> Iterator[Any]:
 
 @contextmanager
 def fabric_connection(site: Site, host: str) -> Iterator[Any]:
-    """A fabric Connection."""
+    """Open a fabric Connection."""
     import fabric
 
     config = fabric.Config(runtime_ssh_path=str(site.config))
     with fabric.Connection(host, config=config) as connection:
         yield connection
-
-
-# ── the rows ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -534,11 +528,8 @@ ROWS: dict[str, tuple[int, Callable[[], dict[str, Make]]]] = {
 }
 
 
-# ── measuring ─────────────────────────────────────────────────────────────────────────────────────
-
-
 def measure(site: Site, rounds: int, makers: dict[str, Make]) -> dict[str, list[float]]:
-    """Seconds of each call, by who took part; the first calls do not count."""
+    """Return the seconds of each call by its subject, without the first call of each."""
     with ExitStack() as stack:
         calls: dict[str, Call] = {}
         for name, make in makers.items():
@@ -557,7 +548,7 @@ def measure(site: Site, rounds: int, makers: dict[str, Make]) -> dict[str, list[
 
 
 def table(times: dict[str, list[float]]) -> str:
-    """Medians, and ratios to the first."""
+    """Return a table of medians and of their ratios to the first."""
     medians = {name: statistics.median(values) * 1000 for name, values in times.items()}
     first = next(iter(medians.values()))
     lines = ["| | median ms | min ms | ratio |", "| --- | --: | --: | --: |"]
@@ -568,10 +559,10 @@ def table(times: dict[str, list[float]]) -> str:
 
 
 def memory(site: Site) -> str:
-    """What a further host costs on the manager, and the host's half; Linux only."""
+    """Measure the memory of one more host, on the manager and on the host; Linux only."""
 
     def of(*pids: int, field: str = "Private_") -> float:
-        """Megabytes that a process shares with nobody, or all that it has, on average."""
+        """Return the private or resident megabytes of processes, on average."""
         kilobytes = 0
         for pid in pids:
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -611,7 +602,7 @@ def _argv(pid: int) -> bytes:
 
 
 def versions() -> str:
-    """What took part, and on what."""
+    """Return the versions of the subjects and of the machine."""
     ssh = subprocess.run(["ssh", "-V"], check=True, capture_output=True, text=True).stderr.strip()
     found = [
         f"{name} {importlib.metadata.version(name)}"
@@ -626,7 +617,7 @@ def versions() -> str:
 
 @contextmanager
 def delayed(port: int) -> Iterator[int]:
-    """A port that leads to another, a round trip away."""
+    """Start a proxy that adds a round trip; yield its port."""
     argv = [sys.executable, str(HERE / "delay.py"), str(port), str(ROUND_TRIP / 2)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as proxy:
         assert proxy.stdout is not None
@@ -634,7 +625,7 @@ def delayed(port: int) -> Iterator[int]:
 
 
 def main(words: list[str]) -> None:
-    """Measure the rows that were asked for."""
+    """Measure the rows that have one of the words in their names."""
     rows = {
         name: row for name, row in ROWS.items() if not words or any(word in name for word in words)
     }

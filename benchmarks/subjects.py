@@ -1,4 +1,4 @@
-"""What is called on the host. execnet takes no annotations."""
+"""Functions that the benchmarks call on the host. execnet refuses annotations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ def add(a: int, b: int) -> int:
 
 
 def size(data: bytes) -> int:
-    """Give back little for much."""
+    """Return a small value for a large argument."""
     return len(data)
 
 
 def zeros(count: int) -> bytes:
-    """And the other way round."""
+    """Return a large value for a small argument."""
     return bytes(count)
 
 

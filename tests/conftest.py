@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from loopback_sshd import LoopbackSshd
+from support.interpreters import OWN_VERSION, find_interpreters
 from support.processes import command_line, parents, words
 
 MARKER = "LAZYCLUSTER_TEST_SESSION"
@@ -57,6 +58,35 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# ── interpreters of hosts ─────────────────────────────────────────────────────────────────────────
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs the tests of the host's half with each Python."""
+    parser.addoption(
+        "--all-pythons",
+        action="store_true",
+        help="run the tests of the host's half with each Python from 3.6 on that is installed;"
+        " by default with the oldest, the newest and the tests' own",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses `host_python` once for each interpreter."""
+    if "host_python" in metafunc.fixturenames:
+        versions = list(find_interpreters())  # the oldest comes first
+        if not metafunc.config.getoption("--all-pythons"):
+            chosen = {versions[0], OWN_VERSION, versions[-1]}
+            versions = [version for version in versions if version in chosen]
+        metafunc.parametrize("host_python", versions, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def host_python(request: pytest.FixtureRequest) -> str:
+    """The path of an interpreter that a host may have, each that `--all-pythons` tells of."""
+    return find_interpreters()[request.param]
 
 
 # ── an end ────────────────────────────────────────────────────────────────────────────────────────

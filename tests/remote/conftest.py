@@ -1,4 +1,4 @@
-"""Supervisors over a pair of pipes, with each Python that is here."""
+"""Supervisors over a pair of pipes, with several interpreters."""
 
 from __future__ import annotations
 
@@ -13,21 +13,13 @@ import pytest
 from support.interpreters import OWN_VERSION, find_interpreters
 from support.pipe_host import PipeHost
 
-INTERPRETERS = find_interpreters()
-
 MakeHost = Callable[..., PipeHost]
-
-
-@pytest.fixture(params=INTERPRETERS, scope="session")
-def host_python(request: pytest.FixtureRequest) -> str:
-    """The path of an interpreter, each that is here."""
-    return INTERPRETERS[request.param]
 
 
 @pytest.fixture(scope="session")
 def own_python() -> str:
     """The path of an interpreter of the tests' own minor version."""
-    return INTERPRETERS[OWN_VERSION]
+    return find_interpreters()[OWN_VERSION]
 
 
 @pytest.fixture
@@ -76,7 +68,7 @@ def _shared_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 @pytest.fixture
 def host(host_python: str, _shared_hosts: Callable[[str], PipeHost]) -> PipeHost:
-    """A supervisor for tests that leave it idle, with each interpreter."""
+    """A supervisor for tests that leave it idle, once with each interpreter."""
     return _shared_hosts(host_python)
 
 
@@ -88,7 +80,7 @@ def own_host(own_python: str, _shared_hosts: Callable[[str], PipeHost]) -> PipeH
 
 @pytest.fixture
 def new_host(host_python: str, make_host: MakeHost) -> PipeHost:
-    """A supervisor of the test's own, with each interpreter."""
+    """A supervisor of the test's own, once with each interpreter."""
     return make_host(host_python)
 
 

@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from lazycluster._shared import folders, paths, tree_stream
 from lazycluster._shared import unpacker as unpacker_module
 from lazycluster._shared.unpacker import Unpacker
-from support.interpreters import find_interpreters
 from support.machine import longest_name, needs_link_counts
 
 NOBODY = 65534
@@ -1392,12 +1391,8 @@ for _ in range(2):  # the second time into what is there
 """
 
 
-INTERPRETERS = find_interpreters()
-
-
 @needs_any_name
-@pytest.mark.parametrize("python", INTERPRETERS.values(), ids=INTERPRETERS.keys())
-def test_each_python_copies_alike(place, python):
+def test_each_python_copies_alike(place, host_python):
     """Also where the locale says that all names are ASCII, and without what is installed."""
     entries = {name: file(name, mode=0o640) for name in NASTY_NAMES}
     sub = folder({b"a": folder({b"b": link(b"\xff")}, mode=0o500), b"big": file(bytes(300000))})
@@ -1405,7 +1400,15 @@ def test_each_python_copies_alike(place, python):
     os.mkfifo(place / "source/fifo")
     os.utime(place / "source", ns=(TIME, TIME))  # the FIFO has changed it
     sources = [module.__file__ for module in (paths, folders, tree_stream, unpacker_module)]
-    command = [python, "-I", "-c", ROUND_TRIP, str(place / "source"), str(place / "a"), *sources]
+    command = [
+        host_python,
+        "-I",
+        "-c",
+        ROUND_TRIP,
+        str(place / "source"),
+        str(place / "a"),
+        *sources,
+    ]
     done = subprocess.run(command, env={"LC_ALL": "C"}, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert look(place / "a/own") == folder({**entries, b"sub": sub}, mode=0o750)

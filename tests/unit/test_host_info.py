@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from lazycluster._remote import host_info
-from support.interpreters import find_interpreters
 
-INTERPRETERS = find_interpreters()
 GIB = 1 << 30
 TWO_GPUS = """\
 0, Tesla T4, GPU-aaaa1111-0000-0000-0000-000000000000, 15360, 535.161.08
@@ -757,12 +755,6 @@ def test_a_part_of_no_gpu_does_not_count(nvidia_smi, monkeypatch):
 
 
 # --- Every Python that a host may have ---
-
-
-@pytest.fixture(params=INTERPRETERS.values(), ids=INTERPRETERS.keys())
-def host_python(request):
-    """The path of an interpreter, each that is here."""
-    return request.param
 
 
 def run(python, root, **environment):

@@ -12,10 +12,8 @@ from contextlib import ExitStack
 import pytest
 
 from lazycluster._shared import ports
-from support.interpreters import find_interpreters
 from support.machine import needs_ipv6
 
-INTERPRETERS = find_interpreters()
 ADDRESSES = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"]
 NOBODY = 65534
 
@@ -455,12 +453,6 @@ def test_no_port_at_all_is_none():
 
 
 # --- Every Python that a host may have ---
-
-
-@pytest.fixture(params=INTERPRETERS.values(), ids=INTERPRETERS.keys())
-def host_python(request):
-    """The path of an interpreter, each that is here."""
-    return request.param
 
 
 def python_prints(python, code, *arguments):

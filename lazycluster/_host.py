@@ -292,4 +292,4 @@ class Host:
 
     def _operate(self, operation: str, **arguments: Any) -> Any:
         """Run an operation on the host, in the working directory; see `operate`."""
-        return operate(self.host, self._find_target({}), operation, **arguments)
+        return operate(self._find_target({}), operation, **arguments)

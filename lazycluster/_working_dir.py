@@ -6,9 +6,8 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from lazycluster._conversation.outcome import OsFailure, Outcome
 from lazycluster._tasks.execution import Target
-from lazycluster.exceptions import ConnectionLostError, LazyclusterError, PathCreationError
+from lazycluster.exceptions import ConnectError, ConnectionLostError, PathCreationError
 
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("lazycluster")
 
 
-def operate(host: str, target: Target, operation: str, **arguments: Any) -> Any:
+def operate(target: Target, operation: str, **arguments: Any) -> Any:
     """Run an operation on the host and return its result.
 
     Args:
-        host: The host, for messages.
         target: Where to run the operation.
         operation: The name of the operation, see `_shared.operations`.
         **arguments: The arguments of the operation.
@@ -30,19 +28,12 @@ def operate(host: str, target: Target, operation: str, **arguments: Any) -> Any:
         OSError: If the operation failed; errno, message and path come from the host.
         LazyclusterError: If the process of the operation did not finish it.
     """
-    step = {"kind": "operation", "operation": operation, "arguments": arguments}
-    request = target.conversation.request(
-        [step], working_dir=target.working_dir, environment=target.environment
+    return target.conversation.operate(
+        operation,
+        arguments,
+        working_dir=target.working_dir,
+        environment=target.environment,
     )
-    while not request.finished:
-        request.wait()
-    outcome = request.outcomes[0] if request.outcomes else Outcome()
-    failure = outcome.failure
-    if isinstance(failure, OsFailure):
-        raise OSError(failure.errno, failure.message, failure.path)
-    if not outcome.completed:
-        raise LazyclusterError(f"{host} did not finish the operation {operation}: {outcome}.")
-    return outcome.result
 
 
 def make_directory(host: str, target: Target, operation: str, **arguments: str) -> str:
@@ -53,7 +44,7 @@ def make_directory(host: str, target: Target, operation: str, **arguments: str) 
         LazyclusterError: If the process of the operation did not finish it.
     """
     try:
-        return str(operate(host, target, operation, **arguments))
+        return str(operate(target, operation, **arguments))
     except OSError as error:
         path = str(error.filename or arguments.get("path"))
         raise PathCreationError(
@@ -91,22 +82,17 @@ class WorkingDirectory:
             path: The directory; None for a temporary one.
         """
         if path is not None:
-            self._path = self._make(path)
+            self._path = self._make_at_login("make_directory", path=path)[1]
             return
-
-        def make_temporary(conversation: Conversation) -> None:
-            self._path = self._make_temporary(conversation)
-            self._temporary_of = conversation
-
-        self._connection.log_in(make_temporary)
+        self._temporary_of, self._path = self._make_at_login("make_private_directory")
 
     def change(self, path: str) -> None:
         """Make another directory and use it; remove a temporary one that it replaces.
 
         A temporary directory that contains the new one is not removed.
         """
-        self._connection.check_owner()
-        made = self._make(path)
+        self._connection._check_owner()
+        made = self._make_at_login("make_directory", path=path)[1]
         with self._lock:
             old, self._path = self._path, made
             conversation = self._temporary_of
@@ -114,7 +100,7 @@ class WorkingDirectory:
                 return
             self._temporary_of = None
         try:
-            operate(self._connection.host, Target(conversation, None, {}), "remove_tree", path=old)
+            operate(Target(conversation, None, {}), "remove_tree", path=old)
         except ConnectionLostError:  # the directory ended with its conversation
             pass
 
@@ -123,8 +109,8 @@ class WorkingDirectory:
 
         After a lost connection a temporary directory is a new one, which a WARNING says.
         """
-        self._connection.check_owner()
-        conversation = self._connection.opened()
+        self._connection._check_owner()
+        conversation = self._connection._open()
         with self._lock:
             path, owner = self._path, self._temporary_of
         if owner is None or owner is conversation:
@@ -156,10 +142,16 @@ class WorkingDirectory:
         target = Target(conversation, None, {})
         return make_directory(self._connection.host, target, "make_private_directory")
 
-    def _make(self, path: str) -> str:
-        host = self._connection.host
-        return self._connection.log_in(
-            lambda conversation: make_directory(
-                host, Target(conversation, None, {}), "make_directory", path=path
-            )
-        )
+    def _make_at_login(self, operation: str, **arguments: str) -> tuple[Conversation, str]:
+        """Make a directory; send the request with the login, and again if sshd drops the login."""
+        error: ConnectError | None = None
+        for conversation in self._connection._logins():
+            target = Target(conversation, None, {})
+            try:
+                made = make_directory(self._connection.host, target, operation, **arguments)
+            except ConnectError as failure:
+                error = failure
+            else:
+                return conversation, made
+        assert error is not None
+        raise error

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
@@ -27,11 +27,13 @@ from lazycluster.exceptions import (
 # What it takes to log in is imported at the first login: it is half of the time of our import.
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
-    from lazycluster._ssh import mux as _clients
+    from lazycluster._ssh.forwarding import HostPorts, PortState
+    from lazycluster._ssh.run import Ending
+    from lazycluster._ssh.transport import Transport
     from lazycluster.forwards import Forward
 
-# Seconds before another login when sshd has dropped one; each at random up to half more or less,
-# since those who came at once would come at once again.
+# Seconds before another login when sshd has dropped one; each is changed at random by up to half,
+# because logins that came at once would come at once again.
 BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 logger = logging.getLogger("lazycluster")
@@ -139,10 +141,10 @@ class Connection:
             python=python,
             options=options or {},
         )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close it
         self._pid = os.getpid()
         self._closed = threading.Event()
-        self._conversation: Conversation | None = None
+        self._current: Conversation | None = None
         self._finalizer: weakref.finalize[[], Connection] | None = None
 
     def __repr__(self) -> str:
@@ -169,27 +171,28 @@ class Connection:
         return self._settings.host
 
     def open(self) -> None:
-        """Log in and wait for the host's answer, `connect_timeout` at most; nothing if it is open.
+        """Log in, and wait for the host's reply, `connect_timeout` at most.
 
-        A host without Python can be opened: `run`, `copy` and `forward` work there. Where sshd
-        drops the login, as it does when too many come at once (MaxStartups), it is tried again a
-        few times, later each time; never when somebody was asked, or a key refused.
+        Do nothing if the connection is open. A host without Python can be opened: `run`, `send`,
+        `get` and the forwards work there. Where sshd drops the login, as it does when too many come
+        at once (MaxStartups), the login is tried again a few times, later each time; never after a
+        question was asked or a key refused.
 
         Raises:
-            ConnectError: ssh's reason why no connection came up.
+            ConnectError: If no connection came up, for ssh's reason.
         """
-        self.log_in(lambda conversation: conversation.wait_until_open(), by_person=True)
+        self._open(by_person=True)
 
     def close(self) -> None:
-        """End all that runs over it on the host, and ssh; a second time is fine."""
-        if not self.is_owner:
+        """End all that runs over it on the host, and ssh; a second call does nothing."""
+        if not self._is_owner:
             return
         with self._lock:
-            conversation, self._conversation = self._conversation, None
+            current, self._current = self._current, None
             self._closed.set()
             self._closed = threading.Event()
-        if conversation is not None:
-            conversation.close()
+        if current is not None:
+            current.transport.close()
 
     # What needs no Python on the host
 
@@ -199,205 +202,274 @@ class Connection:
         """Run a command in the account's shell, as `ssh host command` does, and wait for its end.
 
         It needs a session of its own, which a host with `MaxSessions 1` refuses, and some 10 ms:
-        where there is Python, a task is quicker and tells more. It starts in the home directory,
+        where there is Python, a task is quicker and reports more. It starts in the home directory,
         with `/dev/null` as standard input. Its output is kept in memory.
 
         The command ends with the shell that runs it: what that leaves running in its process
         group gets SIGTERM then. `setsid` is the way out.
 
         Args:
-            command: The command. With what it takes to write it for any shell it may make 100 kB.
+            command: The command; encoded for any shell, at most 100 kB.
             check: If True, a command that fails raises. Defaults to True.
             timeout: Seconds until the command is stopped: SIGTERM to its process group, SIGKILL two
                 seconds later. What has left the group (`setsid`, `timeout`, a shell with job
-                control) goes on, and nobody can be sure if the host no longer answers: a task ends
+                control) goes on, and so may all of it if the host no longer answers: a task ends
                 all of it. Defaults to None, no bound.
 
         Returns:
             How it ended, and what it printed.
 
         Raises:
-            CommandError: It failed: an exit status other than 0, or a signal, when both
+            CommandError: If it failed: an exit status other than 0, or a signal, when both
                 `exit_status` and `signal` are None. Not with `check=False`.
-            StepTimeoutError: It took longer than `timeout`; with `check=False` too.
-            ConnectionLostError: The connection ended meanwhile; it was not repeated.
-            SshError: The host refused the session.
-            ConnectError: No connection came up.
-            ValueError: The command holds a NUL or is too long.
+            StepTimeoutError: If it took longer than `timeout`; with `check=False` too.
+            ConnectionLostError: If the connection ended meanwhile; the command was not repeated.
+            SshError: If the host refused the session.
+            ConnectError: If no connection came up.
+            ValueError: If the command holds a NUL or is too long.
         """
-        from lazycluster._ssh import mux as _clients
+        from lazycluster._ssh.run import run, session_command
 
-        _clients.session_command(command)  # before any process is started
-        ending = self._riding(lambda conversation: _clients.run(conversation, command, timeout))
+        session_command(command)  # raises before any process is started
+        ending = self._use(lambda transport: run(transport, command, timeout))
         if ending.timed_out or (check and ending.exit_status != 0):
             raise _command_error(self.host, command, ending, timeout)
         return CommandResult(command, ending.stdout, ending.stderr, ending.exit_status)
 
-    def copy(
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        *,
-        to_host: bool,
-    ) -> None:
-        """Copy a file or a folder, with all that is in it, to the host or from it, by scp.
+    def send(self, local_path: str | os.PathLike[str], remote_path: str | os.PathLike[str]) -> None:
+        """Send a file or a folder, with all that is in it, to the host by scp.
 
-        For hosts without Python: elsewhere `RuntimeTask.send_file` and `get_file` are better. This
-        is not atomic, so that an error leaves half a file; it needs a session of its own, which a
-        host with `MaxSessions 1` refuses. Modes and times are kept.
+        For hosts without Python: elsewhere `RuntimeTask.send_file` is better. This is not atomic,
+        so that an error leaves half a file. It needs a session of its own, which a host with
+        `MaxSessions 1` refuses. Modes and times are kept (`scp -p`).
 
-        Names are taken literally, save that `~/` at the beginning of a path on the host is the home
-        directory. A relative path there is relative to that. If the target is a folder that is
-        there, the copy is made in it, under its own name.
+        Names are literal, except that `~/` at the beginning of a path on the host is the home
+        directory. A relative path there is relative to the home directory. If the target is an
+        existing folder, the copy is made in it, under its own name.
 
         Args:
-            source: The path of what is copied.
-            target: The path of the copy.
-            to_host: Whether the target is on the host; else the source is.
+            local_path: The path of the file or folder.
+            remote_path: The path of the copy on the host.
 
         Raises:
-            FileNotFoundError: There is no such file or folder here.
-            SshError: scp failed, for the reason that it gave.
-            ConnectionLostError: The connection ended meanwhile.
-            ConnectError: No connection came up.
-            ValueError: A path is empty or holds a NUL.
+            FileNotFoundError: If there is no such file or folder here.
+            SshError: If scp failed, for the reason that it gave.
+            ConnectionLostError: If the connection ended meanwhile.
+            ConnectError: If no connection came up.
+            ValueError: If a path is empty or holds a NUL.
         """
-        paths = [os.fspath(path) for path in (source, target)]
-        for path in paths:
-            if not isinstance(path, str) or not path or "\0" in path:
-                raise ValueError(f"A path must be a string that is not empty, not {path!r}.")
-        if to_host and not os.path.exists(paths[0]):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), paths[0])
-        from lazycluster._ssh import mux as _clients
+        local, remote = _checked_path(local_path), _checked_path(remote_path)
+        if not os.path.exists(local):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), local)
+        from lazycluster._ssh import scp
 
-        self._riding(lambda conversation: _clients.copy(conversation, *paths, to_host=to_host))
+        self._use(lambda transport: scp.send(transport, local, remote))
 
-    def forward(self, port: int, to_port: int, *, on_host: bool = False) -> Forward:
-        """Have a port on one side lead to a port on the other.
-
-        Whoever connects to 127.0.0.1 and `port` on the side that listens is connected to localhost
-        and `to_port`, IPv4 or IPv6, on the other; nobody has to serve that yet. Somebody listens
-        when this returns, which is looked at there, without connecting to `to_port`; save that a
-        host without Python cannot be looked at, and that a host that forbids other ports
-        (PermitOpen) gets one connection to it.
+    def get(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
+        """Get a file or a folder from the host by scp; the rules are those of `send`.
 
         Args:
-            port: The port to listen on; 0 for any that is free.
+            remote_path: The path of the file or folder on the host.
+            local_path: The path of the copy.
+
+        Raises:
+            SshError: If scp failed, for the reason that it gave.
+            ConnectionLostError: If the connection ended meanwhile.
+            ConnectError: If no connection came up.
+            ValueError: If a path is empty or holds a NUL.
+        """
+        remote, local = _checked_path(remote_path), _checked_path(local_path)
+        from lazycluster._ssh import scp
+
+        self._use(lambda transport: scp.get(transport, remote, local))
+
+    def forward_local(self, port: int, to_port: int) -> Forward:
+        """Forward a port of the manager to a port of the host (`-L`).
+
+        A connection to 127.0.0.1 and `port` here leads to localhost and `to_port`, IPv4 or IPv6, on
+        the host. No server has to listen there yet. When this returns, the port is listened on:
+        that is verified without connecting to `to_port`, except on a host that forbids other ports
+        (PermitOpen), which gets one connection to it.
+
+        Args:
+            port: The port to listen on; 0 for any free port.
             to_port: The port to lead to.
-            on_host: If True, the host listens and leads to the manager (`-R`), else the manager
-                listens and leads to the host (`-L`). Defaults to False.
 
         Returns:
             The forward, which lives until it is cancelled or the connection ends.
 
         Raises:
-            PortInUseError: The port is taken on the side that should listen.
-            ForwardError: It cannot be made, for ssh's reason.
-            ConnectionLostError: The connection ended meanwhile.
-            ConnectError: No connection came up.
-            ValueError: A port is out of range.
+            PortInUseError: If the port is in use on the side that should listen.
+            ForwardError: If the forward cannot be made, for ssh's reason.
+            ConnectionLostError: If the connection ended meanwhile.
+            ConnectError: If no connection came up.
+            ValueError: If a port is out of range.
         """
+        return self._forward(port, to_port, on_host=False)
+
+    def forward_remote(self, port: int, to_port: int) -> Forward:
+        """Forward a port of the host to a port of the manager (`-R`).
+
+        A connection to 127.0.0.1 and `port` on the host leads to localhost and `to_port`, IPv4 or
+        IPv6, here. No server has to listen here yet. When this returns, the port is listened on;
+        on a host without Python that cannot be verified.
+
+        Args:
+            port: The port of the host to listen on; 0 for any free port.
+            to_port: The port to lead to.
+
+        Returns:
+            The forward, which lives until it is cancelled or the connection ends.
+
+        Raises:
+            PortInUseError: If the port is in use on the side that should listen.
+            ForwardError: If the forward cannot be made, for ssh's reason.
+            ConnectionLostError: If the connection ended meanwhile.
+            ConnectError: If no connection came up.
+            ValueError: If a port is out of range.
+        """
+        return self._forward(port, to_port, on_host=True)
+
+    def _forward(self, port: int, to_port: int, *, on_host: bool) -> Forward:
         _check_port("port", port, lowest=0)
         _check_port("to_port", to_port, lowest=1)
-        from lazycluster.forwards import open_forward
+        from lazycluster._ssh.forwarding import Route, close_forward, open_forward
+        from lazycluster.forwards import Forward
 
-        return self._riding(
-            lambda conversation: open_forward(self, conversation, port, to_port, on_host=on_host)
-        )
+        def make(conversation: Conversation) -> Forward:
+            transport = conversation.transport
+            host_ports = _host_ports(conversation)
+            route = open_forward(transport, Route(port, to_port, on_host), host_ports)
 
-    def _riding(self, use: Callable[[Conversation], _Result]) -> _Result:
-        """Use the master; once more if it turns out to have ended before anything was asked."""
+            def close(forward: Forward) -> None:
+                self._check_owner()  # refers to this connection, which lives as long as the forward
+                close_forward(transport, route, host_ports)
+                transport.remove_dependent(forward._end)
+
+            forward = Forward(self.host, route.port, to_port, on_host, close)
+            transport.add_dependent(forward._end)
+            return forward
+
+        return self._retried(make)
+
+    def _use(self, use: Callable[[Transport], _Result]) -> _Result:
+        return self._retried(lambda conversation: use(conversation.transport))
+
+    def _retried(self, use: Callable[[Conversation], _Result]) -> _Result:
+        """Use the connection; once more if it turns out to have ended before."""
         try:
-            return use(self.opened())
+            return use(self._open())
         except ConnectionLostError as error:
             if error.started is not False:
                 raise
-        return use(self.opened())
+        return use(self._open())
 
-    def opened(self) -> Conversation:
-        """The live conversation with the host, which has answered; for our own rooms."""
-
-        def open_it(conversation: Conversation) -> Conversation:
-            conversation.wait_until_open()
-            return conversation
-
-        return self.log_in(open_it)
-
-    # Whose it is
+    # Logging in
 
     @property
-    def is_owner(self) -> bool:
-        """Whether this is the process that made it, and not a child forked from that."""
+    def _is_owner(self) -> bool:
+        """Return True in the process that made it, False in a child forked from that process."""
         return os.getpid() == self._pid
 
-    def check_owner(self) -> None:
+    def _check_owner(self) -> None:
         """Raise a LazyclusterError in a child forked from the process that made it."""
-        if not self.is_owner:
+        if not self._is_owner:
             raise LazyclusterError(
                 f"The connection to {self.host} belongs to process {self._pid}; this is a child "
                 "forked from it. Make a new Runtime or Connection in the child."
             )
 
-    def log_in(
-        self, first: Callable[[Conversation], _Result], *, by_person: bool = False
-    ) -> _Result:
-        """Do something first with the conversation; again, with the next, if sshd drops the login.
+    def _open(self, *, by_person: bool = False) -> Conversation:
+        """Return the live conversation, after the host's reply."""
+        error: ConnectError | None = None
+        for conversation in self._logins(by_person=by_person):
+            try:
+                conversation.transport.wait_until_open()
+            except ConnectError as failure:
+                error = failure
+            else:
+                return conversation
+        assert error is not None
+        raise error
 
-        For our own rooms. What comes first has not started when a login fails.
+    def _logins(self, *, by_person: bool = False) -> Iterator[Conversation]:
+        """Yield the live conversation, and another one each time that sshd drops the login.
+
+        The caller stops the iteration when one works, and raises the last error at its end.
 
         Args:
-            first: What to do; it raises the login's error.
-            by_person: As `conversation` has it.
+            by_person: True if the user asked for a login, so that a person can be asked again.
         """
         began = time.monotonic()
         closed = self._closed
-        for pause in BACK_OFF:
-            conversation = self.conversation(by_person=by_person, began=began)
-            try:
-                return first(conversation)
-            except ConnectError:
-                import random
+        for pause in (*BACK_OFF, 0.0):
+            conversation = self._start(by_person=by_person, began=began)
+            yield conversation
+            import random
 
-                pause *= random.uniform(0.5, 1.5)
-                left = began + self._settings.connect_timeout - time.monotonic()
-                if not conversation.dropped or pause > left:
-                    raise
-                logger.info("%s dropped a login; the next follows in %.1f s.", self.host, pause)
-                if closed.wait(pause):
-                    raise
-        return first(self.conversation(by_person=by_person, began=began))
+            pause *= random.uniform(0.5, 1.5)
+            left = began + self._settings.connect_timeout - time.monotonic()
+            if not conversation.transport.was_dropped or not pause or pause > left:
+                return
+            logger.info("%s dropped a login; the next follows in %.1f s.", self.host, pause)
+            if closed.wait(pause):
+                return
 
-    def conversation(self, *, by_person: bool = False, began: float | None = None) -> Conversation:
-        """The live conversation with the host, begun now if there is none; for our own rooms.
+    def _start(self, *, by_person: bool = False, began: float | None = None) -> Conversation:
+        """Return the live conversation; begin one if there is none, without waiting for the login.
 
         Args:
-            by_person: Whether the user asked for a login, so that a person can be asked again.
-            began: Since when it has been tried, by time.monotonic(); None for now.
+            by_person: True if the user asked for a login, so that a person can be asked again.
+            began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
         """
-        self.check_owner()
+        self._check_owner()
         with self._lock:
-            if self._conversation is None or self._conversation.ended:
-                if self._conversation is not None and self._settings.interactive and not by_person:
-                    raise ConnectionLostError(
-                        f"The connection to {self.host} was lost, and a person logged in to it "
-                        "(interactive=True), so it is not opened again by itself. Call open(), or "
-                        "make a new Runtime.",
-                        host=self.host,
-                        started=False,
-                    )
-                from lazycluster._conversation.conversation import Conversation
+            current = self._current
+            if current is not None and not current.transport.ended:
+                return current
+            if current is not None and self._settings.interactive and not by_person:
+                raise ConnectionLostError(
+                    f"The connection to {self.host} was lost, and a person logged in to it "
+                    "(interactive=True), so it is not opened again by itself. Call open(), or make "
+                    "a new Runtime.",
+                    host=self.host,
+                    started=False,
+                )
+            from lazycluster._conversation.conversation import Conversation
 
-                self._conversation = Conversation(self._settings, began)
-                # Whoever forgets to close: the host's half ends when this object has gone.
-                if self._finalizer is not None:
-                    self._finalizer.detach()
-                self._finalizer = weakref.finalize(self, self._conversation.begin_close)
-            return self._conversation
+            current = self._current = Conversation(self._settings, began)
+            # If the user forgets to close, the host's program ends with this object.
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            self._finalizer = weakref.finalize(self, current.transport.begin_close)
+        current.transport.answer_questions()  # not under the lock: a person may take a while
+        return current
 
 
-def _command_error(
-    host: str, command: str, ending: _clients.Ending, timeout: float | None
-) -> CommandError:
+def _host_ports(conversation: Conversation) -> HostPorts:
+    """Return a function that asks the host for the state of a port; None without Python there."""
+    if not conversation.has_python:
+        return None
+
+    def ask(port: int) -> PortState:
+        from lazycluster._ssh.forwarding import PortState
+        from lazycluster._ssh.mux import CONTROL_TIMEOUT
+
+        deadline = time.monotonic() + CONTROL_TIMEOUT
+        result = conversation.operate("port_state", {"port": port}, deadline=deadline)
+        return PortState(bool(result["free"]), list(result["listeners"] or []))
+
+    return ask
+
+
+def _checked_path(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"A path must be a string that is not empty, not {text!r}.")
+    return text
+
+
+def _command_error(host: str, command: str, ending: Ending, timeout: float | None) -> CommandError:
     parts = (ending.stdout[-OUTPUT_IN_ERRORS:], ending.stderr[-OUTPUT_IN_ERRORS:])
     output = b"".join(parts).decode("utf-8", "backslashreplace")
     status = ending.exit_status
@@ -407,7 +479,7 @@ def _command_error(
         return StepTimeoutError(message, host=host, command=command, output=output, timeout=timeout)
     message = command_message(host=host, command=command, exit_status=status, output=output)
     if status is None:
-        message += "\n  It was ended by a signal; ssh does not pass on which."
+        message += "\n  A signal ended it; ssh does not report which."
     return CommandError(message, host=host, command=command, exit_status=status, output=output)
 
 

@@ -143,7 +143,7 @@ class Runtime(Host):
             ValueError: If the task is still running.
         """
         own = checked_environment(task.env_variables)
-        self._connection.check_owner()
+        self._connection._check_owner()
         with self._lock:
             execution = task._begin(self.host, debug=debug, timeout=timeout)
             self._tasks = [known for known in self._tasks if known is not task]
@@ -314,7 +314,7 @@ class Runtime(Host):
             ForwardError: If ssh cannot forward the port; the message has the reason.
         """
         port = local_port if runtime_port is None else runtime_port
-        forward = self._connection.forward(port, local_port, on_host=True)
+        forward = self._connection.forward_remote(port, local_port)
         return self._add_exposure(self._PORT_TO_RUNTIME, forward)
 
     def expose_port_from_runtime(self, runtime_port: int, local_port: int | None = None) -> str:
@@ -337,7 +337,7 @@ class Runtime(Host):
             ForwardError: If ssh cannot forward the port; the message has the reason.
         """
         port = runtime_port if local_port is None else local_port
-        forward = self._connection.forward(port, runtime_port)
+        forward = self._connection.forward_local(port, runtime_port)
         return self._add_exposure(self._PORT_FROM_RUNTIME, forward)
 
     def _add_exposure(self, direction: str, forward: Forward) -> str:
@@ -423,7 +423,7 @@ class Runtime(Host):
         Logs and values stay with their tasks. A second call does nothing. A later use logs in
         again.
         """
-        if not self._connection.is_owner:
+        if not self._connection._is_owner:
             return
         for process in self.task_processes:
             if process.is_alive():

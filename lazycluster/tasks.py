@@ -303,7 +303,7 @@ class RuntimeTask:
         environment = checked_environment(self._env_variables)
         connection.open()
         execution = self._begin(connection.host, debug=debug, timeout=timeout)
-        execution.run(lambda: Target(connection.conversation(), None, environment))
+        execution.run(lambda: Target(connection._start(), None, environment))
         return self
 
     def _begin(self, host: str, *, debug: bool, timeout: float | None) -> Execution:

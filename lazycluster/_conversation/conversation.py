@@ -1,23 +1,19 @@
-"""The manager's half of the talk with the host: requests, their streams, heartbeat, kill.
+"""The manager's half of the talk with the host: requests, their streams, the heartbeat.
 
-A reader thread takes what comes from the host, stores it and wakes who waits; it never prints and
-never runs a user's code. Whoever has a request writes it, and waits for it, in a thread of his own.
+The reader thread of the transport stores what comes from the host and notifies the waiting
+threads. It never prints and never runs a user's code. The thread that makes a request also sends
+it and waits for it.
 """
 
 from __future__ import annotations
 
-import atexit
 import copy
 import json
-import logging
 import math
-import os
-import select
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from lazycluster._conversation.bootstrap import (
     Handshake,
@@ -28,18 +24,13 @@ from lazycluster._conversation.bootstrap import (
     python_error,
 )
 from lazycluster._conversation.host_sources import module_archive
-from lazycluster._conversation.request import Request, Storage
+from lazycluster._conversation.outcome import OsFailure, Outcome
+from lazycluster._conversation.request import Request, Sink
 from lazycluster._conversation.writer import Writer
 from lazycluster._shared import frames
 from lazycluster._shared.operations import BOOTSTRAP_MODULES, OPERATIONS, STEP_MODULES
-from lazycluster._ssh import argv as _openssh
-from lazycluster._ssh import diagnosis as _diagnosis
-from lazycluster._ssh import errors as _ssh_errors
-from lazycluster._ssh import lifelines as _lifelines
-from lazycluster._ssh.askpass import Askpass
-from lazycluster._ssh.master import GUARD_PATIENCE, Master
 from lazycluster._ssh.settings import Settings
-from lazycluster._text import last_lines
+from lazycluster._ssh.transport import Transport, is_exiting
 from lazycluster.exceptions import (
     ConnectionLostError,
     LazyclusterError,
@@ -48,13 +39,10 @@ from lazycluster.exceptions import (
     PythonVersionError,
 )
 
-PERSON_PATIENCE = 150.0  # seconds for a person to answer; sshd itself waits 120 (LoginGraceTime)
-CLOSE_PATIENCE = 6.0  # seconds for the host's half to end what it started; it takes at most 4
-READ = 1 << 18  # bytes from the host, at most, at once
 DESCRIPTION_LIMIT = 1 << 26  # bytes of a request's commands and environment, encoded
 
-# What comes of frames that no supervisor sends: JSON may be nested too deep, a number infinite.
-_NO_SENSE = (
+# What malformed frames raise: JSON may be nested too deep, a number may be infinite.
+_MALFORMED = (
     frames.FrameError,
     ValueError,
     KeyError,
@@ -63,115 +51,56 @@ _NO_SENSE = (
     RecursionError,
 )
 
-logger = logging.getLogger("lazycluster")
-
-_live: weakref.WeakSet[Conversation] = weakref.WeakSet()
-_exit_registered = False
-_exiting = False
-
 
 def _ignore(_index: int, _data: memoryview) -> None:
-    """What nobody asked for."""
-
-
-class Rider(Protocol):
-    """Something that lives on the master beside the session, and ends with it: a forward."""
-
-    def end(self, *, lost: bool) -> None:
-        """Told in the reader thread that the connection was lost, or else closed."""
+    """Drop what the caller did not ask for."""
 
 
 class Conversation:
-    """One login and all that is said over it.
+    """Requests over one transport.
 
-    Nobody waits for the login: requests are written at once, and fail with its error if it does.
+    Requests are sent without waiting for the login. If the login fails, every pending request
+    fails with the same error.
 
-    On a host without Python, or with an old one, it is a master and nothing more: a session that
-    waits for the end of its input, on which mux clients and forwards ride. Every request fails
-    then. Nothing there says anything, so there is no heartbeat: a link that goes silent is found by
-    TCP, by the user's own ServerAliveInterval, or not at all.
+    On a host without a usable Python every request fails, and the transport serves mux clients and
+    forwards alone: its session waits for the end of its input. Nothing there sends anything, so
+    there is no heartbeat, and a silent link is found by TCP, by the user's ServerAliveInterval, or
+    not at all.
 
     Args:
         settings: What the user asked of ssh.
-        began: Since when `connect_timeout` runs, by time.monotonic(); None for now.
+        began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
 
     Attributes:
-        ended: Whether it is over, by `close` or by a loss. It never begins again.
-        dropped: Whether sshd dropped the login before anybody was asked or a key refused.
-        master: The ssh that it goes over.
-        session_ended: When a mux client's session ended last, by time.monotonic().
-        forwarding: Held by whoever makes or ends a forward: two of one port must not cross.
+        transport: The login that it goes over.
     """
 
     def __init__(self, settings: Settings, began: float | None = None) -> None:
-        self.settings = settings
-        self.ended = False
-        self.dropped = False
-        self._pid = os.getpid()
+        self._settings = settings
         self._request_lock = threading.Lock()  # requests are written in the order of their numbers
-        self._state = threading.Condition()
+        self._lock = threading.Lock()
         self._requests: dict[int, Request] = {}
         self._last_number = 0
         self._modules_sent: set[str] = set()
-        self._closing = False
-        self._answered = False
-        self._error: LazyclusterError | None = None
-        self._no_python: PythonNotFoundError | PythonVersionError | None = None
-        self._riders: list[Rider] = []
-        self._held: set[int] = set()
-        self.session_ended = -math.inf
-        self.forwarding = threading.Lock()
-        self._token = make_token()
-        self._buffer = memoryview(bytearray(READ))
+        self._refusal: PythonNotFoundError | PythonVersionError | None = None
         self._received = time.monotonic()
-        # ssh's own ConnectTimeout names the hop that failed; ours is for what it does not cover.
-        started = self._received if began is None else began
-        self._login_deadline = started + settings.connect_timeout + 1
-        self.master = Master(settings, bootstrap_command())
-        try:
-            self._begin()
-        except BaseException:  # there may be no thread to be had, or a KeyboardInterrupt
-            self.master.release()
-            self.master.wait()
-            raise
-        if self.master.askpass is not None:
-            self._attend(self.master.askpass)
+        token = make_token()
+        self._handshake = Handshake(token)
+        self._reply: HandshakeReply | None = None
+        self.transport = Transport(settings, bootstrap_command(), began)
+        self._writer = Writer(self.transport.master.lifeline, f"lazycluster writer {settings.host}")
+        self.transport.start(self)
+        self._writer.send(bootstrap_input(token, settings))
 
-    def _begin(self) -> None:
-        host = self.settings.host
-        self._writer = Writer(self.master.lifeline, f"lazycluster writer {host}")
-        self._thread = threading.Thread(target=self._run, name=f"lazycluster {host}", daemon=True)
-        _register_exit()
-        _live.add(self)
-        self._thread.start()
-        self._writer.send(bootstrap_input(self._token, self.settings))
+    @property
+    def has_python(self) -> bool:
+        """Return True if requests can be made; valid when the transport is open."""
+        return self._refusal is None
 
-    def _attend(self, askpass: Askpass) -> None:
-        """Answer what is asked at the login, until that is over."""
-        try:
-            askpass.attend(self._allow_for_person)
-        finally:  # a question that nobody can answer, or a KeyboardInterrupt from who was asked
-            if not self._answered:
-                self.close()
-            askpass.close()
-
-    def _allow_for_person(self, asked: bool) -> None:
-        patience = PERSON_PATIENCE if asked else self.settings.connect_timeout + 1
-        self._login_deadline = time.monotonic() + patience
-
-    # For those who have something to ask
-
-    def wait_until_open(self) -> None:
-        """Wait until the host has answered, `connect_timeout` at most.
-
-        Raises:
-            ConnectError, LazyclusterError: Why it has not.
-        """
-        with self._state:
-            while not self._answered and self._error is None:
-                self._state.wait()
-        if self._error is not None and not self._answered:
-            raise copy.copy(self._error)
+    @property
+    def control_folder(self) -> str:
+        """Return the folder that the guard removes at the end."""
+        return self.transport.master.folder
 
     def request(
         self,
@@ -180,349 +109,212 @@ class Conversation:
         working_dir: str | None,
         environment: Mapping[str, str],
         task: int | None = None,
-        pieces: Iterator[bytes] | None = None,
-        on_output: Storage = _ignore,
-        on_value: Storage = _ignore,
+        chunks: Iterator[bytes] | None = None,
+        on_output: Sink = _ignore,
+        on_value: Sink = _ignore,
         live: bool = False,
     ) -> Request:
-        """Have the host do some steps, one after the other, until one fails.
+        """Send steps to the host, which runs one after the other until one fails.
 
         Args:
-            steps: What the supervisor calls a step.
+            steps: The steps, as the supervisor takes them.
             working_dir: The directory to start in, None for the home directory.
             environment: Variables to set.
             task: The number of the first request of the same task; a kill concerns all of them.
-            pieces: What the steps read, at most `frames.CHUNK` bytes each.
+            chunks: The input of the steps, at most `frames.CHUNK` bytes each.
             on_output: Called in the reader thread with a step's index and what it printed.
-            on_value: Called in the reader thread with a step's index and a piece of its value.
-            live: Whether `Request.wait` returns for output, too.
+            on_value: Called in the reader thread with a step's index and a chunk of its value.
+            live: If True, `Request.wait` returns for output, too.
 
         Raises:
-            ValueError: The description is absurdly long.
-            ConnectionLostError: The connection has ended; the steps have not started.
-            OSError: The first of the pieces cannot be read; nothing was sent.
+            ValueError: If the description is longer than 64 MiB.
+            ConnectionLostError: If the connection has ended; the steps have not started.
+            OSError: If the first chunk cannot be read; nothing was sent.
         """
-        description = _json(
+        description = json.dumps(
             {
                 "steps": steps,
                 "working_dir": working_dir,
                 "environment": dict(environment),
                 "task": task,
             }
-        )
+        ).encode("ascii")
         if len(description) > DESCRIPTION_LIMIT:
             raise ValueError(
                 f"The commands and variables make {len(description)} bytes; "
                 f"at most {DESCRIPTION_LIMIT} can be sent. Send a file instead."
             )
-        data = []
-        # It reads the first piece, which a file may not have, and a folder only after a while: not
-        # under the lock.
+        # Reads the first chunk, which may fail or take a while: not under the lock.
         request = Request(
-            0, len(steps), self._writer, pieces or iter(()), on_output, on_value, live=live
+            0, len(steps), self._writer, chunks or iter(()), on_output, on_value, live=live
         )
         with self._request_lock:
-            request.number = number = self._last_number + 1
-            self._last_number = number
-            needed, modules = self._modules_for(steps)
-            data += [frames.encode(frames.MODULES, 0, packed) for packed in modules]
-            for start in range(0, len(description), frames.CHUNK):
-                last = start + frames.CHUNK >= len(description)
-                kind = frames.REQUEST if last else frames.REQUEST_PART
-                piece = description[start : start + frames.CHUNK]
-                data.append(frames.encode(kind, number, piece))
+            request.number = self._last_number = self._last_number + 1
+            missing = {_module_for(step) for step in steps} - self._modules_sent - {""}
+            data = [frames.encode(frames.MODULES, 0, module_archive(name)) for name in missing]
+            data += _description_frames(request.number, description)
             first_input = request.next_frame()  # most often all of it
             if first_input is not None:
                 data.append(first_input)
-            with self._state:
-                if self._error is not None:
-                    raise self._error_for(started=False)
-                if self._no_python is not None:
-                    raise copy.copy(self._no_python)
-                self._requests[number] = request
+            self._register(request)
             try:
                 self._writer.send(b"".join(data))
-            except BaseException:  # a KeyboardInterrupt: nobody will wait for it
+            except BaseException:  # a KeyboardInterrupt: the caller will not wait for it
                 request.kill(0)
                 raise
-            self._modules_sent |= needed
+            self._modules_sent |= missing
         if request.has_input:
             self._writer.feed(request)
         return request
 
-    def _modules_for(self, steps: Sequence[Mapping[str, Any]]) -> tuple[set[str], list[bytes]]:
-        """What these steps need on the host, and the archives of what it has not got yet."""
-        needed = {_module_for(step) for step in steps}
-        return needed, [module_archive(name) for name in sorted(needed - self._modules_sent - {""})]
+    def operate(
+        self,
+        operation: str,
+        arguments: Mapping[str, Any],
+        *,
+        working_dir: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        """Run an operation of ours on the host (see `_shared.operations`), and wait for its result.
 
-    # For those who ride on the master
+        Args:
+            operation: Its name.
+            arguments: Its arguments by name.
+            working_dir: The directory to run it in, None for the home directory.
+            environment: Variables to set.
+            deadline: By time.monotonic(); None for no deadline.
+
+        Raises:
+            OSError: If it failed, for the host's reason.
+            LazyclusterError: If the process that runs it did not come to an end.
+        """
+        step = {"kind": "operation", "operation": operation, "arguments": arguments}
+        request = self.request([step], working_dir=working_dir, environment=environment or {})
+        while not request.finished and (deadline is None or time.monotonic() < deadline):
+            request.wait(deadline)
+        outcome = request.outcomes[0] if request.outcomes else Outcome()
+        failure = outcome.failure
+        if isinstance(failure, OsFailure):
+            raise OSError(failure.errno, failure.message, failure.path)
+        if not outcome.completed:
+            raise LazyclusterError(f"{self._settings.host} could not do {operation}: {outcome}.")
+        return outcome.result
+
+    def _register(self, request: Request) -> None:
+        with self._lock:
+            if self.transport.ended:
+                raise self.transport.end_error(started=False)
+            if self._refusal is not None:
+                raise copy.copy(self._refusal)
+            self._requests[request.number] = request
+
+    # For the transport, in its reader thread
+
+    def find_reply(self, data: bytes) -> bytes | None:
+        """Look for the host's reply to the bootstrap; see `transport.Session`."""
+        self._reply = self._handshake.feed(data)
+        if self._reply is None:
+            return None
+        if self._reply.kind != "python":
+            log = self.transport.master.log()
+            self._refuse_requests(python_error(self._reply, self._settings, log))
+        return self._reply.rest
 
     @property
-    def has_python(self) -> bool:
-        """Whether requests can be made; to be asked when it is open."""
-        return self._no_python is None
-
-    def add_rider(self, rider: Rider) -> None:
-        """Have a rider told of the end; at once if that has come already."""
-        with self._state:
-            if self._error is None:
-                self._riders.append(rider)
-                return
-        rider.end(lost=not self._closing)
-
-    def remove_rider(self, rider: Rider) -> None:
-        """It has ended by itself; a second time is fine."""
-        with self._state:
-            self._riders = [known for known in self._riders if known is not rider]
-
-    @property
-    def closing(self) -> bool:
-        """Whether the manager has begun to close it."""
-        return self._closing
-
-    def hold(self, lifeline: int) -> None:
-        """Have a mux client's lifeline closed when this is, which would wait for the client."""
-        with self._state:
-            self._held.add(lifeline)
-            if self._closing:
-                self.let_go(lifeline)
-
-    def let_go(self, lifeline: int) -> None:
-        """Close the lifeline of a mux client; a second time is fine."""
-        with self._state:  # its number may be another's as soon as it is closed
-            if lifeline in self._held:
-                self._held.discard(lifeline)
-                _lifelines.close(lifeline)
-
-    def await_end(self, timeout: float) -> bool:
-        """Wait until the reader thread has noticed the end, `timeout` seconds at most."""
-        with self._state:
-            return self._state.wait_for(lambda: self._error is not None, timeout)
-
-    def end_error(self, started: bool | None) -> LazyclusterError:
-        """Why it has ended, for something that had started by then, or had not."""
-        with self._state:
-            return self._error_for(started)
-
-    # The end, as the manager wants it
-
-    def begin_close(self) -> None:
-        """Let the host's half end; do not wait. A second time, or in a forked child, is fine."""
-        if os.getpid() != self._pid or self._closing:
-            return
-        self._closing = True
-        with self._state:
-            for lifeline in tuple(self._held):
-                self.let_go(lifeline)
-        if self._writer.close() and self._answered and self._no_python is None:
-            self.master.close_lifeline()
-        else:  # the pipe is full, or ssh is still logging in, or nothing runs that must be awaited
-            self.master.release()
-
-    def close(self) -> None:
-        """Close the lifeline and wait until ssh, its guard and their folder have gone."""
-        if os.getpid() != self._pid:
-            return
-        self.begin_close()
-        self._thread.join(CLOSE_PATIENCE)
-        if self._thread.is_alive():
-            self.master.release()
-            self._thread.join(GUARD_PATIENCE + 1)
-
-    # The reader thread
-
-    def _run(self) -> None:
-        error: LazyclusterError
-        try:
-            try:
-                answer = self._log_in()
-                if answer.kind != "python":
-                    log = self.master.log()
-                    self._refuse_requests(python_error(answer, self.settings, log))
-                with self._state:
-                    self._answered = True
-                    self._state.notify_all()
-            finally:
-                if self.master.askpass is not None:
-                    self.master.askpass.finish()
-            error = self._await_end_of_master() if self._no_python else self._talk(answer.rest)
-        except LazyclusterError as failure:
-            error = failure
-        except Exception as failure:
-            logger.exception("The conversation with %s failed.", self.settings.host)
-            error = ProtocolError(
-                f"The conversation with {self.settings.host} failed: {failure!r}.",
-                host=self.settings.host,
-            )
-        self._end(error)
-
-    def _log_in(self) -> HandshakeReply:
-        """Wait for the host's answer."""
-        settings = self.settings
-        preamble = Handshake(self._token)
-        while True:
-            data = self._read(self._login_deadline)
-            answer = preamble.feed(bytes(data)) if data else None
-            if answer is not None:
-                break
-            if self._closing and not data:
-                raise self._lost(started=False)
-            ended = data is not None and not data
-            if not ended and time.monotonic() < self._login_deadline:
-                continue  # noise came, which may never end; or a person is asked, or was
-            if not ended:
-                self.master.release()
-                raise _ssh_errors.silence_error(
-                    self.master.log(),
-                    host=settings.host,
-                    connect_timeout=settings.connect_timeout,
-                    noise=preamble.noise,
-                    ssh_command=_openssh.login_command(settings),
-                    jump_host=_diagnosis.jump_host(settings),
-                )
-            self.master.release(ending=True)
-            exit_status = self.master.wait()
-            log = self.master.log()  # the last words come behind the end of the output
-            given = self.master.askpass.answered if self.master.askpass else ""
-            asked = given or settings.interactive
-            self.dropped = not asked and _ssh_errors.was_dropped(log)
-            raise _ssh_errors.login_error(
-                log,
-                host=settings.host,
-                exit_status=exit_status,
-                noise=preamble.noise,
-                given=given,
-                ssh_command=_openssh.login_command(settings),
-                jump_host=_diagnosis.jump_host(settings),
-                locked_key="" if settings.may_be_asked else _diagnosis.locked_key(settings),
-            )
-        return answer
+    def noise(self) -> str:
+        """Return the end of what came in place of a reply."""
+        return self._handshake.noise
 
     def _refuse_requests(self, error: PythonNotFoundError | PythonVersionError) -> None:
-        """There is nobody on the host to answer them."""
-        with self._state:
-            self._no_python = error
+        with self._lock:
+            self._refusal = error
             requests = list(self._requests.values())
             self._requests.clear()
         for request in requests:
             request.fail(copy.copy(error))
 
-    def _await_end_of_master(self) -> LazyclusterError:
-        while self._read(math.inf):
-            pass  # what else prints there
-        return self._lost(started=None)
-
-    def _talk(self, data: bytes | memoryview) -> LazyclusterError:
-        """Take frames until the end; why it came."""
+    def serve(self, data: bytes) -> LazyclusterError:
+        """Handle frames until the end; return the reason of the end."""
+        if self._refusal is not None:
+            while self.transport.read(math.inf):
+                pass  # nothing there sends frames
+            return self.transport.lost_error(started=None)
         reader = frames.FrameReader(frames.TO_MANAGER)
-        keepalive = self.settings.keepalive
+        keepalive = self._settings.keepalive
+        host = self._settings.host
         self._received = time.monotonic()
+        more: bytes | memoryview = data
         while True:
             try:
-                self._take(reader.feed(data))
-            except _NO_SENSE as error:
+                self._handle(reader.feed(more))
+            except _MALFORMED as error:
                 return ProtocolError(
-                    f"{self.settings.host} sent bytes that make no sense: {error}. "
+                    f"{host} sent bytes that violate the protocol: {error}. "
                     "The connection has been closed.",
-                    host=self.settings.host,
+                    host=host,
                 )
             silent_at = self._received + frames.SILENT_PERIODS * keepalive
-            more = self._read(min(self._writer.last + keepalive, silent_at))
-            if more:
-                data = more
+            received = self.transport.read(min(self._writer.last + keepalive, silent_at))
+            more = b""
+            if received:
+                more = received
                 self._received = time.monotonic()
-                continue
-            data = b""
-            if more is not None:
-                return self._lost(started=None)
-            if time.monotonic() >= silent_at:
-                return ConnectionLostError(
-                    f"{self.settings.host} gave no sign of life for "
-                    f"{frames.SILENT_PERIODS * keepalive:g} s. The connection has been closed.",
-                    host=self.settings.host,
-                    stderr=self.master.log(),
-                    started=None,
-                )
-            self._writer.heartbeat(frames.encode(frames.HEARTBEAT, 0))
+            elif received is not None:
+                return self.transport.lost_error(started=None)
+            elif time.monotonic() >= silent_at:
+                return self._silence_error(frames.SILENT_PERIODS * keepalive)
+            else:
+                self._writer.heartbeat(frames.encode(frames.HEARTBEAT, 0))
 
-    def _read(self, deadline: float) -> memoryview | None:
-        """What comes: empty at the end, None when the deadline passes first.
+    def _silence_error(self, seconds: float) -> ConnectionLostError:
+        host = self._settings.host
+        return ConnectionLostError(
+            f"{host} gave no sign of life for {seconds:g} s. The connection has been closed.",
+            host=host,
+            stderr=self.transport.master.log(),
+            started=None,
+        )
 
-        It is there until the next call: a new buffer for each would cost more than the reading.
-        """
-        poller = select.poll()
-        poller.register(self.master.output, select.POLLIN)
-        left = max(0.0, deadline - time.monotonic())
-        if not poller.poll(None if left == math.inf else left * 1000 + 1):
-            return None
-        return self._buffer[: os.readv(self.master.output, [self._buffer])]
-
-    def _take(self, found: list[tuple[int, int, Any]]) -> None:
-        """Hand on what has come together, and then wake who waits for any of it."""
-        concerned: dict[int, Request] = {}
+    def _handle(self, found: list[tuple[int, int, Any]]) -> None:
+        """Hand out frames that came together, and then notify the threads that wait for them."""
+        changed: dict[int, Request] = {}
         try:
             for kind, number, payload in found:
                 if kind in (frames.HELLO, frames.HEARTBEAT):
                     continue
                 request = self._requests[number]
                 if kind == frames.FINISHED:
-                    with self._state:
+                    with self._lock:
                         del self._requests[number]
-                if request.take(kind, payload):
-                    concerned[number] = request
-        finally:  # also before what makes no sense
-            for request in concerned.values():
-                request.wake()
+                if request.handle_frame(kind, payload):
+                    changed[number] = request
+        finally:  # for the frames before a malformed one, too
+            for request in changed.values():
+                request.notify()
 
-    # The end
+    def stop_writing(self) -> bool:
+        """Write nothing more; return True if the supervisor must be left the time to end."""
+        return self._writer.close() and self._refusal is None
 
-    def _end(self, error: LazyclusterError) -> None:
-        with self._state:
-            self._error = error
-            self.ended = True
+    def end(self, error: LazyclusterError) -> None:
+        """Fail what is pending."""
+        with self._lock:
             requests = list(self._requests.values())
             self._requests.clear()
-            riders, self._riders = self._riders, []
-            self._state.notify_all()
-        for rider in riders:
-            rider.end(lost=not self._closing)
         for request in requests:
-            request.closed = self._closing
+            request.closed = self.transport.closing
             runs = request.step is not None and request.step == len(request.outcomes)
-            error = self._error_for(started=True if runs else None)
-            # At the exit only daemon threads are left, of which nobody wants a traceback.
-            request.fail(SystemExit(str(error)) if _exiting else error)
-        self.master.release()  # a full pipe breaks then
-        self.master.wait()
-        self._writer.close()
-        self.master.close_lifeline()
-        if not self._closing:
-            for rider in riders:
-                logger.warning("%s has ended, with the connection to it.", rider)
+            failure = self.transport.end_error(started=True if runs else None)
+            # At the exit only daemon threads are left; a traceback of theirs would mean nothing.
+            request.fail(SystemExit(str(error)) if is_exiting() else failure)
 
-    def _error_for(self, started: bool | None) -> LazyclusterError:
-        """The end's error, as it concerns one request."""
-        error = copy.copy(self._error)
-        assert error is not None
-        if isinstance(error, ConnectionLostError):
-            error.started = started
-        return error
 
-    def _lost(self, started: bool | None) -> ConnectionLostError:
-        host = self.settings.host
-        if self._closing:
-            return ConnectionLostError(
-                f"The connection to {host} was closed.", host=host, started=started
-            )
-        log = self.master.log()
-        said = last_lines(log, _ssh_errors.NOISE)
-        reason = f" ssh printed: {said}." if said else ""
-        return ConnectionLostError(
-            f"The connection to {host} was lost.{reason}",
-            host=host,
-            stderr=log,
-            started=started,
-        )
+def _description_frames(number: int, description: bytes) -> list[bytes]:
+    starts = range(0, len(description), frames.CHUNK)
+    parts = [description[start : start + frames.CHUNK] for start in starts]
+    data = [frames.encode(frames.REQUEST_PART, number, part) for part in parts[:-1]]
+    return [*data, frames.encode(frames.REQUEST, number, parts[-1])]
 
 
 def _module_for(step: Mapping[str, Any]) -> str:
@@ -530,26 +322,3 @@ def _module_for(step: Mapping[str, Any]) -> str:
     kind = step["kind"]
     name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES.get(kind, "")
     return "" if name in BOOTSTRAP_MODULES else name
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content).encode("ascii")
-
-
-def _register_exit() -> None:
-    global _exit_registered
-    if not _exit_registered:
-        atexit.register(_close_all)
-        os.register_at_fork(after_in_child=_live.clear)
-        _exit_registered = True
-
-
-def _close_all() -> None:
-    """At the interpreter's exit, in the process that began them: all at once, then wait."""
-    global _exiting
-    _exiting = True
-    conversations = list(_live)
-    for conversation in conversations:
-        conversation.begin_close()
-    for conversation in conversations:
-        conversation.close()

@@ -1,4 +1,4 @@
-"""A request under way: what its steps were given, what has come of them."""
+"""A request under way: the input of its steps, and what came back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lazycluster._conversation.outcome import Outcome, parse_outcome
 from lazycluster._conversation.writer import Writer
 from lazycluster._shared import frames
 
-Storage = Callable[[int, memoryview], object]  # takes the index of a step, and bytes for now
+Sink = Callable[[int, memoryview], object]  # takes a step's index and bytes, valid until it returns
 
 
 class Request:
@@ -20,21 +20,21 @@ class Request:
 
     Args:
         number: The request's number.
-        count: How many steps it has.
-        writer: What writes to the host.
-        pieces: What the steps read.
+        count: The number of its steps.
+        writer: Writes to the host.
+        chunks: The input of the steps.
         on_output: Called in the reader thread with a step's index and what it printed.
-        on_value: Called in the reader thread with a step's index and a piece of its value.
-        live: Whether who waits is woken by output, too.
+        on_value: Called in the reader thread with a step's index and a chunk of its value.
+        live: If True, output notifies the waiting thread, too.
 
     Attributes:
         number: The request's number.
         step: The index of the step that was started last, None before the first.
-        pid: Of the running step's process on the host, None between steps.
-        step_started: When it was started, by the manager's `time.monotonic()`.
-        outcomes: How each step ended that has, in order, as the supervisor told it.
-        finished: Whether the request is over.
-        closed: Whether it ended because the manager closed the connection.
+        pid: The pid of the running step's process on the host, None between steps.
+        step_started: The start of that step, by the manager's `time.monotonic()`.
+        outcomes: The outcomes of the steps that have ended, in order.
+        finished: True if the request is over.
+        closed: True if it ended because the manager closed the connection.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class Request:
         number: int,
         count: int,
         writer: Writer,
-        pieces: Iterator[bytes],
-        on_output: Storage,
-        on_value: Storage,
+        chunks: Iterator[bytes],
+        on_output: Sink,
+        on_value: Sink,
         *,
         live: bool,
     ) -> None:
         self.number = number
         self._count = count
         self._writer = writer
-        self._pieces = pieces
-        self._next = next(pieces, None)
+        self._chunks = chunks
+        self._next = next(chunks, None)
         self._on_output = on_output
         self._on_value = on_value
         self._live = live
@@ -68,15 +68,15 @@ class Request:
         self.closed = False
 
     def wait(self, deadline: float | None = None) -> None:
-        """Wait until something has changed since the last time, or the deadline has passed.
+        """Wait until something has changed since the last call, or the deadline has passed.
 
         Args:
-            deadline: By `time.monotonic()`; None for none.
+            deadline: By `time.monotonic()`; None for no deadline.
 
         Raises:
-            LazyclusterError: The connection was lost or did not come up.
-            OSError: What came could not be stored.
-            SystemExit: The interpreter exits, which closes the connection.
+            LazyclusterError: If the connection was lost or did not come up.
+            OSError: If what came could not be stored.
+            SystemExit: If the interpreter exits, which closes the connection.
         """
         with self._changed:
             while not self._news and not self.finished and self._error is None:
@@ -89,34 +89,34 @@ class Request:
                 raise self._error
 
     def kill(self, grace: float) -> None:
-        """SIGTERM to all that the request started, SIGKILL after `grace` seconds; do not wait.
+        """Send SIGTERM to all that the request started, and SIGKILL after `grace` seconds.
 
-        The request is finished when the process groups have gone.
+        This does not wait. The request is finished when the process groups have gone.
         """
-        told = json.dumps({"grace": grace}).encode("ascii")
-        self._writer.send(frames.encode(frames.KILL, self.number, told))
+        payload = json.dumps({"grace": grace}).encode("ascii")
+        self._writer.send(frames.encode(frames.KILL, self.number, payload))
 
     # For the writer
 
     @property
     def has_input(self) -> bool:
-        """Whether there is more for the host, wanted or not."""
+        """Return True if there is more input, requested by the host or not."""
         return self._next is not None
 
     def next_frame(self) -> bytes | None:
-        """The next piece of input as a frame, if the host wants one."""
+        """Return the next chunk of input as a frame; None while the host takes no more."""
         with self._changed:
-            piece = self._next
+            chunk = self._next
             over = self.finished or self._error is not None
-            if piece is None or over or self._credit < len(piece):
+            if chunk is None or over or self._credit < len(chunk):
                 return None
-            self._credit -= len(piece)
+            self._credit -= len(chunk)
         # Not under the lock: it may come from a slow disk, and the reader thread takes that lock.
-        self._next = next(self._pieces, None)
-        return frames.encode(frames.INPUT, self.number, piece)
+        self._next = next(self._chunks, None)
+        return frames.encode(frames.INPUT, self.number, chunk)
 
     def fail(self, error: BaseException) -> None:
-        """Have who waits get an error, unless the request is over."""
+        """Raise an error in the waiting thread, unless the request is over."""
         with self._changed:
             if not self.finished and self._error is None:
                 self._error = error
@@ -124,30 +124,21 @@ class Request:
 
     # For the reader
 
-    def take(self, kind: int, payload: Any) -> bool:
-        """Store what has come; whether who waits is to be woken.
+    def handle_frame(self, kind: int, payload: Any) -> bool:
+        """Store what came.
 
         Args:
-            kind: The frame's.
-            payload: Bytes; of BULK a view that holds until this returns.
+            kind: The frame's kind.
+            payload: Bytes; for BULK a view that is valid until this returns.
+
+        Returns:
+            True if the waiting thread must be notified.
 
         Raises:
-            ValueError, KeyError, TypeError: It makes no sense.
+            ValueError, KeyError, TypeError: If the frame is malformed.
         """
         if kind in (frames.OUTPUT, frames.VALUE):
-            if self.step is None or self._error is not None:
-                return False
-            store = self._on_output if kind == frames.OUTPUT else self._on_value
-            try:
-                store(self.step, payload)
-            except (
-                OSError,
-                ValueError,
-            ) as error:  # a full disk; who waits kills the request
-                self.fail(error)
-                return False
-            if kind == frames.VALUE or not self._live:
-                return False  # to wake who waits, for each piece, costs as much as all the rest
+            return self._store(kind, payload)
         if kind == frames.CREDIT:
             with self._changed:
                 self._credit += int(json.loads(payload)["bytes"])
@@ -155,11 +146,11 @@ class Request:
             return False
         with self._changed:
             if kind == frames.STARTED:
-                told = json.loads(payload)
-                step = int(told["step"])
+                report = json.loads(payload)
+                step = int(report["step"])
                 if step != len(self.outcomes) or step == self.step or step >= self._count:
                     raise ValueError("a step that starts out of turn")
-                self.step, self.pid = step, int(told["pid"])
+                self.step, self.pid = step, int(report["pid"])
                 self.step_started = time.monotonic()
             elif kind == frames.ENDED:
                 if len(self.outcomes) == self._count:
@@ -171,7 +162,25 @@ class Request:
             self._news = True
         return True
 
-    def wake(self) -> None:
-        """Have who waits look; once for all that came together, as it costs two threads time."""
+    def _store(self, kind: int, payload: memoryview) -> bool:
+        if self.step is None or self._error is not None:
+            return False
+        sink = self._on_output if kind == frames.OUTPUT else self._on_value
+        try:
+            sink(self.step, payload)
+        except (OSError, ValueError) as error:  # a full disk; the waiting thread kills the request
+            self.fail(error)
+            return False
+        if kind == frames.VALUE or not self._live:
+            return False  # to notify for each chunk would cost as much as all the rest
+        with self._changed:
+            self._news = True
+        return True
+
+    def notify(self) -> None:
+        """Notify the waiting thread, once for all frames that came together.
+
+        Each notification costs two threads time.
+        """
         with self._changed:
             self._changed.notify_all()

@@ -1,9 +1,9 @@
-"""Frames to the lifeline, whole and in order, without ever holding up who sends them.
+"""Write frames to the lifeline, whole and in order, without blocking the sender.
 
-A KeyboardInterrupt can come between any two instructions of the main thread, and a frame of which
-half is written is the end of a connection. So what is small is one write of at most PIPE_BUF
-bytes, which a pipe takes whole or not at all, and all else is written by a thread of its own, in
-which no signal is handled.
+A KeyboardInterrupt can come between any two instructions of the main thread, and a half-written
+frame ends a connection. So a small frame is one write of at most PIPE_BUF bytes, which a pipe takes
+whole or not at all, and everything else is written by a thread of its own, in which no signal is
+handled.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import threading
 import time
 from typing import Protocol
 
-ATOMIC = select.PIPE_BUF  # bytes, see pipe(7)
-POLL = 100  # milliseconds between two looks at whether a full pipe is to be closed
+PIPE_BUF = select.PIPE_BUF  # bytes that a pipe takes whole or not at all, see pipe(7)
+POLL_INTERVAL_MS = 100  # between two looks at whether a full pipe is to be closed
 
 
-class Source(Protocol):
-    """Something with bytes for the host, a piece at a time."""
+class FrameSource(Protocol):
+    """Something with input for the host, one frame at a time."""
 
     def next_frame(self) -> bytes | None:
-        """The next piece as a frame; None while there is none to send."""
+        """Return the next frame; None while there is none to send."""
 
     def fail(self, error: Exception) -> None:
-        """Told when there should be one and it cannot be read."""
+        """React to a frame that could not be read."""
 
 
 class Writer:
@@ -34,10 +34,10 @@ class Writer:
 
     Args:
         fd: The pipe.
-        name: For the thread.
+        name: The name of the thread.
 
     Attributes:
-        last: When something was written last, by `time.monotonic()`.
+        last: The time of the last write, by `time.monotonic()`.
     """
 
     def __init__(self, fd: int, name: str) -> None:
@@ -47,21 +47,21 @@ class Writer:
         self._name = name
         self._changed = threading.Condition()
         self._queue: collections.deque[bytes] = collections.deque()
-        self._sources: collections.deque[Source] = collections.deque()
+        self._sources: collections.deque[FrameSource] = collections.deque()
         self._writing = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def send(self, data: bytes) -> None:
-        """Write whole frames, now or behind those that wait; never blocks.
+        """Write whole frames, at once or behind those that wait; never block.
 
-        A broken pipe is no error here: whoever reads from the host finds the reason.
+        A broken pipe is not an error here: the reader thread finds the reason.
         """
         with self._changed:
             # In a forked child the number may be another file's.
             if self._closed or os.getpid() != self._pid:
                 return
-            if not self._writing and not self._queue and len(data) <= ATOMIC:
+            if not self._writing and not self._queue and len(data) <= PIPE_BUF:
                 try:
                     os.write(self._fd, data)
                     self.last = time.monotonic()
@@ -71,39 +71,39 @@ class Writer:
                 except OSError:
                     return
             self._queue.append(data)
-            self._wake()
+            self._notify()
 
     def heartbeat(self, frame: bytes) -> None:
-        """Write a frame if nothing else is being written; any frame counts as one."""
+        """Write a frame if nothing else is being written; any frame counts as a heartbeat."""
         with self._changed:
             busy = self._writing or self._queue
         if not busy:
             self.send(frame)
         self.last = time.monotonic()
 
-    def feed(self, source: Source) -> None:
-        """Write what a source has, a frame at a time and by turns with others, until it has none.
+    def feed(self, source: FrameSource) -> None:
+        """Write the frames of a source, in turn with others, until it has none for now.
 
-        Called again when it has more.
+        Call it again when the source has more.
         """
         with self._changed:
             if not self._closed and not any(source is known for known in self._sources):
                 self._sources.append(source)
-                self._wake()
+                self._notify()
 
     def close(self) -> bool:
-        """Write nothing more; whether the pipe is no longer used and can be closed."""
+        """Write nothing more; return True if the pipe is no longer used and can be closed."""
         with self._changed:
             self._closed = True
             self._queue.clear()
             self._sources.clear()
             self._changed.notify_all()
-            until = time.monotonic() + 5 * POLL / 1000
+            until = time.monotonic() + 5 * POLL_INTERVAL_MS / 1000
             while self._writing and time.monotonic() < until:
-                self._changed.wait(POLL / 1000)
+                self._changed.wait(POLL_INTERVAL_MS / 1000)
             return not self._writing
 
-    def _wake(self) -> None:
+    def _notify(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
@@ -122,12 +122,12 @@ class Writer:
                 data = self._queue.popleft() if self._queue else None
                 source = self._sources.popleft() if data is None else None
             if source is not None:
-                data = self._take(source)
+                data = self._next_of(source)
             if data is not None and not self._write(data):
                 with self._changed:
                     self._closed = True
 
-    def _take(self, source: Source) -> bytes | None:
+    def _next_of(self, source: FrameSource) -> bytes | None:
         try:
             data = source.next_frame()
         except Exception as error:
@@ -148,7 +148,7 @@ class Writer:
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                poller.poll(POLL)
+                poller.poll(POLL_INTERVAL_MS)
             except OSError:
                 return False
         self.last = time.monotonic()

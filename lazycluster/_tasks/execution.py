@@ -267,13 +267,13 @@ class Execution:
         self._request = None  # An error before the next one exists is not one of a started step.
         self._transfer = transfer = steps[0].transfer()
         if transfer is not None:
-            transfer.leave_to_guard(target.conversation.master.folder)
+            transfer.leave_to_guard(target.conversation.control_folder)
         self._request = request = target.conversation.request(
             [step.describe() for step in steps],
             working_dir=target.working_dir,
             environment=target.environment,
             task=self._first_request,
-            pieces=itertools.chain.from_iterable(step.chunks(transfer) for step in steps),
+            chunks=itertools.chain.from_iterable(step.chunks(transfer) for step in steps),
             on_output=lambda index, data: self.log.append(offset + index, data),
             on_value=lambda index, data: self._store_value(offset + index, data),
             live=self._debug,

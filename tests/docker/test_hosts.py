@@ -220,11 +220,11 @@ def test_a_host_without_python_has_a_connection(docker_hosts: DockerHosts) -> No
     """Forwards work there, and at its MaxSessions 1 a command is refused, which is said."""
     connection = Connection("nopython", config_file=docker_hosts.config_file)
     with connection:
-        forward = connection.forward(0, 22)
+        forward = connection.forward_local(0, 22)
         with socket.create_connection(("127.0.0.1", forward.port), TIMEOUT) as client:
             assert client.recv(4) == b"SSH-"
         with pytest.raises(ForwardError, match="1024"):
-            connection.forward(22, 22, on_host=True)
+            connection.forward_remote(22, 22)
         with pytest.raises(SshError, match="MaxSessions"):
             connection.run("echo hi")
     docker_hosts.await_no_process("nopython")
@@ -236,15 +236,15 @@ def test_f38_a_port_of_a_host_is_exposed_both_ways(
     """Each release of OpenSSH listens, is looked at, and stops."""
     with Connection(alias, config_file=docker_hosts.config_file) as connection:
         with (
-            connection.forward(0, 22) as here,
-            connection.forward(0, here.port, on_host=True) as there,
+            connection.forward_local(0, 22) as here,
+            connection.forward_remote(0, here.port) as there,
         ):
             with pytest.raises(PortInUseError):
-                connection.forward(there.port, 22, on_host=True)
+                connection.forward_remote(there.port, 22)
             fetch = f"exec 3<>/dev/tcp/127.0.0.1/{there.port}; head -c 4 <&3"
             assert run(runtime, fetch) == ["SSH-"]
         with pytest.raises(PortInUseError):
-            connection.forward(22, 22, on_host=True)
+            connection.forward_remote(22, 22)
 
 
 def test_a_host_behind_a_jump_host_works(

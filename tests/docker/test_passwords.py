@@ -95,7 +95,7 @@ def test_the_password_stands_nowhere_else(connect: Callable[..., Connection]) ->
     """Not in an argv or environment here, nor in the control folder, nor in a repr."""
     connection = connect("word@bookworm", password=PASSWORD)
     connection.open()
-    folder = Path(connection.conversation().master.folder)
+    folder = Path(connection._start().transport.master.folder)
     places = [*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")]
     places += [path for path in folder.iterdir() if path.is_file()]
     for place in places:

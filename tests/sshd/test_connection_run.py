@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lazycluster import Runtime
-from lazycluster._ssh import argv as ssh_argv
+from lazycluster._ssh import scp
 from lazycluster._ssh.options import Version, ssh_version
 from lazycluster.connection import CommandResult
 from lazycluster.exceptions import (
@@ -213,7 +213,7 @@ def test_mux_client_never_logs_in_by_itself(connect, own_sshd):
     with pytest.raises(SshError, match="control socket"):
         connection.run("echo hi")
     with pytest.raises(LazyclusterError, match="control socket"):
-        connection.forward(0, 22)
+        connection.forward_local(0, 22)
     assert logins(own_sshd) == 1
 
 
@@ -224,7 +224,7 @@ def test_f6_run_at_max_sessions_1(connect, make_sshd):
     with pytest.raises(SshError, match="MaxSessions"):
         connection.run("echo hi")
     with pytest.raises(SshError, match="MaxSessions"):
-        connection.copy("/etc/passwd", "copy", to_host=True)
+        connection.send("/etc/passwd", "copy")
     assert commands("echo hi").execute(connection).execution_log == ["hi\n"]
     assert logins(sshd) == 1
 
@@ -315,12 +315,12 @@ def test_host_without_python_is_left_at_close(connect, bare_sshd, nothing_left):
 def protocol(request, monkeypatch):
     """Either language of scp; the second is what an older scp speaks."""
     if request.param == "old protocol":
-        original = ssh_argv.scp_argv
+        original = scp.scp_argv
 
         def scp_argv(*arguments, **keywords):
             return original(*arguments, **{**keywords, "sftp": False})
 
-        monkeypatch.setattr(ssh_argv, "scp_argv", scp_argv)
+        monkeypatch.setattr(scp, "scp_argv", scp_argv)
     elif Version(8, 7) > SSH:
         pytest.skip("this scp does not speak SFTP")
     return request.param
@@ -337,11 +337,11 @@ def test_f30_copy_takes_names_literally(connect, own_sshd, tmp_path, protocol, n
     connection = connect(own_sshd)
     if "\n" in name and protocol != "sftp":
         with pytest.raises(ValueError, match="line break"):
-            connection.copy(tmp_path / name, there / name, to_host=True)
+            connection.send(tmp_path / name, there / name)
         return
-    connection.copy(tmp_path / name, there / name, to_host=True)
+    connection.send(tmp_path / name, there / name)
     assert (there / name).read_text() == name
-    connection.copy(there / name, tmp_path / "back", to_host=False)
+    connection.get(there / name, tmp_path / "back")
     assert (tmp_path / "back").read_text() == name
     assert {path.name for path in there.iterdir()} == {"a", "abc", name}
     assert logins(own_sshd) == 1
@@ -356,13 +356,13 @@ def test_copy_a_folder_both_ways(connect, own_sshd, tmp_path, protocol):
     (source / "script").chmod(0o750)
     os.utime(source / "script", (10**9, 10**9))
     connection = connect(own_sshd)
-    connection.copy(source, tmp_path / "there", to_host=True)
-    connection.copy(tmp_path / "there", tmp_path / "back", to_host=False)
+    connection.send(source, tmp_path / "there")
+    connection.get(tmp_path / "there", tmp_path / "back")
     for copy in (tmp_path / "there", tmp_path / "back"):
         assert (copy / "sub*" / "file").read_bytes() == b"\0\xff" * 100_000
         status = (copy / "script").stat()
         assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o750, 10**9)
-    connection.copy(source, tmp_path / "there", to_host=True)
+    connection.send(source, tmp_path / "there")
     assert (tmp_path / "there" / "sou rce" / "script").exists()
 
 
@@ -372,7 +372,7 @@ def test_copy_to_a_host_without_python(connect, bare_sshd, tmp_path):
         pytest.skip("this scp does not speak SFTP")
     (tmp_path / "file").write_text("text")
     connection = connect(bare_sshd)
-    connection.copy(tmp_path / "file", tmp_path / "there", to_host=True)
+    connection.send(tmp_path / "file", tmp_path / "there")
     assert (tmp_path / "there").read_text() == "text"
 
 
@@ -382,7 +382,7 @@ def test_copy_to_a_host_without_sftp(connect, make_sshd, tmp_path):
         pytest.skip("this scp does not speak SFTP")
     sshd = make_sshd(sshd_config=["Subsystem other internal-sftp"])
     (tmp_path / "a b").write_text("text")
-    connect(sshd).copy(tmp_path / "a b", tmp_path / "there", to_host=True)
+    connect(sshd).send(tmp_path / "a b", tmp_path / "there")
     assert (tmp_path / "there").read_text() == "text"
 
 
@@ -390,9 +390,9 @@ def test_copy_of_what_is_not_there(connect, own_sshd, tmp_path):
     """Here a FileNotFoundError, there an SshError in scp's words; nothing is made."""
     connection = connect(own_sshd)
     with pytest.raises(FileNotFoundError):
-        connection.copy(tmp_path / "none", "x", to_host=True)
+        connection.send(tmp_path / "none", "x")
     with pytest.raises(SshError, match="No such file"):
-        connection.copy(tmp_path / "none", tmp_path / "back", to_host=False)
+        connection.get(tmp_path / "none", tmp_path / "back")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -400,27 +400,27 @@ def test_copy_of_what_is_not_there(connect, own_sshd, tmp_path):
 def test_copy_of_a_path_that_cannot_be(connect, own_sshd, path, no_process):
     """A ValueError before any process is started."""
     with pytest.raises(ValueError, match="path"):
-        connect(own_sshd).copy(path, "x", to_host=False)
+        connect(own_sshd).get(path, "x")
     with pytest.raises(ValueError, match="path"):
-        connect(own_sshd).copy("x", path, to_host=True)
+        connect(own_sshd).send("x", path)
 
 
 def test_copy_of_a_local_path_with_a_colon(connect, own_sshd, tmp_path, monkeypatch):
     """It is no host's name."""
     monkeypatch.chdir(tmp_path)
     Path("h:x").write_text("text")
-    connect(own_sshd).copy("h:x", tmp_path / "there", to_host=True)
+    connect(own_sshd).send("h:x", tmp_path / "there")
     assert (tmp_path / "there").read_text() == "text"
 
 
 def test_copy_over_a_lost_connection(connect, own_sshd, tmp_path):
     """It is found lost, and made again, once."""
     connection = connect(own_sshd)
-    conversation = connection.opened()
+    transport = connection._open().transport
     own_sshd.kill_connections()
-    wait_until(lambda: conversation.ended)
+    wait_until(lambda: transport.ended)
     (tmp_path / "file").write_text("text")
-    connection.copy(tmp_path / "file", tmp_path / "there", to_host=True)
+    connection.send(tmp_path / "file", tmp_path / "there")
     assert (tmp_path / "there").read_text() == "text"
     assert logins(own_sshd) == 2
 
@@ -430,8 +430,8 @@ def test_unusable_host_is_a_connect_error(own_sshd, connect):
     connection = connect(own_sshd, port=1, connect_timeout=5)
     for use in (
         lambda: connection.run("true"),
-        lambda: connection.copy("/etc/passwd", "x", to_host=True),
-        lambda: connection.forward(0, 22),
+        lambda: connection.send("/etc/passwd", "x"),
+        lambda: connection.forward_local(0, 22),
     ):
         with pytest.raises(ConnectError):
             use()

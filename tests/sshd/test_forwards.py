@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from lazycluster import forwards
+from lazycluster._ssh import forwarding
 from lazycluster.exceptions import (
     ForwardError,
     LazyclusterError,
@@ -27,6 +27,12 @@ from support.managers import await_nothing_on_manager, logins, sshs
 from support.waiting import wait_until
 
 BOTH = pytest.mark.parametrize("on_host", [False, True], ids=["-L", "-R"])
+
+
+def make_forward(connection, port, to_port, on_host):
+    """Forward in the given direction."""
+    make = connection.forward_remote if on_host else connection.forward_local
+    return make(port, to_port)
 
 
 @pytest.fixture
@@ -109,7 +115,7 @@ def test_a_service_is_reached(connect, any_host, service, on_host):
     """Through the very port, once it is returned; nobody has connected to it until then."""
     connection = connect(any_host)
     port = free_port()
-    forward = connection.forward(port, service.port, on_host=on_host)
+    forward = make_forward(connection, port, service.port, on_host)
     assert (forward.port, forward.to_port, forward.on_host) == (port, service.port, on_host)
     assert forward.is_alive()
     assert service.count == 0
@@ -121,7 +127,7 @@ def test_a_service_is_reached(connect, any_host, service, on_host):
 def test_f38_port_0_is_any_that_is_free(connect, any_host, service, on_host):
     """Each time another, though they lead to the same."""
     connection = connect(any_host)
-    made = [connection.forward(0, service.port, on_host=on_host) for _ in range(3)]
+    made = [make_forward(connection, 0, service.port, on_host) for _ in range(3)]
     assert len({forward.port for forward in made}) == 3
     made[1].cancel()
     for forward in (made[0], made[2]):
@@ -139,7 +145,7 @@ def test_f38_a_service_on_ipv6_alone_is_reached(connect, one_session_sshd, on_ho
         pytest.skip("localhost is IPv4 alone here")
     service = Service("::1")
     try:
-        forward = connect(one_session_sshd).forward(0, service.port, on_host=on_host)
+        forward = make_forward(connect(one_session_sshd), 0, service.port, on_host)
         assert fetch(forward.port) == b"service %d" % service.port
     finally:
         service.close()
@@ -149,7 +155,7 @@ def test_f38_a_service_on_ipv6_alone_is_reached(connect, one_session_sshd, on_ho
 def test_a_service_may_come_later(connect, one_session_sshd, on_host):
     """A forward needs none."""
     port = free_port()
-    forward = connect(one_session_sshd).forward(0, port, on_host=on_host)
+    forward = make_forward(connect(one_session_sshd), 0, port, on_host)
     service = Service(port=port)
     try:
         assert fetch(forward.port) == b"service %d" % port
@@ -160,7 +166,7 @@ def test_a_service_may_come_later(connect, one_session_sshd, on_host):
 @BOTH
 def test_it_listens_on_loopback_alone(connect, one_session_sshd, on_host):
     """On 127.0.0.1 and no other address."""
-    forward = connect(one_session_sshd).forward(0, 22, on_host=on_host)
+    forward = make_forward(connect(one_session_sshd), 0, 22, on_host)
     with socket.socket() as other:
         other.bind(("127.0.0.2", forward.port))
 
@@ -174,7 +180,7 @@ def test_f38_cancel_returns_with_the_port_free(connect, any_host, service, on_ho
     connection = connect(any_host)
     port = free_port()
     for _ in range(3):
-        forward = connection.forward(port, service.port, on_host=on_host)
+        forward = make_forward(connection, port, service.port, on_host)
         assert fetch(port) == b"service %d" % service.port
         forward.cancel()
         assert not is_listened_on(port)
@@ -188,7 +194,7 @@ def test_f38_cancel_returns_with_the_port_free(connect, any_host, service, on_ho
 def test_cancel_while_another_address_has_the_port(
     connect, one_session_sshd, service, on_host, caplog
 ):
-    forward = connect(one_session_sshd).forward(0, service.port, on_host=on_host)
+    forward = make_forward(connect(one_session_sshd), 0, service.port, on_host)
     with on_another_address(forward.port):
         assert fetch(forward.port) == b"service %d" % service.port
         forward.cancel()
@@ -211,9 +217,9 @@ def test_port_0_is_free_on_all_addresses(
                 others.enter_context(on_another_address(chosen[0]))
             return found
 
-        name = "_ask_host" if on_host else "_free_port"
-        monkeypatch.setattr(forwards, name, functools.partial(take, getattr(forwards, name)))
-        forward = connect(one_session_sshd).forward(0, service.port, on_host=on_host)
+        name = "_request_listener" if on_host else "_free_port"
+        monkeypatch.setattr(forwarding, name, functools.partial(take, getattr(forwarding, name)))
+        forward = make_forward(connect(one_session_sshd), 0, service.port, on_host)
         assert forward.port != chosen[0]
         assert fetch(forward.port) == b"service %d" % service.port
     assert caplog.messages == []
@@ -223,7 +229,7 @@ def test_port_0_is_free_on_all_addresses(
 def test_cancel_while_somebody_is_connected(connect, one_session_sshd, on_host):
     """They stay connected; the port is free all the same."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        forward = connect(one_session_sshd).forward(0, listener.getsockname()[1], on_host=on_host)
+        forward = make_forward(connect(one_session_sshd), 0, listener.getsockname()[1], on_host)
         with socket.create_connection(("127.0.0.1", forward.port)) as client:
             served, _ = listener.accept()
             with served:
@@ -235,7 +241,7 @@ def test_cancel_while_somebody_is_connected(connect, one_session_sshd, on_host):
 
 def test_a_forward_is_a_context_manager(connect, one_session_sshd):
     """It ends with the block."""
-    with connect(one_session_sshd).forward(0, 22) as forward:
+    with connect(one_session_sshd).forward_local(0, 22) as forward:
         assert is_listened_on(forward.port)
     assert not is_listened_on(forward.port)
 
@@ -244,7 +250,7 @@ def test_a_forward_is_a_context_manager(connect, one_session_sshd):
 def test_close_ends_it(connect, any_host, service, on_host, caplog):
     """Without a warning; whoever waits is told."""
     connection = connect(any_host)
-    forward = connection.forward(0, service.port, on_host=on_host)
+    forward = make_forward(connection, 0, service.port, on_host)
     connection.close()
     assert forward.wait(100)
     assert not forward.is_alive()
@@ -258,7 +264,7 @@ def test_close_ends_it(connect, any_host, service, on_host, caplog):
 def test_f38_a_lost_connection_ends_it(connect, any_host, service, on_host, caplog):
     """With a warning; and it does not come again by itself."""
     connection = connect(any_host)
-    forward = connection.forward(0, service.port, on_host=on_host)
+    forward = make_forward(connection, 0, service.port, on_host)
     exposure = PortExposure("key", forward)
     any_host.kill_connections()
     exposure.join(100)
@@ -271,7 +277,7 @@ def test_f38_a_lost_connection_ends_it(connect, any_host, service, on_host, capl
     assert not is_listened_on(forward.port)
     assert not forward.is_alive()
     forward.cancel()
-    again = connection.forward(forward.port, service.port, on_host=on_host)
+    again = make_forward(connection, forward.port, service.port, on_host)
     assert fetch(again.port) == b"service %d" % service.port
     assert logins(any_host) == 2
 
@@ -282,13 +288,13 @@ def test_a_forward_after_a_loss_logs_in_once(connect, any_host, service):
     connection.open()
     for pid in sshs(any_host):
         os.kill(pid, signal.SIGKILL)
-    assert fetch(connection.forward(0, service.port).port) == b"service %d" % service.port
+    assert fetch(connection.forward_local(0, service.port).port) == b"service %d" % service.port
     assert logins(any_host) == 2
 
 
 def test_a_forked_child_cannot_cancel_it(connect, one_session_sshd, service):
     """It gets an error, and the forward lives."""
-    forward = connect(one_session_sshd).forward(0, service.port)
+    forward = connect(one_session_sshd).forward_local(0, service.port)
     pid = os.fork()
     if pid == 0:
         try:
@@ -307,14 +313,14 @@ def test_a_forked_child_cannot_cancel_it(connect, one_session_sshd, service):
 def test_f38_a_port_that_is_taken_here(connect, one_session_sshd, service):
     """PortInUseError with the port and the side, before ssh is asked."""
     with pytest.raises(PortInUseError) as caught:
-        connect(one_session_sshd).forward(service.port, 22)
+        connect(one_session_sshd).forward_local(service.port, 22)
     assert (caught.value.port, caught.value.side) == (service.port, "manager")
 
 
 def test_f38_a_port_that_is_taken_on_the_host(connect, one_session_sshd, service):
     """PortInUseError with the port and the host."""
     with pytest.raises(PortInUseError) as caught:
-        connect(one_session_sshd).forward(service.port, 22, on_host=True)
+        connect(one_session_sshd).forward_remote(service.port, 22)
     assert (caught.value.port, caught.value.side) == (service.port, one_session_sshd.alias)
     assert one_session_sshd.alias in str(caught.value)
 
@@ -322,16 +328,16 @@ def test_f38_a_port_that_is_taken_on_the_host(connect, one_session_sshd, service
 def test_f38_a_port_that_is_taken_on_a_host_without_python(connect, bare_sshd, service):
     """There sshd says no more than no."""
     with pytest.raises(ForwardError, match="in use"):
-        connect(bare_sshd).forward(service.port, 22, on_host=True)
+        connect(bare_sshd).forward_remote(service.port, 22)
 
 
 @BOTH
 def test_f38_the_same_port_twice(connect, one_session_sshd, service, on_host):
     """The second is refused, though ssh would say yes; the first works on."""
     connection = connect(one_session_sshd)
-    forward = connection.forward(0, service.port, on_host=on_host)
+    forward = make_forward(connection, 0, service.port, on_host)
     with pytest.raises(PortInUseError):
-        connection.forward(forward.port, service.port, on_host=on_host)
+        make_forward(connection, forward.port, service.port, on_host)
     assert fetch(forward.port) == b"service %d" % service.port
 
 
@@ -342,7 +348,7 @@ def test_the_same_port_by_many_threads(connect, one_session_sshd, service):
 
     def forward():
         try:
-            made.append(connection.forward(port, service.port))
+            made.append(connection.forward_local(port, service.port))
         except PortInUseError as error:
             refused.append(error)
 
@@ -362,7 +368,7 @@ def test_f38_forwarding_is_forbidden(connect, make_sshd, service, on_host):
     port = free_port()
     for asked in (port, 0):
         with pytest.raises(ForwardError, match="AllowTcpForwarding"):
-            connect(sshd).forward(asked, service.port, on_host=on_host)
+            make_forward(connect(sshd), asked, service.port, on_host)
     assert not is_listened_on(port)
 
 
@@ -370,41 +376,41 @@ def test_a_host_that_permits_some_ports(connect, make_sshd, service):
     """PermitOpen: the port that it permits works, another is a ForwardError."""
     sshd = make_sshd(sshd_config=[f"PermitOpen localhost:{service.port}"])
     connection = connect(sshd)
-    assert fetch(connection.forward(0, service.port).port) == b"service %d" % service.port
+    assert fetch(connection.forward_local(0, service.port).port) == b"service %d" % service.port
     with pytest.raises(ForwardError, match="PermitOpen"):
-        connection.forward(0, free_port())
+        connection.forward_local(0, free_port())
 
 
 @needs_privileged_ports
 def test_f38_a_privileged_port_here(connect, one_session_sshd):
     """ForwardError with the system's reason."""
     with pytest.raises(ForwardError, match="Permission denied"):
-        connect(one_session_sshd).forward(LOW_PORT, 22)
+        connect(one_session_sshd).forward_local(LOW_PORT, 22)
 
 
 @needs_privileged_ports
 def test_f38_a_privileged_port_on_the_host(connect, any_host):
     """ForwardError that names the possible reasons."""
     with pytest.raises(ForwardError, match="1024"):
-        connect(any_host).forward(LOW_PORT, 22, on_host=True)
+        connect(any_host).forward_remote(LOW_PORT, 22)
 
 
 def test_f38_gateway_ports_yes_is_a_warning(connect, make_sshd, service, caplog):
     """sshd listens on all addresses then, and everybody can connect."""
     sshd = make_sshd(sshd_config=["GatewayPorts yes"])
     connection = connect(sshd)
-    forward = connection.forward(0, service.port, on_host=True)
+    forward = connection.forward_remote(0, service.port)
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "GatewayPorts" in record.getMessage()
     assert str(forward.port) in record.getMessage()
     caplog.clear()
-    connection.forward(0, service.port)
+    connection.forward_local(0, service.port)
     assert not caplog.records
 
 
 def test_gateway_ports_of_the_default_is_none(connect, one_session_sshd, service, caplog):
     """No warning where the listener is on loopback."""
-    connect(one_session_sshd).forward(0, service.port, on_host=True)
+    connect(one_session_sshd).forward_remote(0, service.port)
     assert not caplog.records
 
 
@@ -416,7 +422,7 @@ def test_f46_hostile_ssh_config_has_no_say_in_a_forward(connect, make_sshd, serv
     lines += ["ExitOnForwardFailure yes", "GatewayPorts yes", "ClearAllForwardings yes"]
     sshd = make_sshd(ssh_config=lines)
     try:
-        forward = connect(sshd).forward(0, service.port, on_host=on_host)
+        forward = make_forward(connect(sshd), 0, service.port, on_host)
         assert fetch(forward.port) == b"service %d" % service.port
         with socket.socket() as other:
             other.bind(("127.0.0.2", forward.port))
@@ -429,7 +435,7 @@ def test_f46_hostile_ssh_config_has_no_say_in_a_forward(connect, make_sshd, serv
 def test_a_port_that_cannot_be(connect, one_session_sshd, ports, no_process):
     """A ValueError before any process is started."""
     with pytest.raises(ValueError, match="port"):
-        connect(one_session_sshd).forward(*ports)
+        connect(one_session_sshd).forward_local(*ports)
 
 
 # --- the handle of a Runtime ---
@@ -437,7 +443,7 @@ def test_a_port_that_cannot_be(connect, one_session_sshd, ports, no_process):
 
 def test_an_exposure_is_like_a_process(connect, one_session_sshd, service):
     """Alive without an exit code, then stopped like one that got SIGTERM."""
-    forward = connect(one_session_sshd).forward(0, service.port)
+    forward = connect(one_session_sshd).forward_local(0, service.port)
     exposure = PortExposure("loopback::-L::1::2", forward)
     assert (exposure.name, exposure.pid, exposure.exitcode) == ("loopback::-L::1::2", None, None)
     assert exposure.is_alive()
@@ -453,7 +459,7 @@ def test_an_exposure_is_like_a_process(connect, one_session_sshd, service):
 def test_an_exposure_that_is_closed_with_its_connection(connect, one_session_sshd, service):
     """Exit code 0."""
     connection = connect(one_session_sshd)
-    exposure = PortExposure("key", connection.forward(0, service.port))
+    exposure = PortExposure("key", connection.forward_local(0, service.port))
     connection.close()
     exposure.join(100)
     assert exposure.exitcode == 0
@@ -462,7 +468,7 @@ def test_an_exposure_that_is_closed_with_its_connection(connect, one_session_ssh
 def test_tasks_and_forwards_on_a_host_without_python(connect, bare_sshd, service):
     """The former say why not, and the latter live on."""
     connection = connect(bare_sshd)
-    forward = connection.forward(0, service.port)
+    forward = connection.forward_local(0, service.port)
     with pytest.raises(TaskExecutionError) as caught:
         commands("echo hi").execute(connection)
     assert isinstance(caught.value.__cause__, PythonNotFoundError)

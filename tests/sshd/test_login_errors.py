@@ -540,7 +540,7 @@ def test_f5_close_ends_the_tries(sshd, listen, monkeypatch):
     with ThreadPoolExecutor(1) as pool, contextlib.closing(connection):
         opened = pool.submit(connection.open)
         assert came.wait(100)
-        wait_until(lambda: connection._conversation is not None and connection._conversation.ended)
+        wait_until(lambda: connection._current is not None and connection._current.transport.ended)
         connection.close()
         with pytest.raises(ConnectError, match="MaxStartups"):
             opened.result(60)

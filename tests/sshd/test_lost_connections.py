@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from lazycluster import Connection
-from lazycluster._conversation import conversation as _conversation
 from lazycluster._conversation.conversation import Conversation
 from lazycluster.exceptions import (
     ConnectError,
@@ -236,7 +235,7 @@ def test_f48_nobody_knows_whether_an_unanswered_step_has_started(own_sshd, lost_
     os.kill(host, signal.SIGSTOP)
     try:
         task = lost_runtime.execute_task(commands(f"echo once >> {file}"))
-        (conversation,) = [talk for talk in _conversation._live if not talk.ended]
+        conversation = lost_runtime._connection._start()
         wait_until(lambda: conversation._requests, "nothing was asked")
         own_sshd.kill_connections()
         cause = ended(task).error.__cause__
@@ -257,7 +256,7 @@ def test_f48_steps_that_were_not_asked_for_have_not_started(own_sshd, lost_runti
     def request(self, steps, **keywords):
         if steps[0]["kind"] == "pack":
             own_sshd.kill_connections()
-            wait_until(lambda: self.ended, "the loss was not noticed")
+            wait_until(lambda: self.transport.ended, "the loss was not noticed")
         return original(self, steps, **keywords)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -54,9 +54,9 @@ def test_f4_a_passphrase_opens_a_key_again_after_a_loss(own_sshd, config):
     """Nobody has to be asked."""
     with Connection(own_sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
         connection.open()
-        conversation = connection.conversation()
+        transport = connection._start().transport
         own_sshd.kill_connections()
-        assert conversation.await_end(PATIENCE)
+        assert transport.wait_until_ended(PATIENCE)
         assert connection.run("echo in").stdout == b"in\n"
 
 
@@ -98,7 +98,7 @@ def test_an_unknown_host_key_is_never_accepted_by_itself(own_sshd, config, tmp_p
 def test_a_passphrase_stands_nowhere_else(own_sshd, config):
     """Not in an argv or environment of ours on either side, in a file, or in a repr."""
     with Connection(own_sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
-        folder = Path(connection.conversation().master.folder)
+        folder = Path(connection._start().transport.master.folder)
         places = [*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")]
         places += [path for path in folder.iterdir() if path.is_file()]
         for place in places:
@@ -240,10 +240,10 @@ def test_f4_it_is_not_opened_again_by_itself(terminal, own_sshd, config):
     at.expect(": ")
     at.type(PASSPHRASE + "\n")
     at.expect("[open]")
-    at.type("conversation = connection.conversation(); print('[seen]', flush=True)\n")
+    at.type("transport = connection._start().transport; print('[seen]', flush=True)\n")
     at.expect("[seen]\r\n")
     own_sshd.kill_connections()
-    at.type("conversation.await_end(60)\n")
+    at.type("transport.wait_until_ended(60)\n")
     at.type("connection.run('true')\n")
     assert ConnectionLostError.__name__ in at.expect("Call open()")
     at.type("connection.open(); print('[again]')\n")

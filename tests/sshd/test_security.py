@@ -140,11 +140,11 @@ def test_nobody_else_can_read_what_is_ours_whatever_the_umask(sshd, umask_000):
     """Control folder, socket, log, execution log, the working directory on the host."""
     runtime = Runtime(sshd.alias, connection_kwargs={"config_file": sshd.config_file})
     try:
-        conversation = runtime._connection.conversation()
-        modes = modes_below(conversation.master.folder)
-        assert modes[conversation.master.folder] == 0o700
-        assert modes[conversation.master.control_path] & 0o177 == 0
-        assert modes[f"{conversation.master.folder}/log"] == 0o600
+        master = runtime._connection._start().transport.master
+        modes = modes_below(master.folder)
+        assert modes[master.folder] == 0o700
+        assert modes[master.control_path] & 0o177 == 0
+        assert modes[f"{master.folder}/log"] == 0o600
         task = runtime.execute_task(commands("echo hi"), execute_async=False)
         assert stat.S_IMODE(os.stat(task.execution_log_file_path).st_mode) == 0o600
         assert stat.S_IMODE(os.stat(runtime.working_dir).st_mode) == 0o700

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lazycluster._ssh import mux as _clients
+from lazycluster._ssh import run
 from lazycluster.exceptions import ConnectionLostError
 
 HELLO = "debug2: mux_client_hello_exchange: master version 4\r\n"
@@ -27,13 +27,13 @@ OPENED = "debug1: mux_client_request_session: master session id: 2\r\n"
 )
 def test_started_of_a_command_on_a_lost_connection(log, started):
     """False only if it cannot have been asked for."""
-    conversation = SimpleNamespace(
+    transport = SimpleNamespace(
         ended=True,
         closing=False,
         settings=SimpleNamespace(host="host"),
-        await_end=lambda patience: True,
+        wait_until_ended=lambda timeout: True,
         end_error=lambda started: ConnectionLostError("lost", host="host", started=started),
     )
     with pytest.raises(ConnectionLostError) as caught:
-        _clients._exit_status(conversation, SimpleNamespace(returncode=255), log, b"")
+        run._exit_status(transport, SimpleNamespace(returncode=255), log, b"")
     assert caught.value.started is started

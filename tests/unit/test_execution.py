@@ -19,17 +19,17 @@ class QuickHost:
     """A conversation with a host that has said all before anybody waits for it."""
 
     def __init__(self, folder, value):
-        self.master = SimpleNamespace(folder=str(folder))
+        self.control_folder = str(folder)
         self._value = value
 
     def request(self, steps, *, on_output, on_value, live, **_):
         writer = SimpleNamespace(send=lambda data: None, feed=lambda source: None)
         request = Request(1, len(steps), writer, iter(()), on_output, on_value, live=live)
-        request.take(frames.STARTED, json.dumps({"step": 0, "pid": 1}).encode())
-        request.take(frames.VALUE, memoryview(self._value))
+        request.handle_frame(frames.STARTED, json.dumps({"step": 0, "pid": 1}).encode())
+        request.handle_frame(frames.VALUE, memoryview(self._value))
         ended = {"step": 0, "exit_status": 0, "result": None}
-        request.take(frames.ENDED, json.dumps(ended).encode())
-        request.take(frames.FINISHED, b"")
+        request.handle_frame(frames.ENDED, json.dumps(ended).encode())
+        request.handle_frame(frames.FINISHED, b"")
         return request
 
 

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazycluster import Connection, RuntimeTask
-from lazycluster._conversation import conversation
 from lazycluster._shared import frames, tree_stream
 from lazycluster._ssh import lifelines as _lifelines
+from lazycluster._ssh import transport
 from lazycluster._tasks import execution as _execution
 from lazycluster.exceptions import (
     CommandError,
@@ -119,7 +119,7 @@ def host_that_says(
     threads = set(threading.enumerate())
     with pytest.MonkeyPatch.context() as patch:
         says = (piece for source in (script, pieces) for piece in source)
-        patch.setattr(conversation, "Master", lambda *_: Host(says, answer, stays))
+        patch.setattr(transport, "Master", lambda *_: Host(says, answer, stays))
         connection = Connection("host", connect_timeout=PATIENCE, keepalive=PATIENCE)
         try:
             yield connection
@@ -198,13 +198,13 @@ NO_SENSE = {
 def test_f47_what_makes_no_sense_ends_the_connection(said):
     """A ProtocolError, though the host stays, and as often as it is tried."""
     with host_that_says(STARTED[:0], said) as connection:
-        conversation = connection.conversation()
+        login = connection._start().transport
         with contextlib.suppress(TaskExecutionError):  # the last of them comes behind the end
             command().execute(connection)
-        assert conversation.await_end(PATIENCE)
-        error = conversation.end_error(None)
+        assert login.wait_until_ended(PATIENCE)
+        error = login.end_error(None)
         assert type(error) is ProtocolError
-        assert "make no sense" in str(error)
+        assert "violate the protocol" in str(error)
         assert len(str(error)) < 500
 
 

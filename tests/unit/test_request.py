@@ -58,7 +58,7 @@ class Host:
 
     def send(self, kind, payload=b""):
         """Return True if the waiting thread is to be notified."""
-        return self.request.take(kind, payload)
+        return self.request.handle_frame(kind, payload)
 
     def report(self, kind, **content):
         return self.send(kind, json.dumps(content).encode())
@@ -270,7 +270,7 @@ def test_the_waiting_thread_is_woken_by_the_end():
     host.start(0)
     host.end(0)
     host.finish()
-    host.request.wake()
+    host.request.notify()
     assert join() == []
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from lazycluster._conversation.writer import ATOMIC, Writer
+from lazycluster._conversation.writer import PIPE_BUF, Writer
 from support.waiting import TIMEOUT, wait_until
 
 pytestmark = pytest.mark.every_python
@@ -101,7 +101,7 @@ def test_a_small_frame_is_written_at_once_and_without_a_thread(writer, pipe):
 
 
 def test_a_frame_larger_than_an_atomic_write_comes_whole(writer, pipe):
-    frame = os.urandom(20 * ATOMIC)
+    frame = os.urandom(20 * PIPE_BUF)
     writer.send(frame)
     assert pipe.read(len(frame)) == frame
 
@@ -213,7 +213,7 @@ def test_a_broken_pipe_is_not_an_error_of_the_sender(writer, pipe):
     """The thread that reads finds the reason."""
     pipe.close_reader()
     writer.send(b"small")
-    writer.send(bytes(2 * ATOMIC))
+    writer.send(bytes(2 * PIPE_BUF))
     wait_until(lambda: not threads(), "the thread lives on")
     writer.send(b"late")
 

@@ -229,8 +229,8 @@ def _check_files(connection: Connection, folder: Path) -> None:
 def _check_ports(connection: Connection, silence: float, taken: int | None) -> None:
     """From here to the host, and from there back to a service here."""
     with _EchoService() as service:
-        there = connection.forward(0, service.port, on_host=True)
-        here = connection.forward(0, there.port)
+        there = connection.forward_remote(0, service.port)
+        here = connection.forward_local(0, there.port)
         with socket.create_connection(("127.0.0.1", here.port), PATIENCE) as client:
             _expect("half of what a service answers", _answer(client, DATA), DATA)
             if silence:
@@ -242,7 +242,7 @@ def _check_ports(connection: Connection, silence: float, taken: int | None) -> N
     if taken is not None:
         refused = False
         try:
-            connection.forward(taken, 1, on_host=True)
+            connection.forward_remote(taken, 1)
         except PortInUseError:
             refused = True
         _expect("whether a port that is taken was refused", refused, True)

@@ -59,7 +59,7 @@ def in_any_order(config_file):
     runtime = open_runtime(config_file)
     task = start(runtime)
     parts = [runtime, task, task.process, task._execution, runtime._connection]
-    parts += [runtime._connection.conversation(), task.execution_log]
+    parts += [runtime._connection._start(), task.execution_log]
     del runtime, task
     random.shuffle(parts)
     while len(parts) > 2:

@@ -1,0 +1,307 @@
+"""Make and end forwards on the control master, and verify that the port is listened on."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Optional
+
+from lazycluster._shared import ports
+from lazycluster._ssh.argv import forward_argv, probe_argv
+from lazycluster._ssh.mux import CONTROL_TIMEOUT, client_error, control, master_answers, reason
+from lazycluster._ssh.transport import Transport
+from lazycluster.exceptions import ForwardError, LazyclusterError, PortInUseError
+
+TRIES = 5  # to find a free port that no other process takes before ssh does
+CANCEL_TIMEOUT = 15.0  # seconds for a listener to go
+CANCEL_INTERVAL = 0.02  # seconds between two looks at a port that is to become free
+PROBE_TIMEOUT = 5.0  # seconds; a refusal comes at once, and some services never hang up
+PROBED_PORT = 1  # of the host; tcpmux, which is never in use
+
+logger = logging.getLogger("lazycluster")
+
+
+class PortState(NamedTuple):
+    """What the host reports about one of its ports; see `_shared.ports.port_state`."""
+
+    free: bool
+    listeners: list[str]  # addresses; empty where the host has no socket tables
+
+
+# Asks the host, and raises LazyclusterError or OSError; None for a host without Python.
+HostPorts = Optional[Callable[[int], PortState]]
+
+
+class Route(NamedTuple):
+    """The two ends of a forward on loopback: the port that is listened on, and its target."""
+
+    port: int
+    to_port: int
+    on_host: bool  # the host listens (-R), else the manager does (-L)
+
+    @property
+    def flag(self) -> str:
+        """Return ssh's option for its direction."""
+        return "-R" if self.on_host else "-L"
+
+
+def open_forward(transport: Transport, wanted: Route, host_ports: HostPorts) -> Route:
+    """Make a forward, and verify that its port is listened on.
+
+    Args:
+        transport: What it goes over.
+        wanted: The forward; port 0 stands for any free port.
+        host_ports: Reports the state of a port of the host.
+
+    Returns:
+        The forward, with the port that was chosen.
+
+    Raises:
+        PortInUseError: If the port is in use on the side that should listen.
+        ForwardError: If it cannot be made, for ssh's reason.
+        ConnectionLostError: If the connection has ended; there is no forward then.
+    """
+    with transport.forwarding:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                if wanted.on_host:
+                    return _listen_on_host(transport, wanted, host_ports)
+                return _listen_here(transport, wanted)
+            except PortInUseError:
+                if wanted.port or not tries_left:
+                    raise
+    raise AssertionError("not reached")
+
+
+def close_forward(transport: Transport, forward: Route, host_ports: HostPorts) -> None:
+    """End a forward, and wait until its port is no longer listened on.
+
+    Raises:
+        ForwardError: If ssh could not end it, or the port is still listened on after 15 s.
+    """
+    with transport.forwarding:
+        _cancel(transport, forward)
+        if not forward.on_host:
+            _wait_until_over(transport, forward, lambda: _is_over_here(forward.port))
+        elif host_ports is None:
+            # ssh does not wait for sshd to cancel. But sshd does one thing after the other, so when
+            # it answers a later request, it has closed the port.
+            _probe(transport, PROBED_PORT)
+        else:
+            report = host_ports
+            _wait_until_over(transport, forward, lambda: _is_over_on_host(report(forward.port)))
+
+
+# The manager listens
+
+
+def _listen_here(transport: Transport, wanted: Route) -> Route:
+    forward = wanted._replace(port=wanted.port or _free_port())
+    if not ports.port_is_free(forward.port):
+        raise _in_use(transport, forward)
+    _check_permission(transport, forward.to_port)
+    before = transport.master.log_size()
+    status, _, printed = control(_argv(transport, "forward", forward))
+    what = f"port {forward.port} of this computer"
+    if status != 0:
+        log = transport.master.log_since(before)
+        why = re.search(r"^bind \[.*?\]:\d+: (.*)$", log, re.MULTILINE)
+        if not master_answers(transport):
+            raise client_error(transport, "forward", status, printed, started=False)
+        if not ports.port_is_free(forward.port):
+            raise _in_use(transport, forward)
+        text = why[1].strip() if why else reason(printed)
+        raise _error(transport, what, text, status, log + printed)
+    if not _is_listened_on_here(forward.port):
+        _cancel(transport, forward)
+        raise _error(transport, what, "ssh reports success, but the port is closed", status)
+    return forward
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_listened_on_here(port: int) -> bool:
+    with socket.socket() as probe:
+        # What is left of connections (TIME_WAIT) does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            # An account that may not bind the port cannot look either, and ssh reported success.
+            return error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
+    return False
+
+
+def _is_over_here(port: int) -> bool:
+    # Another process may have begun to listen on the same port of another address meanwhile.
+    return ports.port_is_free(port) or not _is_listened_on_here(port)
+
+
+def _check_permission(transport: Transport, to_port: int) -> None:
+    """Find out whether sshd lets connections through: ssh listens without asking it.
+
+    The user's service would notice a connection to it. So the first probe goes to a port that is
+    never in use: "connection refused" shows that sshd has tried. Where that is forbidden, other
+    ports may be allowed (PermitOpen); only then the port in question is probed.
+    """
+    status, log, printed = None, "", ""
+    for port in (PROBED_PORT, to_port):
+        before = transport.master.log_size()
+        status, printed = _probe(transport, port)
+        log = transport.master.log_since(before)
+        if status == 0 or "administratively prohibited" not in log:
+            return
+    raise _error(
+        transport,
+        f"this computer to port {to_port} of the host",
+        "its sshd does not let connections through (AllowTcpForwarding, PermitOpen)",
+        status,
+        log + printed,
+    )
+
+
+def _probe(transport: Transport, port: int) -> tuple[int | None, str]:
+    """Make sshd connect to a port of the host; return the client's exit status and stderr."""
+    argv = probe_argv(transport.master.control_path, port)
+    status, _, printed = control(argv, PROBE_TIMEOUT)
+    return status, printed
+
+
+# The host listens
+
+
+def _listen_on_host(transport: Transport, wanted: Route, host_ports: HostPorts) -> Route:
+    forward = wanted
+    if not forward.port:
+        # Asked for port 0, sshd chooses one. But ssh knows that forward as "port 0" and can have
+        # one of them for each target, so the chosen port is requested again by its number.
+        chosen = int(_request_listener(transport, forward, host_ports))
+        _cancel(transport, forward)
+        forward = forward._replace(port=chosen)
+    # The port that sshd chose, too: it looks at no other address than its own, and Docker's name
+    # server listens on any port of 127.0.0.11.
+    if host_ports is not None and not host_ports(forward.port).free:
+        raise _in_use(transport, forward)
+    _request_listener(transport, forward, host_ports)
+    if host_ports is None:
+        return forward
+    try:
+        state = host_ports(forward.port)
+        if state.free:
+            what = f"port {forward.port} of the host"
+            raise _error(transport, what, "ssh reports success, but the port is closed")
+    except BaseException:
+        _cancel(transport, forward)
+        raise
+    if any(_is_any_address(address) for address in state.listeners):
+        logger.warning(
+            "Port %d of %s can be reached from its network, and not from itself alone: its sshd "
+            "listens on all addresses, whatever it is asked (GatewayPorts yes).",
+            forward.port,
+            transport.settings.host,
+        )
+    return forward
+
+
+def _request_listener(transport: Transport, forward: Route, host_ports: HostPorts) -> str:
+    """Make sshd listen; return what ssh printed."""
+    status, output, printed = control(_argv(transport, "forward", forward))
+    if status == 0 and (forward.port or output.strip().isdigit()):
+        return output
+    if not master_answers(transport):
+        raise client_error(transport, "forward", status, printed, started=False)
+    if status is None:  # a late answer must not leave a listener
+        _cancel(transport, forward)
+    if forward.port and host_ports is not None and not host_ports(forward.port).free:
+        raise _in_use(transport, forward)
+    why = f"no answer came within {CONTROL_TIMEOUT:g} s"
+    if status is not None:
+        why = reason(printed).rpartition("request failed: ")[2].partition(" / ")[0]
+        why += "; its sshd does not report why: AllowTcpForwarding, PermitListen, "
+        why += "a port below 1024" if host_ports is not None else "a port below 1024 or in use"
+    what = f"port {forward.port} of the host" if forward.port else "a port of the host"
+    raise _error(transport, what, why, status, printed)
+
+
+def _is_over_on_host(state: PortState) -> bool:
+    # Another process may have begun to listen on the same port of another address meanwhile.
+    return state.free or (bool(state.listeners) and not any(map(_may_be_sshd, state.listeners)))
+
+
+def _may_be_sshd(address: str) -> bool:
+    parsed = _parse(address)
+    return parsed in (_IPV4_LOOPBACK, _IPV6_LOOPBACK) or parsed.is_unspecified
+
+
+def _is_any_address(address: str) -> bool:
+    return _parse(address).is_unspecified
+
+
+_IPV4_LOOPBACK = ipaddress.ip_address("127.0.0.1")
+_IPV6_LOOPBACK = ipaddress.ip_address("::1")
+
+
+def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    parsed = ipaddress.ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped if mapped is not None else parsed
+
+
+# Both
+
+
+def _argv(transport: Transport, action: str, forward: Route) -> list[str]:
+    path = transport.master.control_path
+    return forward_argv(path, action, forward.flag, forward.port, forward.to_port)
+
+
+def _cancel(transport: Transport, forward: Route) -> None:
+    status, _, printed = control(_argv(transport, "cancel", forward))
+    if status == 0 or transport.ended or not master_answers(transport):
+        return  # it answers 0 as well when there is no such forward
+    why = f"it cannot be ended: {reason(printed)}"
+    raise _error(transport, f"port {forward.port}", why, status, printed)
+
+
+def _wait_until_over(transport: Transport, forward: Route, is_over: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + CANCEL_TIMEOUT
+    while True:
+        try:
+            if transport.ended or is_over():
+                return
+        except (LazyclusterError, OSError):
+            if transport.ended:
+                return
+            raise
+        if time.monotonic() > deadline:
+            why = f"it was cancelled, but is still listened on after {CANCEL_TIMEOUT:g} s"
+            raise _error(transport, f"port {forward.port}", why)
+        time.sleep(CANCEL_INTERVAL)
+
+
+def _in_use(transport: Transport, forward: Route) -> PortInUseError:
+    host = transport.settings.host
+    where, side = (host, host) if forward.on_host else ("this computer", "manager")
+    message = f"Port {forward.port} of {where} is in use."
+    return PortInUseError(message, port=forward.port, side=side)
+
+
+def _error(
+    transport: Transport, what: str, why: str, status: int | None = None, printed: str = ""
+) -> ForwardError:
+    host = transport.settings.host
+    return ForwardError(
+        f"Cannot forward {what} over the connection to {host}: {why}.",
+        host=host,
+        exit_status=status,
+        stderr=printed,
+    )

@@ -1,4 +1,4 @@
-"""What there is of this host for what runs here: system, cores, memory, Python, GPUs.
+"""Describe this host: system, cores, memory, Python and GPUs that a program can use here.
 
 In a container, the limits of its control groups count. They are read from files below `root`, as
 sched_getaffinity and the like know nothing of them. See cgroups(7), proc_pid_mountinfo(5) and
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     Gpu = dict[str, Any]  # id, name, uuid, memory, driver_version
 
-PATIENCE = 10.0  # seconds for nvidia-smi, which can take some to wake the GPUs, or hang in a driver
-NO_LIMIT = 1 << 60  # bytes; version 1 says 2**63 less a page where no limit is set
+PROGRAM_TIMEOUT = 10.0  # seconds; nvidia-smi may first wake the GPUs, or hang in a driver
+NO_LIMIT = 1 << 60  # bytes; version 1 prints 2**63 less a page if there is no limit
 NVIDIA_SMI = [
     "nvidia-smi",
     "--query-gpu=index,name,uuid,memory.total,driver_version",
@@ -25,32 +25,33 @@ NVIDIA_SMI = [
 
 
 def is_executable(name: "str") -> "bool":
-    """Whether a program of that name is found on the PATH."""
+    """Return True if a program of that name is found on the PATH."""
     import shutil
 
     return shutil.which(name) is not None
 
 
-def read_host_info(root: "str" = "/", patience: "float" = PATIENCE) -> "dict[str, Any]":
-    """All of it, as plain values.
+def read_host_info(root: "str" = "/", timeout: "float" = PROGRAM_TIMEOUT) -> "dict[str, Any]":
+    """Return everything, as plain values.
 
     Args:
-        root: Where `proc` and the mounted control groups are.
-        patience: Seconds that nvidia-smi may take.
+        root: Where `proc` and the mounted control groups are. Defaults to "/".
+        timeout: Seconds that nvidia-smi may take. Defaults to 10.
     """
     return {
         "os": operating_system(),
         "cpu_cores": cpu_cores(root),
         "memory": memory(root),
         "python_version": "%d.%d.%d" % sys.version_info[:3],
-        "gpus": gpus(patience),
+        "gpus": gpus(timeout),
     }
 
 
 def operating_system() -> "str":
-    """What platform.platform() says: "Linux-6.1.0-18-amd64-x86_64-with-glibc2.36".
+    """Return what platform.platform() does: "Linux-6.1.0-18-amd64-x86_64-with-glibc2.36".
 
-    On Linux without it: its import costs 20 ms, and on Python 3.6 a process for `uname -p`.
+    On Linux `platform` is not used: its import costs 20 ms, and on Python 3.6 a process for
+    `uname -p`.
     """
     system = os.uname()
     if system.sysname != "Linux":
@@ -69,9 +70,9 @@ def operating_system() -> "str":
 
 
 def cpu_cores(root: "str" = "/") -> "int":
-    """The least of what is online, what this process may run on, and the quotas; at least 1.
+    """Return the minimum of the cores online, the cores allowed here, and the quotas; at least 1.
 
-    A quota of 1.5 cores is 2: that many threads have something to do, if not all the time.
+    A quota of 1.5 cores counts as 2: two threads have something to do, if not all the time.
     """
     counts = [_online(), _allowed()]
     for folder in cgroup_folders(root, "cpu"):
@@ -92,7 +93,7 @@ def _online() -> "int":
 
 
 def _allowed() -> "int":
-    """How many this process may run on, as taskset and cpuset have it; 0 if that is not known."""
+    """Return how many cores taskset and cpuset allow this process; 0 if that is unknown."""
     try:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # macOS has none; a filter of system calls may refuse it
@@ -103,10 +104,10 @@ def _allowed() -> "int":
 
 
 def memory(root: "str" = "/") -> "int | None":
-    """The least of what the host has and the limits, in bytes; None if nothing tells it.
+    """Return the minimum of the installed memory and the limits, in bytes; None if unknown.
 
-    Not `memory.high`, nor version 1's soft limit: beyond these the system is slow to give, but
-    gives, and Kubernetes sets `memory.high` below the limit that its users ask for. Swap does not
+    `memory.high` and version 1's soft limit do not count: beyond these the system gives memory,
+    slowly, and Kubernetes sets `memory.high` below the limit that its users ask for. Swap does not
     count.
     """
     amounts = [_installed(root)]
@@ -117,7 +118,7 @@ def memory(root: "str" = "/") -> "int | None":
 
 
 def _installed(root: "str") -> "int":
-    """In bytes; 0 if nothing tells it."""
+    """Return the bytes of installed memory; 0 if unknown."""
     for line in _lines(root, "proc/meminfo"):  # lxcfs puts the container's share there
         words = line.split()
         if len(words) > 1 and words[0] == "MemTotal:" and _natural(words[1]):
@@ -128,17 +129,17 @@ def _installed(root: "str") -> "int":
             return pages * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         pass  # macOS may lack the first
-    return _natural(_printed(["sysctl", "-n", "hw.memsize"], PATIENCE).strip())
+    return _natural(_printed(["sysctl", "-n", "hw.memsize"], PROGRAM_TIMEOUT).strip())
 
 
 # Control groups
 
 
 def cgroup_folders(root: "str", controller: "str") -> "list[str]":
-    """The folders of this process's control groups that may limit it: its own and all above.
+    """Return the folders of the control groups that limit this process: its own and all parents.
 
-    Both versions of control groups may be there at once, mounted anywhere, each perhaps more than
-    once; a container often sees only the lower part of the path.
+    Both versions of control groups may be mounted at once, anywhere, each perhaps more than once;
+    a container often sees only the lower part of the path.
 
     Args:
         root: Where `proc` is.
@@ -171,22 +172,22 @@ def cgroup_folders(root: "str", controller: "str") -> "list[str]":
 
 
 def _below(path: "str", mounted: "str") -> "list[str] | None":
-    """The names on the way from the control group that is mounted down to that of this process.
+    """Return the names on the way from the mounted control group down to this process's own.
 
-    Both are relative to the root of this process's cgroup namespace, and start with `/..` where
-    they are above it or beside it. None if the one is not above the other: it limits others.
+    Both paths are relative to the root of this process's cgroup namespace, and start with `/..` if
+    they are above or beside it. None if the mounted group is not a parent: it limits others.
     """
     up, names = _split(path)
     mounted_up, mounted_names = _split(mounted)
     if mounted_up > up and not mounted_names:
-        return []  # what lies between has names that cannot be known in here, and is not visible
+        return []  # the groups in between are not visible in here
     if mounted_up == up and names[: len(mounted_names)] == mounted_names:
         return names[len(mounted_names) :]
     return None
 
 
 def _split(path: "str") -> "tuple[int, list[str]]":
-    """How often a path goes up, and the names that it then goes down."""
+    """Return how often a path goes up, and the names that it then goes down."""
     names = [name for name in path.split("/") if name]
     up = 0
     while up < len(names) and names[up] == "..":
@@ -195,25 +196,25 @@ def _split(path: "str") -> "tuple[int, list[str]]":
 
 
 def _unescaped(field: "str") -> "str":
-    r"""A path in mountinfo as it is: blanks and backslashes are there as \040 and the like."""
+    r"""Return a path of mountinfo without its escapes, \040 for a blank and the like."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), field)
 
 
 # GPUs
 
 
-def gpus(patience: "float" = PATIENCE) -> "list[Gpu]":
-    """One dictionary for each GPU of NVIDIA's that programs see here; none without nvidia-smi.
+def gpus(timeout: "float" = PROGRAM_TIMEOUT) -> "list[Gpu]":
+    """Return a dictionary for each NVIDIA GPU that programs see here; none without nvidia-smi.
 
-    Its keys are `id` (the number that nvidia-smi gives it), `name`, `uuid`, `memory` (bytes) and
-    `driver_version`. What the driver does not tell is None.
+    Its keys are `id` (nvidia-smi's number), `name`, `uuid`, `memory` (bytes) and `driver_version`.
+    A value that the driver does not report is None.
 
-    CUDA_VISIBLE_DEVICES chooses and orders them as it does for CUDA. Its numbers are taken for
-    those of nvidia-smi, which is true if all GPUs are alike, or with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    CUDA_VISIBLE_DEVICES chooses and orders the GPUs as it does for CUDA. Its numbers are read as
+    nvidia-smi's, which is right if all GPUs are alike, or with CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = []
-    for line in _printed(NVIDIA_SMI, patience).splitlines():
+    for line in _printed(NVIDIA_SMI, timeout).splitlines():
         index, _, rest = line.partition(",")
         fields = [field.strip() for field in rest.rsplit(",", 3)]  # a name may have commas
         if not _is_natural(index.strip()) or len(fields) != 4:
@@ -232,7 +233,7 @@ def gpus(patience: "float" = PATIENCE) -> "list[Gpu]":
 
 
 def _visible(found: "list[Gpu]", visible: "str") -> "list[Gpu]":
-    """Those that CUDA_VISIBLE_DEVICES names, in its order, up to the first that is not there."""
+    """Return the GPUs in CUDA_VISIBLE_DEVICES, in its order, up to the first unknown one."""
     chosen = []  # type: list[Gpu]
     for word in visible.split(","):
         word = word.strip()
@@ -253,7 +254,7 @@ def _visible(found: "list[Gpu]", visible: "str") -> "list[Gpu]":
 
 
 def _part(found: "list[Gpu]", uuid: "str") -> "Gpu":
-    """A part of a GPU (MIG). nvidia-smi can only be asked about whole ones."""
+    """Return a part of a GPU (MIG); nvidia-smi lists only whole ones."""
     wholes = [gpu for gpu in found if gpu["uuid"] and gpu["uuid"] in uuid]  # before driver 470
     whole = wholes[0] if wholes else found[0] if len(found) == 1 else {}
     return {
@@ -269,7 +270,7 @@ def _part(found: "list[Gpu]", uuid: "str") -> "Gpu":
 
 
 def _lines(folder: "str", name: "str") -> "list[str]":
-    """The lines of a file; none if it cannot be read."""
+    """Return the lines of a file; none if it cannot be read."""
     try:
         with open(os.path.join(folder, name), "rb") as file:
             return os.fsdecode(file.read()).split("\n")
@@ -286,12 +287,12 @@ def _is_natural(word: "str") -> "bool":
 
 
 def _natural(word: "str") -> "int":
-    """A number; 0 for `max`, -1 and whatever else is none."""
+    """Return a number; 0 for `max`, -1 and anything else that is not a natural number."""
     return int(word) if _is_natural(word) else 0
 
 
-def _printed(argv: "list[str]", patience: "float") -> "str":
-    """What a program prints; nothing if it is not there, fails, or takes longer."""
+def _printed(argv: "list[str]", timeout: "float") -> "str":
+    """Return what a program prints; nothing if it is missing, fails, or takes longer."""
     import subprocess  # loaded in the supervisor, but not needed on most hosts
 
     try:
@@ -301,15 +302,15 @@ def _printed(argv: "list[str]", patience: "float") -> "str":
     except OSError:
         return ""
     try:
-        output, _ = process.communicate(timeout=patience)
+        output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        # Not subprocess.run: it then waits for what cannot be killed in a driver, and for all that
-        # holds the pipe.
+        # Not subprocess.run: it would then wait for a process that hangs in a driver and cannot be
+        # killed, and for every process that holds the pipe.
         process.kill()
         process.stdout.close()  # type: ignore[union-attr]
         try:
             process.wait(1)
         except subprocess.TimeoutExpired:
-            pass  # its end is the system's
+            pass  # it hangs in a driver; init will wait for it
         return ""
     return output.decode("utf-8", "replace") if process.returncode == 0 else ""

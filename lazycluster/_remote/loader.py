@@ -1,5 +1,5 @@
-# The first text that the host's Python runs; every Python back to 2.7 can read it, so that an old
-# one can say that it is old. It reads its sources by exact byte counts from standard input, where
+# The first text that the host's Python runs. Every Python back to 2.7 can read it, so that an old
+# one can report its version. It reads the sources from standard input by exact byte counts, since
 # the frames of the conversation follow at once, and gives the modules private names.
 import os
 import sys
@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # noqa: F401 - stands in a comment
 
-PROGRAM_FAILED = 95  # the exit status that the bootstrap takes for an end, not for a bad Python
+PROGRAM_FAILED = 95  # exit status; the bootstrap then ends and tries no other Python
 
 
 def read_exactly(count):  # type: (int) -> bytes
@@ -47,10 +47,10 @@ def new_module(name):  # type: (str) -> Any
 
 
 def load(token):  # type: (str) -> None
-    # "-c" put the current folder, here the home directory, in front: a json.py there is not meant.
+    # "-c" put the current folder, the home directory, in front: a json.py there must not be used.
     if sys.path[:1] == [""]:
         del sys.path[0]
-    # Set by the bootstrap so that Python leaves LC_CTYPE alone; commands must not see it.
+    # The bootstrap has set this so that Python leaves LC_CTYPE alone; commands must not see it.
     os.environ.pop("PYTHONCOERCECLOCALE", None)
     if sys.version_info < (3, 6):
         version = ".".join(str(number) for number in sys.version_info[:3])
@@ -59,7 +59,7 @@ def load(token):  # type: (str) -> None
             read_exactly(65536)  # until the manager has gone
     package = new_package("_lazycluster")
     keepalive, text_length, archive_length = read_line()  # the lengths of what follows
-    # Neither is one meant that is in PYTHONPATH, which is for functions.
+    # Nor must a json.py in PYTHONPATH, which is for functions.
     library = os.path.dirname(os.__file__)
     sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
     for name in ("_shared", "_remote"):
@@ -74,7 +74,7 @@ def load(token):  # type: (str) -> None
     package._remote.supervisor.main(float(keepalive))
 
 
-# Not sys.exit: with PYTHONINSPECT it would go on, and read frames as Python.
+# Not sys.exit: with PYTHONINSPECT Python would go on and read the frames as a program.
 try:
     load(sys.argv[1])
 except BaseException:

@@ -1,8 +1,9 @@
-"""The one selector of the supervisor: frames in and out, pipes that are read, timers, heartbeat."""
+"""The supervisor's event loop: frames in and out, pipes, timers and the heartbeat."""
 
 import collections
 import heapq
 import itertools
+import json
 import math
 import os
 import selectors
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
     Reader = Callable[[int], object]
 
-READ = 1 << 18  # bytes from the manager, at most, at once
-HOLD = 0.002  # seconds
-SMALL = 1 << 12  # bytes of a frame that are copied so that others can go with it
+READ = 1 << 18  # bytes; the maximum of one read from the manager
+FLUSH_DELAY = 0.002  # seconds that a frame may wait for the next one
+SMALL = 1 << 12  # bytes; up to this size a frame is copied so that others can go with it
 MOST_FRAMES = 64  # in one write; the system's limit is 1024
-QUEUE_LIMIT = 1 << 18  # bytes for the manager that may wait before the steps' pipes do
+QUEUE_LIMIT = 1 << 18  # bytes that may wait for the manager before the steps' pipes are paused
 
-# What comes of frames that no manager sends: JSON may be nested too deep, a number infinite.
-NO_SENSE = (
+# Raised for frames that no manager sends: JSON may be nested too deeply, a number infinite.
+_MALFORMED = (
     frames.FrameError,
     ValueError,
     LookupError,
@@ -37,14 +38,14 @@ NO_SENSE = (
 
 
 class Loop:
-    """Serves until the manager has gone or a signal says to end.
+    """Serve until the manager has gone or a signal arrives.
 
     Args:
-        source: Where the manager's frames come from.
-        sink: Where frames for it go.
+        source: The descriptor that the manager's frames come from.
+        sink: The descriptor that frames for the manager go to.
         keepalive: Seconds between two heartbeats.
-        on_frame: Called with each frame's kind, request and payload; a ValueError, KeyError or
-            TypeError from it says that the frame made no sense.
+        on_frame: Called with each frame's kind, request and payload; one of _MALFORMED from it ends
+            the loop.
         on_child: Called when a child process may have ended.
     """
 
@@ -63,35 +64,35 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self._readers = {}  # type: dict[int, Reader]
         self._paused = False
-        # Buffers of its own: a new one for each read costs page faults, which cost more than it.
+        # These buffers are reused: a new one for each read costs more in page faults than the read.
         self._input = memoryview(bytearray(READ))
         self._relayed = memoryview(bytearray(frames.HEADER.size + frames.CHUNK))
         self._queue = collections.deque()  # type: collections.deque[memoryview]
         self._queued = 0
         self._flush_at = math.inf  # by time.monotonic()
-        self._is_full = False  # the pipe to the manager
+        self._is_full = False  # whether the pipe to the manager is
         self._timers = []  # type: list[tuple[float, int, Callable[[], None]]]
         self._timer_count = 0
         self._received = self._sent = time.monotonic()
         self._ending = False
-        self._wake = os.pipe()
-        for fd in (*self._wake, source, sink):
+        self._wakeup = os.pipe()
+        for fd in (*self._wakeup, source, sink):
             os.set_blocking(fd, False)
         for fd in (source, sink):
             frames.enlarge_pipe_buffer(fd)
         self._selector.register(source, selectors.EVENT_READ, self._read_manager)
-        self._selector.register(self._wake[0], selectors.EVENT_READ, self._woken)
-        signal.set_wakeup_fd(self._wake[1])
+        self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._handle_wakeup)
+        signal.set_wakeup_fd(self._wakeup[1])
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, self._told_to_end)
+            signal.signal(number, self._end_on_signal)
 
     def run(self) -> "None":
         """Serve until the end."""
         self._flush()
         while not self._ending:
             for key, _ in self._selector.select(self._next_timer()):
-                # An event before this one may have closed it, and the number is another pipe's.
+                # An earlier event may have closed it, and its number may be another pipe's now.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data(key.fd)
             if self._flush_at <= time.monotonic():
@@ -103,13 +104,13 @@ class Loop:
                 self._flush()
             self._pause_or_resume()
 
-    def later(self, seconds: "float", action: "Callable[[], None]") -> "None":
+    def call_later(self, seconds: "float", action: "Callable[[], None]") -> "None":
         """Call an action once, after some seconds."""
-        self._timer_count += 1  # two of the same moment are not compared further
+        self._timer_count += 1  # so that two timers of one moment are not compared further
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._timer_count, action))
 
     def send(
-        self, kind: "int", request: "int", payload: "bytes" = b"", hold: "bool" = False
+        self, kind: "int", request: "int", payload: "bytes" = b"", may_wait: "bool" = False
     ) -> "None":
         """Write a frame, with all others of this turn: each write wakes half a dozen processes.
 
@@ -117,20 +118,29 @@ class Loop:
             kind: The frame's.
             request: The number of the request.
             payload: The frame's.
-            hold: Nobody waits for it: it may go with the next one, but HOLD seconds later at most.
+            may_wait: Whether the frame may wait up to FLUSH_DELAY for the next one.
         """
-        self._append(frames.encode(kind, request, payload), hold)
+        self._append(frames.encode(kind, request, payload), may_wait)
 
-    def relay(self, fd: "int", kind: "int", request: "int", hold: "bool" = False) -> "int | None":
-        """Read what is there, CHUNK bytes at most, and send it, copied as little as can be.
+    def send_json(
+        self, kind: "int", request: "int", content: "object", may_wait: "bool" = False
+    ) -> "None":
+        """Write a frame whose payload is JSON; see `send`."""
+        self.send(kind, request, json.dumps(content).encode("ascii"), may_wait)
 
-        How many bytes it was: 0 at the end, None if nothing is there now.
+    def relay(
+        self, fd: "int", kind: "int", request: "int", may_wait: "bool" = False
+    ) -> "int | None":
+        """Read what is there, CHUNK bytes at most, and send it, copied as little as possible.
 
         Args:
             fd: Where to read.
             kind: The frame's.
             request: The number of the request.
-            hold: As for `send`, if it is little.
+            may_wait: As for `send`; only for a small frame.
+
+        Returns:
+            How many bytes it was: 0 at the end of the file, None if nothing is there now.
         """
         try:
             count = os.readv(fd, [self._relayed[frames.HEADER.size :]])
@@ -141,24 +151,24 @@ class Loop:
             frame = self._relayed[: frames.HEADER.size + count]
             written = 0
             if count > SMALL:
-                hold = False
+                may_wait = False
                 self._flush()
                 written = 0 if self._queue else self._write([frame])
             if written < len(frame):
-                self._append(bytes(frame[written:]), hold)
+                self._append(bytes(frame[written:]), may_wait)
         return count
 
-    def _append(self, data: "bytes", hold: "bool") -> "None":
+    def _append(self, data: "bytes", may_wait: "bool") -> "None":
         self._sent = time.monotonic()
         self._queue.append(memoryview(data))
         self._queued += len(data)
-        if not hold:
+        if not may_wait:
             self._flush_at = 0.0
         elif self._flush_at == math.inf:
-            self._flush_at = self._sent + HOLD
+            self._flush_at = self._sent + FLUSH_DELAY
 
     def _flush(self) -> "None":
-        """Write what the pipe takes, and watch it while something is left."""
+        """Write what the pipe takes, and watch the pipe while something is left."""
         self._flush_at = math.inf
         while self._queue:
             written = self._write(list(itertools.islice(self._queue, MOST_FRAMES)))
@@ -175,20 +185,20 @@ class Loop:
         if bool(self._queue) != self._is_full:
             self._is_full = not self._is_full
             if self._is_full:
-                self.write_to(self._sink, lambda _: self._flush())
+                self.add_writer(self._sink, lambda _: self._flush())
             else:
-                self.stop_writing(self._sink)
+                self.remove_writer(self._sink)
 
-    def _write(self, pieces: "list[memoryview]") -> "int":
+    def _write(self, chunks: "list[memoryview]") -> "int":
         try:
-            return os.writev(self._sink, pieces)
+            return os.writev(self._sink, chunks)
         except BlockingIOError:
             return 0
         except OSError:  # EPIPE: the manager has gone
             self._ending = True
             return 0
 
-    def read_from(self, fd: "int", action: "Reader") -> "None":
+    def add_reader(self, fd: "int", action: "Reader") -> "None":
         """Call an action whenever there is something to read, unless the manager is slow."""
         os.set_blocking(fd, False)
         self._readers[fd] = action
@@ -196,38 +206,38 @@ class Loop:
             self._selector.register(fd, selectors.EVENT_READ, action)
 
     def close_reader(self, fd: "int") -> "None":
-        """Close a descriptor that was or was to be read from."""
+        """Stop reading from a descriptor, if the loop does, and close it."""
         if self._readers.pop(fd, None) is not None and not self._paused:
             self._selector.unregister(fd)
         os.close(fd)
 
-    def write_to(self, fd: "int", action: "Reader") -> "None":
-        """Call an action whenever something can be written, until `stop_writing`."""
+    def add_writer(self, fd: "int", action: "Reader") -> "None":
+        """Call an action whenever something can be written, until `remove_writer`."""
         if fd not in self._selector.get_map():
             self._selector.register(fd, selectors.EVENT_WRITE, action)
 
-    def stop_writing(self, fd: "int") -> "None":
-        """No longer; a second time is fine."""
+    def remove_writer(self, fd: "int") -> "None":
+        """Stop calling the action; a second call does nothing."""
         if fd >= 0 and fd in self._selector.get_map():
             self._selector.unregister(fd)
 
     def close_readers(self) -> "None":
-        """Read from nothing any more but the manager."""
+        """Close all descriptors that are read from, except the manager's."""
         for fd in list(self._readers):
             self.close_reader(fd)
 
     def close_in_child(self) -> "None":
-        """In a forked process: none of these descriptors is its own."""
-        for fd in (*self._readers, *self._wake, self._source, self._sink):
+        """Close the loop's descriptors in a forked process, which does not own them."""
+        for fd in (*self._readers, *self._wakeup, self._source, self._sink):
             os.close(fd)
         self._selector.close()
 
-    def _told_to_end(self, *_: "object") -> "None":
+    def _end_on_signal(self, *_: "object") -> "None":
         self._ending = True
 
     def _next_timer(self) -> "float":
         due = time.monotonic() + self._keepalive
-        if not self._queue:  # or the heartbeat could not be sent anyway
+        if not self._queue:  # otherwise a heartbeat could not be sent anyway
             due = min(due, self._sent + self._keepalive)
         if self._timers:
             due = min(due, self._timers[0][0])
@@ -242,12 +252,12 @@ class Loop:
         elif now - self._sent >= self._keepalive and not self._queue:
             self.send(frames.HEARTBEAT, 0)
 
-    def _woken(self, fd: "int") -> "None":
+    def _handle_wakeup(self, fd: "int") -> "None":
         os.read(fd, 4096)
         self._on_child()
 
     def _pause_or_resume(self) -> "None":
-        """Let the steps' pipes wait while the manager is slow; memory stays flat."""
+        """Pause the steps' pipes while the manager is slow, so that memory stays flat."""
         pause = self._queued > (QUEUE_LIMIT // 4 if self._paused else QUEUE_LIMIT)
         if pause == self._paused:
             return
@@ -272,8 +282,10 @@ class Loop:
         try:
             for kind, number, payload in self._frames.feed(self._input[:count]):
                 self._on_frame(kind, number, payload)
-        except NO_SENSE as error:
-            name = type(error).__name__  # no more: what was sent may be a secret
-            sys.stderr.write("lazycluster: the manager sent no sense: {}\n".format(name))
-            sys.stderr.flush()  # which it does not do by itself before 3.9
+        except _MALFORMED as error:
+            name = type(error).__name__  # nothing else: what was sent may be a secret
+            sys.stderr.write(
+                "lazycluster: the manager sent data that violates the protocol: {}\n".format(name)
+            )
+            sys.stderr.flush()  # before 3.9, Python does not flush it at the end of a line
             self._ending = True

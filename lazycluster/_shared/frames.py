@@ -1,8 +1,34 @@
-"""The wire format between manager and supervisor, stated once; both halves use it.
+"""The wire format between manager and supervisor; both sides use this module.
 
 A frame is a header of nine bytes (kind, request number, length of the payload, big-endian) and the
-payload. Everything big travels as many frames of at most CHUNK bytes, so that it never holds up
-anything small for long.
+payload. Everything big travels as many frames of at most CHUNK bytes, so that a small message never
+waits long.
+
+A request is JSON. Its texts are UTF-8 with surrogates for bytes that are not:
+
+    steps        a list of steps; each starts when the one before has succeeded
+    working_dir  the directory that they start in; null for the home directory
+    environment  variables to set, {name: value}
+    task         the number of the task's first request; null if it is this one
+
+A step has a `kind` and what the kind needs:
+
+    command      command; shell (optional; the account's own by default)
+    function     python: [major, minor] of the manager; input: bytes of INPUT that it reads, which
+                 are two pickles, the local modules' sources and (function, args, kwargs)
+    pack         path; measured: whether the stream begins with its size; the stream is its VALUE
+    unpack       target, name: see `paths.destination`; it reads a stream as INPUT
+    operation    operation, arguments: see `operations`
+
+An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of its process, and:
+
+    result       what an operation returned, or where `unpack` has put the copy
+    skipped      what `unpack` skipped, [[path, what it is], ...]
+    returned     true: a function has returned, and its VALUE is complete
+    failure      "os": message, and errno, path, there (the sender's error) if they are known
+                 "python_version": python, the host's version
+                 "python_modules": message, why cloudpickle cannot be imported
+                 "raised": stage ("load", "call" or "dump"), type, message, traceback
 """
 
 import fcntl
@@ -14,22 +40,22 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct(">BII")
 CHUNK = 1 << 18  # bytes
-MAX_PAYLOAD = 1 << 20  # the bound of what is believed; CHUNK is what is sent
+MAX_PAYLOAD = 1 << 20  # bytes that are accepted; at most CHUNK are sent
 
 # From the manager to the supervisor.
-REQUEST_PART = 1  # a piece of a request's description
-REQUEST = 2  # its last piece; together JSON: {"steps", "working_dir", "environment"}
+REQUEST_PART = 1  # a part of a request's description
+REQUEST = 2  # its last part
 INPUT = 3  # bytes for the steps of a request, one step's after the other's
 KILL = 4  # JSON: {"grace": seconds between SIGTERM and SIGKILL}
-MODULES = 5  # see archive: what functions are pickled with, and rooms; before their first use
+MODULES = 5  # an `archive` of modules, sent before their first use
 
 # From the supervisor to the manager.
-HELLO = 16  # JSON: who answers
-STARTED = 17  # JSON: {"step": index, "pid": number or None}
+HELLO = 16  # JSON: {"python": version, "pid": of the supervisor}
+STARTED = 17  # JSON: {"step": index, "pid": number}
 OUTPUT = 18  # what the running step printed
-VALUE = 19  # a piece of the running step's value
-ENDED = 20  # JSON: {"step": index, "exit_status" | "signal" | "failure", what the step told}
-FINISHED = 21  # the request is over; nothing more comes for it
+VALUE = 19  # a part of the running step's value
+ENDED = 20  # JSON: an outcome
+FINISHED = 21  # the request is over; no frame follows for it
 CREDIT = 22  # JSON: {"bytes": how many more bytes of INPUT may be sent}
 
 # Both ways.
@@ -44,43 +70,43 @@ BULK = frozenset([INPUT, OUTPUT, VALUE])  # their payload is a user's bytes, not
 
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python knows from 3.10 on
 
-# INPUT that may be under way for a request before any of it is wanted, and once it is.
+# Bytes of INPUT that may be under way for a request: at first, and once a step wants a lot.
 FIRST_WINDOW = 1 << 19
 WINDOW = 1 << 22
 
 
 class FrameError(Exception):
-    """Bytes that are no frame."""
+    """Bytes that are not a frame."""
 
 
 def encode(kind: "int", request: "int", payload: "bytes" = b"") -> "bytes":
-    """A whole frame."""
+    """Return a complete frame."""
     return HEADER.pack(kind, request, len(payload)) + payload
 
 
 class FrameReader:
-    """Cuts a stream of bytes into frames.
+    """Cut a stream of bytes into frames.
 
     Args:
-        kinds: The kinds of frame that may come.
+        kinds: The kinds of frame that are allowed.
     """
 
     def __init__(self, kinds: "frozenset[int]") -> "None":
         self._kinds = kinds
         self._header = bytearray()
-        self._kind = self._request = 0  # of the frame that it is in
+        self._kind = self._request = 0  # of the current frame
         self._left = 0  # bytes of its payload still to come
-        self._payload = bytearray()  # what has come of it, unless it is BULK
+        self._payload = bytearray()  # the bytes that have come, unless the frame is BULK
 
     def feed(self, data: "Union[bytes, memoryview]") -> "list[tuple[int, int, Any]]":
-        """What `data` holds, as (kind, request, payload).
+        """Return the frames that `data` completes, as (kind, request, payload).
 
-        A message comes when it is whole, as bytes. The payload of BULK, which is part of a stream
-        anyway, comes in as many pieces as it was read in, as views of `data`: to copy all that goes
-        by costs as much as to read it.
+        A message comes once it is complete, as bytes. The payload of BULK, which is part of a
+        stream anyway, comes in as many chunks as it was read in, as views of `data`: copying it
+        would cost as much as reading it.
 
         Raises:
-            FrameError: An unknown kind or an absurd length.
+            FrameError: If the kind is not allowed or the payload is too long.
         """
         found = []  # type: list[tuple[int, int, Any]]
         view = memoryview(data)
@@ -93,16 +119,16 @@ class FrameReader:
                 if len(self._header) < HEADER.size:
                     break
                 self._begin()
-            piece = view[at : at + self._left]
-            at += len(piece)
-            self._left -= len(piece)
+            chunk = view[at : at + self._left]
+            at += len(chunk)
+            self._left -= len(chunk)
             if self._kind in BULK:
-                if piece:
-                    found.append((self._kind, self._request, piece))
+                if chunk:
+                    found.append((self._kind, self._request, chunk))
             elif self._left:
-                self._payload += piece
+                self._payload += chunk
             else:
-                payload = bytes(self._payload) + piece if self._payload else bytes(piece)
+                payload = bytes(self._payload) + chunk if self._payload else bytes(chunk)
                 found.append((self._kind, self._request, payload))
                 self._payload.clear()
             if not self._left:

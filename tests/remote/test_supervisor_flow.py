@@ -139,4 +139,4 @@ def test_more_input_than_was_asked_for_is_no_sense(new_host):
     for _ in range(2 + frames.WINDOW // frames.CHUNK):
         new_host.send(frames.INPUT, asked.number, bytes(frames.CHUNK))
     assert new_host.wait_for_end() == 0
-    assert "the manager sent no sense" in new_host.errors()
+    assert "the manager sent data that violates the protocol" in new_host.errors()

@@ -184,7 +184,7 @@ def _processes_and_folders() -> set[str]:
     """The processes of this run, on either side, and its control folders.
 
     But for two that each supervisor may have forked from itself and that live as long as it does:
-    its heir, and a spare process for the next function.
+    the cleanup process, and a pre-forked process for the next function.
     """
     marker = f"LAZYCLUSTER_TEST_SESSION={os.environ['LAZYCLUSTER_TEST_SESSION']}".encode()
     found = set(glob.glob(f"{glob.escape(os.environ['XDG_RUNTIME_DIR'])}/lazycluster-*"))

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lazycluster import RuntimeTask
+from lazycluster.exceptions import TaskExecutionError
 from support.hosts import call, cause
 from support.processes import is_alive
 from support.waiting import wait_until
@@ -320,17 +321,12 @@ def break_modules():
 
 
 def test_f25_function_that_breaks_modules_breaks_its_own(runtime):
-    """Its value or its exception is told all the same."""
-
-    def work(fail):
-        break_modules()
-        if fail:
-            raise ValueError("why")
-        return "value"
-
-    error = cause(runtime, work, fail=True)
-    assert (error.exception_type, error.exception_message) == ("ValueError", "why")
-    assert call(runtime, work, fail=False) == "value"
+    """Its value is lost, and nothing else is: the next call has modules of its own."""
+    supervisor = call(runtime, os.getppid)
+    with pytest.raises(TaskExecutionError):
+        runtime.execute_function(break_modules)
+    assert call(runtime, lambda: os.path.isdir(os.getcwd())) is True
+    assert call(runtime, os.getppid) == supervisor
 
 
 def test_f24_function_that_closes_all_descriptors_is_told(runtime):

@@ -142,7 +142,7 @@ def test_f21_host_without_anything_installed(make_runtime: MakeRuntime, options:
 
         return type(cloudpickle.__loader__).__module__
 
-    assert call(runtime, cloudpickle_is_from) == "_lazycluster._remote.child"
+    assert call(runtime, cloudpickle_is_from) == "_lazycluster._remote.imports"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,9 @@ def test_f20_python_without_zlib_is_one_sentence(make_sshd: MakeSshd, tmp_path: 
     """What is sent is compressed; the error names what such a Python lacks."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['zlib'] = None\n")
     sshd = make_sshd(environment={"PYTHONPATH": str(tmp_path)})
-    with pytest.raises(ConnectError, match=r"could not run our program.*zlib.*with python="):
+    with pytest.raises(
+        ConnectError, match=r"could not run lazycluster's program.*zlib.*with python="
+    ):
         Connection(sshd.alias, config_file=sshd.config_file).open()
 
 

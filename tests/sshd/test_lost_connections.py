@@ -94,7 +94,7 @@ def lose_by_supervisor(sshd, host):
 
 
 def lose_by_out_of_memory(sshd, host):
-    """The supervisor can do nothing then, but it has an heir."""
+    """The supervisor can do nothing then; its cleanup process does."""
     os.kill(host, signal.SIGKILL)
 
 

@@ -17,7 +17,7 @@ def request(content, number=2):
 
 
 STEP = {"working_dir": None, "environment": {}, "task": None}
-NO_SENSE = {
+MALFORMED = {
     "garbage": b"GET / HTTP/1.1\r\n\r\n",
     "zeros": bytes(100),
     "absurd length": frames.HEADER.pack(frames.REQUEST, 2, 2**32 - 1),
@@ -37,8 +37,8 @@ NO_SENSE = {
 }
 
 
-@pytest.mark.parametrize("said", NO_SENSE.values(), ids=NO_SENSE)
-def test_f47_what_makes_no_sense_ends_the_supervisor(new_own_host, said):
+@pytest.mark.parametrize("said", MALFORMED.values(), ids=MALFORMED)
+def test_f47_malformed_frames_end_the_supervisor(new_own_host, said):
     """With one line that holds nothing of it, and with all that it had started."""
     asked = new_own_host.ask(command("echo here; exec sleep 1000"))
     new_own_host.wait_for_output(asked)
@@ -46,5 +46,5 @@ def test_f47_what_makes_no_sense_ends_the_supervisor(new_own_host, said):
     assert new_own_host.wait_for_end() == 0
     await_gone(asked.pids)
     errors = new_own_host.errors()
-    assert errors.startswith("lazycluster: the manager sent no sense: ")
+    assert errors.startswith("lazycluster: the manager sent data that violates the protocol: ")
     assert len(errors.splitlines()) == 1

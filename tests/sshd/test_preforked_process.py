@@ -1,4 +1,4 @@
-"""The process that is forked ahead of the next function: used once, and never missed."""
+"""The process that is forked before the next function comes: used once, and never missed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def children(pid):
 
 
 @pytest.fixture
-def spare(own_runtime):
+def preforked(own_runtime):
     """Gives the number of the one that waits now."""
     supervisor = call(own_runtime, os.getppid)
-    (heir,) = (pid for pid in children(supervisor) if is_heir(pid))
+    (cleanup,) = (pid for pid in children(supervisor) if is_cleanup_process(pid))
 
     def wait_for_it():
         def alone():
-            forked = children(supervisor) - {heir}
+            forked = children(supervisor) - {cleanup}
             return forked if len(forked) == 1 else None
 
         (pid,) = wait_until(alone)
@@ -40,50 +40,50 @@ def spare(own_runtime):
     return wait_for_it
 
 
-def is_heir(pid):
-    """It reads notes, and ignores SIGTERM; nobody else there does."""
+def is_cleanup_process(pid):
+    """It ignores SIGTERM; no other process there does."""
     status = Path(f"/proc/{pid}/status").read_text()
     ignored = int(status.split("SigIgn:")[1].split()[0], 16)
     return bool(ignored >> (signal.SIGTERM - 1) & 1)
 
 
-def test_it_is_the_next_function(own_runtime, spare):
+def test_it_is_the_next_function(own_runtime, preforked):
     """And the one after that has another."""
-    first = spare()
+    first = preforked()
     assert call(own_runtime, os.getpid) == first
-    second = spare()
+    second = preforked()
     assert second != first
     assert call(own_runtime, os.getpid) == second
 
 
-def test_one_that_was_killed_is_not_missed(own_runtime, spare):
+def test_one_that_was_killed_is_not_missed(own_runtime, preforked):
     """Whoever tidies up on a host finds it easily."""
-    os.kill(spare(), signal.SIGKILL)
-    wait_until(lambda: len(children(spare.supervisor)) == 1)
-    assert call(own_runtime, os.getppid) == spare.supervisor
+    os.kill(preforked(), signal.SIGKILL)
+    wait_until(lambda: len(children(preforked.supervisor)) == 1)
+    assert call(own_runtime, os.getppid) == preforked.supervisor
 
 
-def test_one_that_lacks_a_module_is_not_used(own_runtime, spare, tmp_path):
+def test_one_that_lacks_a_module_is_not_used(own_runtime, preforked, tmp_path):
     """A copy has the supervisor import more: who was forked before does not have it."""
-    stale = spare()
+    stale = preforked()
     (tmp_path / "file").write_text("data")
     own_runtime.send_file(str(tmp_path / "file"))
     assert call(own_runtime, os.getpid) != stale
     wait_until(lambda: not is_alive(stale))
 
 
-def test_it_has_the_directory_and_the_variables_of_its_step(own_runtime, spare, tmp_path):
+def test_it_has_the_directory_and_the_variables_of_its_step(own_runtime, preforked, tmp_path):
     """Which it learns after it was forked, as it does of a job too large for a pipe."""
-    spare()
+    preforked()
     own_runtime.working_dir = str(tmp_path)
     own_runtime.add_env_variables({"LARGE": "x" * 100_000, "SMALL": "y"})
     found = call(own_runtime, lambda: (os.getcwd(), len(os.environ["LARGE"]), os.environ["SMALL"]))
     assert found == (str(tmp_path), 100_000, "y")
 
 
-def test_it_is_not_kept_by_what_functions_leave(own_runtime, spare):
+def test_it_is_not_kept_by_what_functions_leave(own_runtime, preforked):
     """Each is forked from the supervisor, and knows nothing of the function before."""
-    spare()
+    preforked()
 
     def spoil():
         import builtins
@@ -93,33 +93,33 @@ def test_it_is_not_kept_by_what_functions_leave(own_runtime, spare):
         os.environ["SPOILT"] = "yes"
 
     call(own_runtime, spoil)
-    spare()
+    preforked()
     assert call(own_runtime, lambda: (len("abc"), "SPOILT" in os.environ)) == (3, False)
 
 
-def test_many_functions_at_once_do_not_wait_for_it(own_runtime, spare):
+def test_many_functions_at_once_do_not_wait_for_it(own_runtime, preforked):
     """One of them gets it, the others a fork of their own."""
-    waiting = spare()
+    waiting = preforked()
     tasks = [own_runtime.execute_task(RuntimeTask().run_function(os.getpid)) for _ in range(20)]
     pids = [next(ended(task).function_returns) for task in tasks]
     assert len(set(pids)) == 20
     assert waiting in pids
 
 
-def test_it_ends_with_the_connection(own_runtime, spare):
+def test_it_ends_with_the_connection(own_runtime, preforked):
     """Also when the supervisor is killed."""
-    waiting = spare()
+    waiting = preforked()
     own_runtime.cleanup()
     wait_until(lambda: not is_alive(waiting))
 
 
-def test_it_ends_with_a_killed_supervisor(own_runtime, spare):
-    waiting = spare()
-    os.kill(spare.supervisor, signal.SIGKILL)
+def test_it_ends_with_a_killed_supervisor(own_runtime, preforked):
+    waiting = preforked()
+    os.kill(preforked.supervisor, signal.SIGKILL)
     wait_until(lambda: not is_alive(waiting))
 
 
 def test_commands_alone_need_none(own_runtime):
     """It is for those who call functions."""
     pid = int(run(own_runtime, "echo $PPID")[0])
-    assert all(is_heir(child) for child in children(pid))
+    assert all(is_cleanup_process(child) for child in children(pid))

@@ -1,0 +1,133 @@
+"""The process that cleans up on the host if the supervisor is killed with SIGKILL.
+
+It reads what is to be cleaned up from a pipe that only the supervisor writes to, one note a line:
+
+    +PID   a step's process leads a session
+    ~PID   this leader has been waited for; its session may have more processes
+    -PID   the session has no process left
+    tPATH  the path (in hex) is temporary
+    kPATH  the path is kept, or has been removed
+
+At the end of the pipe it does what the supervisor would have done. If no process can be forked, the
+supervisor works without it.
+"""
+
+import os
+import signal
+import time
+
+from .._shared import folders
+from .child import END_SIGNALS, fork
+from .sessions import END_GRACE, POLL_INTERVAL, living_groups, signal_sessions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+NOTES_INTERVAL = 0.1  # seconds between two reads; a short step must not wake the process each time
+NOTES_LIMIT = 1 << 20  # bytes that may wait for the pipe
+
+
+class CleanupProcess:
+    """The supervisor's side of the cleanup process."""
+
+    def __init__(self) -> "None":
+        self._pid = 0
+        self._notes = -1
+        self._waiting = bytearray()
+
+    def start(self, null: "int", close: "Callable[[], None]") -> "None":
+        """Fork it.
+
+        Args:
+            null: `/dev/null`, for its standard streams: ssh would wait until they are closed.
+            close: Called in the child; closes the supervisor's descriptors.
+        """
+        notes, self._notes = os.pipe()
+        os.set_blocking(self._notes, False)
+
+        def run() -> "None":
+            for fd in (1, 2):
+                os.dup2(null, fd)
+            close()
+            _clean_up_at_end(notes)
+
+        try:
+            self._pid = fork(run)
+        except OSError:
+            self.dismiss()
+        finally:
+            os.close(notes)
+
+    def add_temporary(self, path: "str") -> "None":
+        """Note that a path is to be removed in the end."""
+        self.note(b"t" + os.fsencode(path).hex().encode())
+
+    def keep(self, path: "str") -> "None":
+        """Note that a path is not, or no longer, to be removed."""
+        self.note(b"k" + os.fsencode(path).hex().encode())
+
+    def note(self, note: "bytes") -> "None":
+        """Write a line to the process; it waits here while the pipe is full."""
+        if self._notes < 0:
+            return
+        self._waiting += note + b"\n"
+        try:
+            del self._waiting[: os.write(self._notes, self._waiting)]
+        except BlockingIOError:
+            if len(self._waiting) > NOTES_LIMIT:
+                self.dismiss()  # it has been stopped
+        except OSError:
+            self.dismiss()  # it has been killed
+
+    def dismiss(self) -> "None":
+        """End the process, since nothing is left for it to do."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)  # before it sees the end of the notes
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+        self.close_in_child()
+
+    def close_in_child(self) -> "None":
+        """Close the notes in a forked process, whose life must not keep the pipe open."""
+        if self._notes >= 0:
+            os.close(self._notes)
+            self._notes = -1
+
+    def handle_reaped(self, pid: "int") -> "None":
+        """Take the pid of a child that has been waited for: the number may be given again."""
+        if pid == self._pid:
+            self._pid = 0
+
+
+def _clean_up_at_end(notes: "int") -> "None":
+    """Read notes until the supervisor has gone, then end the sessions and remove the paths."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in END_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    led, orphaned, temporary = set(), set(), set()  # type: set[int], set[int], set[bytes]
+    rest = b""
+    while True:
+        data = os.read(notes, 1 << 16)
+        if not data:
+            break
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            kind, text = line[:1], line[1:].decode("ascii")
+            if kind in b"tk":
+                path = bytes.fromhex(text)
+                (temporary.add if kind == b"t" else temporary.discard)(path)
+                continue
+            pid = int(text)
+            (led.add if kind == b"+" else led.discard)(pid)
+            (orphaned.add if kind == b"~" else orphaned.discard)(pid)
+        time.sleep(NOTES_INTERVAL)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        signal_sessions(led | orphaned, number, led)
+        deadline = time.monotonic() + END_GRACE
+        while living_groups(led | orphaned) and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL)
+    for path in temporary:
+        folders.remove_tree(os.fsdecode(path))

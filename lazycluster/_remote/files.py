@@ -1,0 +1,85 @@
+"""The steps that copy files, and the names of files as JSON and as this Python have them.
+
+Names and values on the host are bytes that need not be UTF-8. In JSON they are UTF-8 with
+surrogates for other bytes; in this Python they depend on the locale.
+"""
+
+import os
+
+from .._shared import paths
+from . import streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Outcome = dict[str, Any]  # see `frames`
+
+READ = 1 << 18  # bytes; the maximum of one read
+
+
+def to_bytes(text: "str") -> "bytes":
+    """Return the bytes of a name or value from JSON."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def to_native(text: "str") -> "str":
+    """Return a name from JSON as this Python has it under its locale."""
+    return os.fsdecode(to_bytes(text))
+
+
+def to_text(path: "str | bytes") -> "str":
+    """Return a path of this host for JSON, the opposite of `to_bytes` and `to_native`."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def os_failure(error: "OSError") -> "Outcome":
+    """Return an OSError as an outcome."""
+    path = error.filename if error.filename is None else to_text(error.filename)
+    return {
+        "failure": "os",
+        "errno": error.errno,
+        "message": os.strerror(error.errno) if error.errno else str(error),
+        "path": path,
+    }
+
+
+def send(path: "str", measured: "bool", value: "int") -> "Outcome":
+    """Write a file or folder to the value pipe, as a stream; return the outcome."""
+    from .._shared import tree_stream
+
+    try:
+        for chunk in tree_stream.pack(paths.expand(to_native(path)), measured=measured):
+            streams.write_all(value, chunk)
+    except OSError as error:
+        return os_failure(error)
+    return {"result": None}
+
+
+def receive(payload: "int", report: "int", target: "str", name: "str | None") -> "Outcome":
+    """Write the stream from the payload pipe to its destination; return the outcome.
+
+    The path of the incomplete copy is reported first: the supervisor removes it if this process is
+    killed.
+    """
+    from .._shared.unpacker import Unpacker
+
+    unpacker = None
+    try:
+        unpacker = Unpacker(to_native(target), None if name is None else to_native(name))
+        streams.send_report(report, {"temporary": to_text(unpacker.temporary)})
+        buffer = memoryview(bytearray(READ))
+        while not unpacker.is_complete:
+            count = os.readv(payload, [buffer])
+            if not count:
+                break
+            unpacker.feed(buffer[:count])
+        skipped = unpacker.finish()
+    except OSError as error:
+        return dict(os_failure(error), there=unpacker is not None and unpacker.failed_there)
+    except ValueError as error:
+        return {"failure": "os", "message": str(error)}
+    return {
+        "result": to_text(unpacker.path),
+        "skipped": [[to_text(path), what] for path, what in skipped],
+    }

@@ -1,0 +1,122 @@
+"""Import modules that the manager has sent: cloudpickle, the library's own, and local modules."""
+
+import importlib
+import importlib.machinery
+import os
+import sys
+
+from .._shared import archive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import types
+    from typing import Any  # noqa: F401 - stands in a comment
+
+
+class SentModules:
+    """Import cloudpickle and modules of this library from the archives that the manager has sent.
+
+    Attributes:
+        count: How many were imported; a process forked before one was does not have it.
+    """
+
+    def __init__(self) -> "None":
+        self._contents = {}  # type: dict[str, Any]  # for archive.execute
+        self._missing = {}  # type: dict[str, str | None]
+        self.count = 0
+        sys.meta_path.insert(0, self)
+
+    def add(self, data: "bytes") -> "None":
+        """Take an archive of modules; nothing is imported yet."""
+        self._contents.update(archive.unpack(data))
+
+    def load(self, name: "str") -> "str | None":
+        """Import a module in the supervisor, once, so that each forked process has it.
+
+        Returns:
+            Why it cannot be imported; None if it can.
+        """
+        if name not in self._contents:
+            return "the manager has not sent it"
+        if name not in self._missing:
+            for known in self._contents:
+                if known.partition(".")[0] == name:
+                    sys.modules.pop(known, None)  # the host's own, if a start hook imported it
+            # As in the loader: PYTHONPATH must not replace modules of the standard library.
+            library = os.path.dirname(os.__file__)
+            sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
+            self.count += 1
+            try:
+                importlib.import_module(name)
+                self._missing[name] = None
+            except Exception as error:  # an incomplete Python lacks modules, or parts of them
+                self._missing[name] = "{}: {}".format(type(error).__name__, error)
+            finally:
+                del sys.path[:2]
+        return self._missing[name]
+
+    def load_own(self, name: "str") -> "str":
+        """Import one of the library's modules; return its full name on the host."""
+        full_name = "{}.{}".format(__package__.rpartition(".")[0], name)
+        self.load(full_name)  # does nothing for a module of the bootstrap
+        importlib.import_module(full_name)
+        return full_name
+
+    def find_spec(
+        self, name: "str", path: "object" = None, target: "object" = None
+    ) -> "importlib.machinery.ModuleSpec | None":
+        """See importlib.abc.MetaPathFinder."""
+        if name not in self._contents:
+            return None
+        package = any(other.startswith(name + ".") for other in self._contents)
+        return importlib.machinery.ModuleSpec(name, self, is_package=package)  # type: ignore[arg-type]
+
+    def create_module(self, spec: "importlib.machinery.ModuleSpec") -> "None":
+        """See importlib.abc.Loader."""
+
+    def exec_module(self, module: "types.ModuleType") -> "None":
+        """See importlib.abc.Loader."""
+        archive.execute(self._contents[module.__name__], module)
+
+
+class LocalModules:
+    """Import from source the manager's local modules, which a function imports in its body.
+
+    Args:
+        sources: For each name the text, the path on the manager (None for a folder without
+            __init__.py), and whether it is a package.
+    """
+
+    def __init__(self, sources: "dict[str, tuple[str, str | None, bool]]") -> "None":
+        self._sources = sources
+        for name in sources:
+            sys.modules.pop(name, None)  # the host may have another module of this name
+        sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, name: "str", path: "object" = None, target: "object" = None
+    ) -> "importlib.machinery.ModuleSpec | None":
+        """See importlib.abc.MetaPathFinder."""
+        if name not in self._sources:
+            return None
+        _, file, is_package = self._sources[name]
+        spec = importlib.machinery.ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
+        spec.has_location = file is not None  # then the module has a __file__
+        return spec
+
+    def create_module(self, spec: "importlib.machinery.ModuleSpec") -> "None":
+        """See importlib.abc.Loader."""
+
+    def exec_module(self, module: "types.ModuleType") -> "None":
+        """See importlib.abc.Loader."""
+        text, file, _ = self._sources[module.__name__]
+        exec(compile(text, file or module.__name__, "exec", dont_inherit=True), module.__dict__)
+
+    def get_source(self, name: "str") -> "str":
+        """See importlib.abc.InspectLoader; a traceback shows the lines."""
+        return self._sources[name][0]
+
+
+def is_own_python(python: "list[int]") -> "bool":
+    """Return True if this Python reads the bytecode and pickles of that major and minor version."""
+    return list(sys.version_info[:2]) == python

@@ -1,0 +1,148 @@
+"""A request: steps that follow one another, and the input that the manager sends for them."""
+
+import collections
+import json
+import os
+
+from .._shared import frames
+from .step_process import StepProcess
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator
+
+    from .loop import Loop
+
+    Description = dict[str, Any]  # see `frames`
+
+
+class Request:
+    """Steps that follow one another, and what they share.
+
+    Args:
+        number: The request's number.
+        description: What the manager has sent, see `frames`.
+        loop: The supervisor's.
+
+    Attributes:
+        task: The number of the first request of the task.
+        index: The index of the running step.
+        process: The running step's.
+        outcome: What the running step has reported.
+        temporary: Where the running step writes before the copy is complete.
+        wanted: How many bytes of input the running step still wants.
+        killed: Whether the manager has killed it.
+    """
+
+    def __init__(self, number: "int", description: "Description", loop: "Loop") -> "None":
+        self.number = number
+        self.steps = description["steps"]  # type: list[Description]
+        self.working_dir = description["working_dir"]  # type: str | None
+        self.environment = description["environment"]  # type: dict[str, str]
+        self.task = description.get("task") or number  # type: int
+        self.index = 0
+        self.wanted = 0
+        self.killed = False
+        self.reset_step()
+        self._loop = loop
+        self._input = collections.deque()  # type: collections.deque[memoryview]
+        self._input_size = 0
+        self._owed = 0  # bytes taken since the manager last got credit for them
+        self._has_full_window = False
+
+    def reset_step(self) -> "None":
+        """Prepare for a step that starts."""
+        self.process = StepProcess()
+        self.outcome = {}  # type: Description
+        self.temporary = None  # type: str | None
+        self._report = bytearray()  # an incomplete line
+
+    def split_reports(self, data: "bytes") -> "Iterator[Description]":
+        """Yield the objects of the lines that are complete with this data.
+
+        Raises:
+            ValueError: If a line has no end.
+        """
+        self._report += data
+        *lines, rest = bytes(self._report).split(b"\n")
+        self._report[:] = rest
+        if len(rest) > frames.MAX_PAYLOAD:
+            raise ValueError("a report without end")
+        for line in lines:
+            try:
+                content = json.loads(line.decode("ascii"))
+            except (ValueError, RecursionError):
+                continue  # a function has written to the pipe
+            if isinstance(content, dict):
+                yield content
+
+    def want_input(self, count: "int") -> "None":
+        """Let the step that starts take `count` bytes of input."""
+        self.wanted = count
+        if count > frames.CHUNK and not self._has_full_window:
+            self._has_full_window = True
+            self._give_credit(frames.WINDOW - frames.FIRST_WINDOW)
+
+    def take_input(self, payload: "memoryview") -> "None":
+        """Take bytes from the manager; what the step does not take now is copied.
+
+        Raises:
+            ValueError: If it is more than the manager has credit for.
+        """
+        self._input_size += len(payload)
+        if self._input_size > frames.WINDOW + frames.CHUNK:
+            raise ValueError("more input than was asked for")
+        written = 0 if self._input else self._forward_input(payload)
+        if written < len(payload):
+            self._input.append(memoryview(bytes(payload[written:])))
+        if self.process.payload >= 0:
+            self.feed()
+
+    def feed(self) -> "None":
+        """Write the job and the input to the running step, as far as it takes them now."""
+        process = self.process
+        if not process.write_job():
+            self._loop.add_writer(process.payload, lambda _: self.feed())
+            return
+        while self._input:
+            chunk = self._input[0]
+            written = self._forward_input(chunk)
+            if written < len(chunk):
+                self._input[0] = chunk[written:]
+                break
+            self._input.popleft()
+        # Every wait ends as long as a chunk fits into what is left of the window.
+        if self._owed >= (frames.WINDOW // 16 if self._has_full_window else frames.CHUNK):
+            self._give_credit(self._owed)
+            self._owed = 0
+        if not self.wanted:
+            self.close_payload()
+        elif self._input and process.payload >= 0:
+            self._loop.add_writer(process.payload, lambda _: self.feed())
+        else:
+            self._loop.remove_writer(process.payload)  # the pipe takes more, without end
+
+    def _forward_input(self, chunk: "memoryview") -> "int":
+        """Write what the running step wants and takes now; return how many bytes it was."""
+        process = self.process
+        if process.payload < 0 or not self.wanted or process.job:
+            return 0
+        try:
+            written = os.write(process.payload, chunk[: self.wanted])
+        except BlockingIOError:
+            return 0
+        except OSError:  # EPIPE: it has ended, or has read what it wanted
+            self.wanted = 0
+            return 0
+        self.wanted -= written
+        self._input_size -= written
+        self._owed += written
+        return written
+
+    def close_payload(self) -> "None":
+        """Close the payload pipe: nothing more comes for the step."""
+        self._loop.remove_writer(self.process.payload)
+        self.process.close_payload()
+
+    def _give_credit(self, count: "int") -> "None":
+        self._loop.send_json(frames.CREDIT, self.number, {"bytes": count})

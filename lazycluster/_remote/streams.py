@@ -1,0 +1,88 @@
+"""The standard streams and pipes of the process that was forked for a step."""
+
+import importlib.machinery
+import json
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+_LIBRARY = os.path.join(os.path.dirname(os.__file__), "lib-dynload", "")
+
+
+def replace_standard_streams(output: "int") -> "None":
+    """Make `/dev/null` the standard input, and a pipe the standard output and error."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(output)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc]
+
+
+def _line_buffered(fd: "int") -> "Any":
+    return open(fd, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def flush_streams() -> "None":
+    """Write what is still in the buffers of Python and of C, since os._exit() does not."""
+    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
+        try:
+            getattr(sys, name).flush()
+        except Exception:  # noqa: S110 - a function that breaks its streams still has a value
+            pass
+    try:
+        if _may_print_from_c():
+            import ctypes  # takes milliseconds
+
+            library = ctypes.CDLL(None)
+            library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))
+    except Exception:  # noqa: S110 - not every Python has ctypes, not every C library this name
+        pass
+
+
+def _may_print_from_c() -> "bool":
+    """Return True if ctypes or a compiled module from outside the standard library is imported."""
+    for name, module in list(sys.modules.items()):
+        # Not getattr: some modules import others when they are asked for any attribute.
+        path = str(getattr(module, "__dict__", {}).get("__file__"))
+        if name == "ctypes" or (path.endswith(_COMPILED) and not path.startswith(_LIBRARY)):
+            return True
+    return False
+
+
+def identity(fd: "int") -> "tuple[int, int] | None":
+    """Return which file a descriptor refers to; None if it is closed.
+
+    A function may close descriptors that are not its own, and open files that get their numbers.
+    """
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def send_report(report: "int", content: "dict[str, Any]") -> "None":
+    """Write a line of JSON to the report pipe; the last line is the outcome."""
+    write_all(report, json.dumps(content).encode("ascii") + b"\n")
+
+
+def write_all(fd: "int", data: "bytes") -> "None":
+    """Write all of the data, waiting for the reader."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_some(fd: "int", size: "int") -> "bytes | None":
+    """Return what is there now: empty at the end of the file, None if nothing is there yet."""
+    try:
+        return os.read(fd, size)
+    except BlockingIOError:
+        return None

@@ -79,7 +79,7 @@ def test_f18_noise_before_the_answer_is_skipped(make_host, host_python):
     """Start files may print a lot, and need not end their last line."""
     noise = "seq 5000; printf 'lazycluster-'; printf '\\377\\000 no end'"
     host = make_host(host_python, under=["/bin/sh", "-c", noise + '; exec "$@"', "sh"])
-    assert host.wait_for_answer().kind == "python"
+    assert host.wait_for_reply().kind == "python"
     host.wait_for_hello()
 
 
@@ -149,7 +149,7 @@ def test_f18_a_start_file_that_reads_more_ends_the_login(commands, make_host, ow
     """At once, with an exit status that says so: nothing of ours is taken for something else."""
     host = after(commands[1], make_host, own_python)
     assert host.wait_for_end() == _ssh_errors.INPUT_TAKEN
-    assert host.answer is None
+    assert host.reply is None
     assert host.errors() == ""
 
 
@@ -162,7 +162,7 @@ def test_f18_a_shell_that_takes_our_input_for_its_script_ends(name, make_host, t
     host = make_host(line="touch here; python3", under=["/bin/sh", "-c", f"exec {shell}"])
     host.ask(command("touch there"))
     assert host.wait_for_end() == _ssh_errors.OTHER_SHELL
-    assert host.answer is None
+    assert host.reply is None
     assert host.errors() == ""
     assert not {"here", "there"} & set(os.listdir(tmp_path))
 
@@ -173,7 +173,7 @@ def test_f18_what_is_sent_back_as_it_came_is_no_answer(make_host):
     host.wait(lambda: not host._to_write, "room in the pipe")
     host.close_stdin()
     assert host.wait_for_end() == 0
-    assert host.answer is None
+    assert host.reply is None
 
 
 # --- Other interpreters ---
@@ -185,7 +185,7 @@ def test_f20_an_old_python_says_that_it_is_old(make_host):
     if old is None:
         pytest.skip("there is no Python 2.7")
     host = make_host(old)
-    answer = host.wait_for_answer()
+    answer = host.wait_for_reply()
     assert answer.kind == "old"
     assert answer.detail.startswith("2.7.")
     for _ in range(20000):  # more than any pipe holds
@@ -205,7 +205,7 @@ def test_f20_without_a_python_the_session_waits_for_its_end(reason, make_host, t
     elif reason == "a folder":
         path.mkdir()
     host = make_host(str(path), environment={"PATH": "/nonexistent"})
-    assert host.wait_for_answer().kind == "none"
+    assert host.wait_for_reply().kind == "none"
     for _ in range(20000):  # more than any pipe holds
         host.send(frames.HEARTBEAT)
     host.wait_until_written()
@@ -216,7 +216,7 @@ def test_f20_without_a_python_the_session_waits_for_its_end(reason, make_host, t
 def test_f20_an_interpreter_that_fails_is_told_with_its_exit_status(make_host, tmp_path):
     """The one that `python=` names; there is no other then."""
     host = make_host(str(script(tmp_path / "python", "exit 3")))
-    assert host.wait_for_answer()[:2] == ("none", "3")
+    assert host.wait_for_reply()[:2] == ("none", "3")
 
 
 @pytest.mark.parametrize("status", [0, 5])
@@ -228,7 +228,7 @@ def test_f20_an_interpreter_that_has_read_its_program_is_the_last(
     os.symlink(own_python, tmp_path / "python3")
     host = make_host(environment={"PATH": str(tmp_path)})
     assert host.wait_for_end() == status
-    assert host.answer is None
+    assert host.reply is None
 
 
 def test_f20_a_python_that_lacks_a_module_of_ours_says_so(make_host, own_python, tmp_path):
@@ -245,7 +245,7 @@ def test_f20_other_interpreters_are_named(make_host, tmp_path):
         script(tmp_path / name, "exit 1")
     script(tmp_path / "python3", "exit 4")
     host = make_host(environment={"PATH": str(tmp_path)})
-    assert host.wait_for_answer()[:2] == ("none", "- 4 python python2")
+    assert host.wait_for_reply()[:2] == ("none", "- 4 python python2")
 
 
 # --- python= ---
@@ -285,7 +285,7 @@ def test_f20_python3_is_looked_for_next(make_host, host_python, tmp_path):
     """Without `python=` and without the manager's version it is `python3`."""
     os.symlink(host_python, tmp_path / "python3")
     host = make_host(environment={"PATH": str(tmp_path)})
-    assert host.wait_for_answer().kind == "python"
+    assert host.wait_for_reply().kind == "python"
 
 
 @pytest.mark.parametrize(

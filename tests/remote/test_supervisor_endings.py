@@ -261,4 +261,4 @@ def test_the_end_during_the_bootstrap_leaves_nothing(make_host, host_python):
     host.wait_until_written()
     host.close_stdin()
     assert host.wait_for_end() == 0
-    assert host.answer is None
+    assert host.reply is None

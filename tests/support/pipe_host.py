@@ -1,14 +1,16 @@
-"""The host's half over a pair of pipes, with no ssh: what sshd's login shell would be given.
+"""Run the host's half over a pair of pipes, as the login shell of an sshd would start it.
 
-It speaks the wire format directly, and every wait has an end.
+Tests speak the wire format directly. Every wait has a timeout.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,38 +30,39 @@ from support.processes import is_alive
 from support.waiting import TIMEOUT
 
 KEEPALIVE = 60.0
-"""Seconds; no test that uses it is silent for four times as long."""
+"""Seconds between heartbeats; no test that uses it is silent for four times as long."""
 
 GIVE_UP = 5.0
-"""Seconds that a supervisor has to end of itself before it is killed; it needs at most 4."""
+"""Seconds until a supervisor that does not end is killed; it needs at most 4."""
 
 Condition = Callable[[], bool]
 
 
 def command(text: str, by: str | None = "/bin/sh") -> dict[str, Any]:
-    """A step that runs a command by a shell, None for the account's own."""
+    """Return a step that runs a command in a shell; None stands for the account's login shell."""
     return {"kind": "command", "command": text, "shell": by}
 
 
 def operation(name: str, **arguments: Any) -> dict[str, Any]:
-    """A step that does something of the library's own."""
+    """Return a step that runs an operation of the library."""
     return {"kind": "operation", "operation": name, "arguments": arguments}
 
 
 def function(payload: bytes, python: Sequence[int] = sys.version_info[:2]) -> dict[str, Any]:
-    """A step that calls a function."""
+    """Return a step that calls a function; the payload is its input."""
     return {"kind": "function", "input": len(payload), "python": list(python)}
 
 
-class Asked:
-    """A request and what has come for it.
+class SentRequest:
+    """A request, and what the host has sent for it.
 
     Attributes:
-        pids: Of the steps that have started, in order.
-        output: What each of them printed.
-        value: What each of them returned, as it was pickled.
-        ended: What was told of each step that has ended.
-        finished: Whether nothing more comes.
+        pids: The pids of the steps that have started, in order.
+        output: The output of each of them.
+        value: The pickled value of each of them.
+        ended: The outcome of each step that has ended.
+        finished: True after the last frame.
+        on_output: Gets output in place of `output`.
     """
 
     def __init__(self, number: int, payload: bytes) -> None:
@@ -73,13 +76,13 @@ class Asked:
         self.payload = memoryview(payload)
         self.credit = frames.FIRST_WINDOW
 
-    def take(self, kind: int, payload: bytes) -> None:
-        """One frame; they come in an order that makes sense."""
+    def handle_frame(self, kind: int, payload: bytes) -> None:
+        """Store what a frame has, and check that it comes in turn."""
         assert not self.finished, f"frame {kind} after the end of request {self.number}"
         if kind == frames.STARTED:
-            told = json.loads(payload)
-            assert told["step"] == len(self.pids) == len(self.ended)
-            self.pids.append(told["pid"])
+            report = json.loads(payload)
+            assert report["step"] == len(self.pids) == len(self.ended)
+            self.pids.append(report["pid"])
             self.output.append(bytearray())
             self.value.append(bytearray())
         elif kind == frames.OUTPUT:
@@ -92,9 +95,9 @@ class Asked:
             assert len(self.pids) == len(self.ended) + 1, "a value between two steps"
             self.value[-1] += payload
         elif kind == frames.ENDED:
-            told = json.loads(payload)
-            assert told["step"] == len(self.ended)
-            self.ended.append(told)
+            report = json.loads(payload)
+            assert report["step"] == len(self.ended)
+            self.ended.append(report)
         elif kind == frames.CREDIT:
             self.credit += json.loads(payload)["bytes"]
         else:
@@ -103,20 +106,18 @@ class Asked:
 
     @property
     def text(self) -> str:
-        """What its last step printed."""
+        """The output of its last step."""
         return self.output[-1].decode()
 
     @property
     def returned(self) -> Any:
         """The value of its last step."""
-        import pickle
-
         assert self.ended[-1].get("returned"), (self.ended, bytes(self.output[-1]))
         return pickle.loads(bytes(self.value[-1]))
 
 
 class PipeHost:
-    """A supervisor that runs here, started as on a host.
+    """A supervisor on this computer, started as on a host.
 
     Args:
         python: The `python=` of the user, None to let the host look for one.
@@ -142,12 +143,12 @@ class PipeHost:
         one_socket: bool = False,
     ) -> None:
         self.token = bootstrap.make_token()
-        self.asked: dict[int, Asked] = {}
-        self.answer: bootstrap.HandshakeReply | None = None
+        self.asked: dict[int, SentRequest] = {}
+        self.reply: bootstrap.HandshakeReply | None = None
         self.hello: dict[str, Any] | None = None
         self.heartbeats = 0
         self.ended = False  # whether its standard output is at its end
-        self._preamble = bootstrap.Handshake(self.token)
+        self._handshake = bootstrap.Handshake(self.token)
         self._reader = frames.FrameReader(frames.TO_MANAGER)
         self._modules_sent = False
         self._to_write: deque[memoryview] = deque()
@@ -170,14 +171,12 @@ class PipeHost:
         settings = Settings("localhost", python=python, keepalive=keepalive)
         self.write(bootstrap.bootstrap_input(self.token, settings))
 
-    # What is said
-
     def write(self, data: bytes) -> None:
-        """Have bytes written as soon as they can be."""
+        """Write bytes as soon as the pipe takes them."""
         self._to_write.append(memoryview(data))
 
     def send(self, kind: int, number: int = 0, payload: bytes | Mapping[str, Any] = b"") -> None:
-        """Have a frame written."""
+        """Write a frame, without waiting."""
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode("ascii")
         self.write(frames.encode(kind, number, data))
 
@@ -187,8 +186,8 @@ class PipeHost:
         working_dir: str | None = None,
         environment: Mapping[str, str] | None = None,
         payload: bytes = b"",
-    ) -> Asked:
-        """Have a request written; do not wait for anything."""
+    ) -> SentRequest:
+        """Write a request, without waiting."""
         number = len(self.asked) + 1
         description = json.dumps(
             {"steps": steps, "working_dir": working_dir, "environment": environment or {}}
@@ -197,73 +196,77 @@ class PipeHost:
         for part in parts:
             self.send(frames.REQUEST_PART, number, part)
         self.send(frames.REQUEST, number, last)
-        self.asked[number] = Asked(number, payload)
+        self.asked[number] = SentRequest(number, payload)
         return self.asked[number]
 
-    def kill(self, asked: Asked, grace: float) -> None:
-        """Have a KILL written."""
+    def kill(self, asked: SentRequest, grace: float) -> None:
+        """Write a KILL frame, without waiting."""
         self.send(frames.KILL, asked.number, {"grace": grace})
 
-    def run(self, *steps: Mapping[str, Any], **arguments: Any) -> Asked:
-        """Ask, and wait until all of it is over."""
+    def run(self, *steps: Mapping[str, Any], **arguments: Any) -> SentRequest:
+        """Write a request, and wait for its end."""
         asked = self.ask(*steps, **arguments)
         self.finish(asked)
         return asked
 
-    def run_command(self, text: str, **arguments: Any) -> Asked:
+    def run_command(self, text: str, **arguments: Any) -> SentRequest:
         """Run one command."""
         return self.run(command(text), **arguments)
 
-    def ask_call(self, call: Callable[..., object], /, *, before: Any = (), **kwargs: Any) -> Asked:
-        """Ask for a call of a function, by value, after some other steps."""
+    def ask_call(
+        self, call: Callable[..., object], /, *, before: Any = (), **kwargs: Any
+    ) -> SentRequest:
+        """Write a request that calls a function, sent by value, after some other steps."""
         self.send_modules()
         spool = dump_call(call, (), kwargs)
         payload = spool.read_at(0, len(spool))
         spool.close()
         return self.ask(*before, function(payload), payload=payload)
 
-    def call(self, call: Callable[..., object], /, **kwargs: Any) -> Asked:
+    def call(self, call: Callable[..., object], /, **kwargs: Any) -> SentRequest:
         """Call a function on the host, by value."""
         asked = self.ask_call(call, **kwargs)
         self.finish(asked)
         return asked
 
     def send_modules(self) -> None:
-        """Have cloudpickle sent, once."""
+        """Write cloudpickle's modules, at the first call only."""
         if not self._modules_sent:
             self._modules_sent = True
             self.send(frames.MODULES, 0, archive.pack(cloudpickle_sources()))
 
-    # What is waited for
-
-    def finish(self, *asked: Asked) -> None:
-        """Wait until these requests are over."""
+    def finish(self, *asked: SentRequest) -> None:
+        """Wait for the end of these requests."""
         self.wait(lambda: all(one.finished for one in asked), "the end of a request")
 
-    def wait_for_output(self, asked: Asked, count: int = 1) -> list[str]:
-        """Wait until the running step has printed that many lines; the lines."""
+    def wait_for_output(self, asked: SentRequest, count: int = 1) -> list[str]:
+        """Wait until the running step has printed so many lines, and return them."""
         self.wait(lambda: asked.finished or _lines(asked) >= count, f"{count} lines of output")
         assert _lines(asked) >= count, (asked.ended, asked.output)
         return asked.text.splitlines()
 
-    def wait_for_answer(self) -> bootstrap.HandshakeReply:
-        """Wait until the bootstrap has said which Python there is."""
-        self.wait(lambda: self.answer is not None, "the answer")
-        assert self.answer is not None
-        return self.answer
+    def wait_for_reply(self) -> bootstrap.HandshakeReply:
+        """Wait for the reply of the bootstrap, and return it: which Python there is."""
+        self.wait(lambda: self.reply is not None, "the reply")
+        assert self.reply is not None
+        return self.reply
 
     def wait_for_hello(self) -> dict[str, Any]:
-        """Wait until the supervisor has said who it is."""
+        """Wait for the supervisor's HELLO, and return its content."""
         self.wait(lambda: self.hello is not None, "the hello")
         assert self.hello is not None
         return self.hello
 
     def wait_until_written(self) -> None:
-        """Wait until the host's pipe has taken all; nothing is read."""
-        self.wait(lambda: not self._to_write, "room in the pipe", reading=False)
+        """Wait until the pipe to the host has taken all bytes; read nothing."""
+        self.wait(lambda: not self._to_write, "space in the pipe", reading=False)
 
     def wait(self, condition: Condition, what: str, reading: bool = True) -> None:
-        """Write and read until it holds; that it does not in time is a failure, as is the end."""
+        """Write and read until the condition holds.
+
+        Raises:
+            AssertionError: It does not hold in time, or the host's half has ended.
+        """
         deadline = time.monotonic() + TIMEOUT
         while not condition():
             assert not self.ended, f"the host's half ended before {what}: {self.errors()}"
@@ -271,7 +274,7 @@ class PipeHost:
             self._exchange(deadline, reading)
 
     def wait_for_end(self) -> int:
-        """Wait until its standard output is at its end and it has gone; the exit status."""
+        """Wait for the end of its standard output and of its process; return the exit status."""
         deadline = time.monotonic() + TIMEOUT
         while not self.ended:
             assert time.monotonic() < deadline, "its standard output does not end"
@@ -279,20 +282,18 @@ class PipeHost:
         return self.process.wait(TIMEOUT)
 
     def errors(self) -> str:
-        """What it has printed on its standard error."""
+        """Return what it has printed on its standard error."""
         self._errors.seek(0)
         return self._errors.read().decode("utf-8", "backslashreplace")
 
-    # Its end
-
     @property
     def is_idle(self) -> bool:
-        """Whether it lives and has nothing to do."""
+        """True if it runs and every request has ended."""
         alive = not self.ended and self.stdin >= 0 and self.process.poll() is None
         return alive and all(asked.finished for asked in self.asked.values())
 
     def close_stdin(self) -> None:
-        """The end of the lifeline."""
+        """Close the lifeline."""
         if self.stdin >= 0:
             os.close(self.stdin)
             if self.stdout == self.stdin:
@@ -301,13 +302,13 @@ class PipeHost:
             self._to_write.clear()
 
     def close_stdout(self) -> None:
-        """Nobody reads any more."""
+        """Stop reading: writes of the host fail from now on."""
         if self.stdout >= 0:
             os.close(self.stdout)
             self.stdout = -1
 
     def close(self) -> None:
-        """Let it end, and make sure that it does."""
+        """Close both pipes, and kill the host's half if it does not end."""
         self.close_stdin()
         self.close_stdout()
         try:
@@ -319,10 +320,8 @@ class PipeHost:
             self.process.wait()
         self._errors.close()
 
-    # Bytes
-
     def _exchange(self, deadline: float, reading: bool) -> None:
-        """Write and read once, when one of them can be."""
+        """Wait until the pipes are ready, then write and read once."""
         self._queue_input()
         poller = select.poll()
         if reading and self.stdout >= 0:
@@ -332,7 +331,7 @@ class PipeHost:
             poller.register(self.stdin, events)
         for fd, event in poller.poll(max(0.0, deadline - time.monotonic()) * 1000 + 1):
             if fd == self.stdout and event & (select.POLLIN | select.POLLHUP):
-                self._take(os.read(fd, 1 << 18))
+                self._handle_output(os.read(fd, 1 << 18))
             if fd == self.stdin and event & (select.POLLOUT | select.POLLERR):
                 self._write_once()
 
@@ -341,7 +340,7 @@ class PipeHost:
             written = os.write(self.stdin, self._to_write[0])
         except BlockingIOError:
             return
-        except (BrokenPipeError, ConnectionResetError):  # that it ended is seen when reading
+        except (BrokenPipeError, ConnectionResetError):  # the read that follows finds the end
             self._to_write.clear()
             return
         self._to_write[0] = self._to_write[0][written:]
@@ -349,34 +348,34 @@ class PipeHost:
             self._to_write.popleft()
 
     def _queue_input(self) -> None:
-        """As much of the payloads as was asked for, a frame of each at a time."""
+        """Queue a frame of each payload, as far as the host has given credit for it."""
         for asked in self.asked.values():
             if asked.payload and not self._to_write and not asked.finished:
-                piece = asked.payload[: frames.CHUNK]
-                if asked.credit >= len(piece):
-                    asked.credit -= len(piece)
+                chunk = asked.payload[: frames.CHUNK]
+                if asked.credit >= len(chunk):
+                    asked.credit -= len(chunk)
                     asked.payload = asked.payload[frames.CHUNK :]
-                    self.send(frames.INPUT, asked.number, bytes(piece))
+                    self.send(frames.INPUT, asked.number, bytes(chunk))
 
-    def _take(self, data: bytes) -> None:
+    def _handle_output(self, data: bytes) -> None:
         if not data:
             self.ended = True
             return
-        if self.answer is None:
-            self.answer = self._preamble.feed(data)
-            if self.answer is None:
+        if self.reply is None:
+            self.reply = self._handshake.feed(data)
+            if self.reply is None:
                 return
-            data = self.answer.rest
+            data = self.reply.rest
         for kind, number, payload in self._reader.feed(data):
             if kind == frames.HELLO:
                 self.hello = json.loads(payload)
             elif kind == frames.HEARTBEAT:
                 self.heartbeats += 1
             else:
-                self.asked[number].take(kind, payload)
+                self.asked[number].handle_frame(kind, payload)
 
 
-def _lines(asked: Asked) -> int:
+def _lines(asked: SentRequest) -> int:
     return asked.output[-1].count(b"\n") if asked.output else 0
 
 
@@ -391,8 +390,6 @@ def _pipes() -> tuple[tuple[int, ...], int, int]:
 
 
 def _socket() -> tuple[tuple[int, ...], int, int]:
-    import socket
-
     ours, theirs = socket.socketpair()
     fd = ours.detach()
     return (theirs.detach(),), fd, fd
@@ -406,7 +403,7 @@ def _environment(
         "LANG": "C.UTF-8",
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "TMPDIR": str(temporary),
-        # By which the session's own check finds what stays behind.
+        # nothing_left_behind finds the processes of this run by it.
         "LAZYCLUSTER_TEST_SESSION": os.environ.get("LAZYCLUSTER_TEST_SESSION"),
         **host_coverage.variables(),
         **changes,

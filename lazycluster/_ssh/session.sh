@@ -10,6 +10,8 @@
 # which comes when the command has ended, when the client stops it, and when the connection or the
 # manager has gone. It ends the process group then. It is an orphan, so that no `wait` finds it.
 # sshd has one socket for standard input and output, so the second process closes both.
+#
+# shellcheck disable=SC2034 # only the end of standard input counts
 c=$(printf "%b." "$1"); exec 3<&0 </dev/null;
 ( (
     trap "" HUP INT TERM; exec >/dev/null 2>&1; read -r q <&3; exec 3<&-;

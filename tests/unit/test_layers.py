@@ -43,17 +43,6 @@ MAY_IMPORT = {
 NOT_INSTALLED = {"_shared": set(), "_remote": {"cloudpickle"}}
 """Part that runs on hosts → what the manager sends besides, so that it may be imported there."""
 
-STILL_TO_BE_CUT = {
-    ("_ssh", "_conversation"),
-    ("forwards", "connection"),
-}
-"""Parts and what they still import against the table. The list only gets shorter."""
-
-CIRCLES_STILL_TO_BE_CUT = [
-    {"connection", "forwards"},
-]
-"""Circles that are still there. The list only gets shorter."""
-
 
 def read_imports(root: Path) -> dict[str, set[str]]:
     """Return what each module of the package in a folder imports.
@@ -143,11 +132,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def test_each_part_imports_only_what_the_table_allows(imports):
-    assert not {
-        (module, imported)
-        for module, imported in find_violations(imports)
-        if (module.split(".")[0], imported.split(".")[0]) not in STILL_TO_BE_CUT
-    }
+    assert find_violations(imports) == set()
 
 
 def test_each_part_is_in_the_table(imports):
@@ -156,8 +141,7 @@ def test_each_part_is_in_the_table(imports):
 
 
 def test_no_modules_import_in_a_circle(imports):
-    circles = find_circles(imports)
-    assert not [c for c in circles if not any(set(c) <= known for known in CIRCLES_STILL_TO_BE_CUT)]
+    assert find_circles(imports) == []
 
 
 def test_only_the_host_imports_what_runs_only_there():

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # because logins that came at once would come at once again.
 BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 
-logger = logging.getLogger("lazycluster")
+logger: logging.Logger = logging.getLogger("lazycluster")
 
 _Result = TypeVar("_Result")
 

@@ -50,7 +50,7 @@ class Handshake:
         self._seen = b""
 
     def feed(self, data: bytes) -> HandshakeReply | None:
-        """The answer, or None while it has not come."""
+        """Take output of the host; return its answer, or None until the answer is complete."""
         self._seen += data
         match = self._pattern.search(self._seen)
         if match is None:
@@ -61,12 +61,12 @@ class Handshake:
 
     @property
     def noise(self) -> str:
-        """The end of what came instead of an answer."""
+        """Return the end of the output that came instead of an answer."""
         return self._seen.decode("utf-8", "backslashreplace").strip()
 
 
 def bootstrap_input(token: str, settings: Settings) -> bytes:
-    """What the host reads first, by exact counts: the loader and the modules it loads."""
+    """Return the first input of the host: the loader and its modules, with their lengths."""
     guards = "".join("#" * number + token + "\n" for number in range(1, TRIES + 1))
     loader = guards.encode() + read_source("_remote.loader")
     unpacker, packed = read_source("_shared.archive"), bootstrap_archive()
@@ -115,5 +115,5 @@ def python_error(
 
 
 def make_token() -> str:
-    """A word that nothing prints by chance."""
+    """Return a random word, so that no other output of the host contains it."""
     return "lazycluster-" + os.urandom(16).hex()

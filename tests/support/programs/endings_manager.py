@@ -115,16 +115,6 @@ def waits(config_file, folder):
     busy(config_file, folder).join()
 
 
-def waits_after_cleanup(config_file, folder):
-    """Nothing runs any more, but there is a log."""
-    runtime = open_runtime(config_file)
-    task = RuntimeTask().run_command("echo hi")
-    runtime.execute_task(task, execute_async=False)
-    runtime.cleanup()
-    tell(folder, working_dir=runtime.working_dir, log=task.execution_log_file_path)
-    time.sleep(1000)
-
-
 def ends(config_file, folder):
     busy(config_file, folder)
 

@@ -12,14 +12,14 @@ PROGRAM_FAILED = 95  # exit status; the bootstrap then ends and tries no other P
 
 
 def read_exactly(count):  # type: (int) -> bytes
-    pieces = []
+    chunks = []
     while count > 0:
-        piece = os.read(0, min(count, 65536))
-        if not piece:
+        chunk = os.read(0, min(count, 65536))
+        if not chunk:
             os._exit(0)  # the manager has gone
-        pieces.append(piece)
-        count -= len(piece)
-    return b"".join(pieces)
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
 
 
 def read_line():  # type: () -> list[str]

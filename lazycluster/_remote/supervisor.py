@@ -36,11 +36,7 @@ SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # until an
 
 
 def main(keepalive: "float") -> "None":
-    """Serve on standard input and output until the manager has gone.
-
-    Args:
-        keepalive: Seconds between two heartbeats.
-    """
+    """Serve on standard input and output until the manager has gone; see `Supervisor`."""
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -302,19 +298,16 @@ class Supervisor:
         if data and request is not None:
             try:
                 for content in request.split_reports(data):
-                    self._handle_report(request, content)
+                    if "temporary" in content:
+                        request.temporary = files.to_native(content["temporary"])
+                        self._add_temporary(request.temporary)
+                    else:
+                        request.outcome = content
             except ValueError:
                 data = b""  # a function writes to the pipe; the status says how it ended
         if data == b"" or request is None:
             self._close_pipe(process, "report")
         return bool(data)
-
-    def _handle_report(self, request: "Request", content: "Description") -> "None":
-        if "temporary" in content:
-            request.temporary = files.to_native(content["temporary"])
-            self._add_temporary(request.temporary)
-        else:
-            request.outcome = content
 
     # The ends of steps
 

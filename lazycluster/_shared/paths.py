@@ -90,7 +90,9 @@ def destination(target: "str", name: "str | None", is_folder: "bool") -> "str":
     if not is_folder and os.path.basename(target) not in ("", ".", ".."):
         return target
     if name is None or not is_entry_name(os.fsencode(name)):
-        raise ValueError("{!r} is no name for something in the folder {!r}".format(name, target))
+        raise ValueError(
+            "{!r} cannot be the name of an entry in the folder {!r}".format(name, target)
+        )
     return os.path.join(target, name)
 
 

@@ -319,7 +319,7 @@ class Unpacker:
 
     def _move(self) -> "None":
         if not self._complete:
-            raise OSError(errno.EIO, "What was sent ended before its end")
+            raise OSError(errno.EIO, "The copy ended before it was complete")
         if self._merging is not None:
             there = folders.Folder(os.open(self.path, folders.OPEN_FOLDER))
             try:
@@ -405,7 +405,7 @@ def _check_replaceable(mode: "int", for_folder: "bool") -> "None":
     if stat.S_ISDIR(mode) != for_folder:
         raise system_error(errno.ENOTDIR if for_folder else errno.EISDIR)
     if not for_folder and not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-        raise OSError(errno.EEXIST, "Something that is no file is there")  # /dev/null, say
+        raise OSError(errno.EEXIST, "It exists and is neither a file nor a link")  # /dev/null
 
 
 def _sync_folder(path: "str") -> "None":

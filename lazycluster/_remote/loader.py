@@ -8,8 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # noqa: F401 - stands in a comment
 
-PROGRAM_FAILED = 95  # exit status; the bootstrap then ends and tries no other Python
-
 
 def read_exactly(count):  # type: (int) -> bytes
     chunks = []
@@ -82,5 +80,5 @@ except BaseException:
 
     traceback.print_exc()
     sys.stderr.flush()
-    os._exit(PROGRAM_FAILED)
+    os._exit(int(sys.argv[3]))  # the bootstrap then ends and tries no other Python
 os._exit(0)

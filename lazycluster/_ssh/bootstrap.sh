@@ -23,7 +23,7 @@ if [ "$p" ]; then set -- "$p"; else set -- python$v python3; fi; f=; k=;
 for q do
     s=-;
     if [ "$p" ] || command -v $q >/dev/null 2>&1; then
-        eval "$q -c \"\$c\" $t $n"; s=$?;
+        eval "$q -c \"\$c\" $t $n @PROGRAM_FAILED@"; s=$?;
         case $s in 0|@PROGRAM_FAILED@|137|143) exit $s;; esac;
         read -r g; k="#$k"; [ "$g" = "$k$t" ] || exit $s; n=$((n-${#g}-1));
     fi;

@@ -11,7 +11,6 @@ import copy
 
 import pytest
 
-from lazycluster._conversation.host_sources import read_source
 from lazycluster._ssh import errors as _ssh_errors
 from lazycluster._ssh.errors import login_error, was_dropped
 from lazycluster.exceptions import AuthenticationError, ConnectError, HostKeyError
@@ -610,9 +609,3 @@ def test_f4_a_key_with_a_passphrase_is_named():
     assert "'/home/ann/{my} key' has a passphrase: load it with `ssh-add '/home/ann/" in str(error)
     error = error_for("ann@h: Permission denied (password).\n", locked_key="/home/ann/key")
     assert "/home/ann/key" not in str(error)
-
-
-def test_the_loader_has_the_exit_status_of_the_table():
-    """It stands alone on the host, and so says it once more."""
-    loader = read_source("_remote.loader").decode()
-    assert f"\nPROGRAM_FAILED = {_ssh_errors.PROGRAM_FAILED} " in loader

@@ -13,6 +13,7 @@ import pytest
 from lazycluster._shared import frames
 from support.pipe_host import command, operation
 from support.processes import await_gone, is_alive
+from support.waiting import wait_until
 
 SHORT = 0.05  # seconds between heartbeats, where silence is what is tested
 
@@ -210,7 +211,7 @@ def test_f7_a_killed_supervisor_has_an_heir(new_own_host, temporary):
     os.kill(busy.pids[0], signal.SIGKILL)
     assert new_own_host.process.wait(150) != 0
     await_gone([left, *busy.pids])
-    wait_until_empty(temporary)
+    wait_until(lambda: not os.listdir(temporary), lambda: f"left: {os.listdir(temporary)}")
 
 
 def test_f7_an_heir_leaves_alone_what_was_let_go(new_own_host, temporary):
@@ -229,13 +230,6 @@ def test_f7_an_heir_leaves_alone_what_was_let_go(new_own_host, temporary):
         os.kill(pid, signal.SIGKILL)
     assert os.listdir(temporary) == [os.path.basename(path)]
     os.rmdir(path)
-
-
-def wait_until_empty(folder):
-    deadline = time.monotonic() + 150
-    while os.listdir(folder):
-        assert time.monotonic() < deadline, os.listdir(folder)
-        time.sleep(0.01)
 
 
 def test_the_end_of_stdin_is_no_failure(new_host):

@@ -10,7 +10,6 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -26,9 +25,6 @@ from lazycluster.exceptions import (
 from support.hosts import commands
 from support.managers import logins
 from support.waiting import wait_until
-
-SLACK = 60.0
-"""Seconds beyond connect_timeout for a loaded computer; without any bound it would be for ever."""
 
 
 @pytest.fixture
@@ -49,15 +45,13 @@ def masters(monkeypatch):
 def refused(request, masters):
     """Makes a Runtime that cannot be, and gives why.
 
-    It was tried once, nothing is left, and nothing took for ever.
+    It was tried once, and nothing is left.
     """
 
     def make(host, *, kind=ConnectError, tries=1, connect_timeout=30.0, **keywords):
         nothing_left = request.getfixturevalue("nothing_left")  # since now
-        began = time.monotonic()
         with pytest.raises(InvalidRuntimeError) as caught:
             Runtime(host, connection_kwargs={**keywords, "connect_timeout": connect_timeout})
-        assert time.monotonic() - began < connect_timeout + SLACK
         assert len(masters) == tries
         nothing_left()
         cause = caught.value.__cause__

@@ -81,13 +81,11 @@ class Manager:
         for name in ("host", "survivors", "own", "run", "tmp"):
             (self.folder / name).mkdir(mode=0o700)
         self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME")
+            **os.environ,
+            "XDG_RUNTIME_DIR": str(self.folder / "run"),
+            "TMPDIR": str(self.folder / "tmp"),
+            **environment,
         }
-        self.environment.update(
-            XDG_RUNTIME_DIR=str(self.folder / "run"), TMPDIR=str(self.folder / "tmp"), **environment
-        )
         self.prepare()
         with open(self.folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(

@@ -29,11 +29,7 @@ def checked_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_path(path: str, what: str) -> None:
-    """Check that a host can have this path.
-
-    Args:
-        path: The path.
-        what: What the message calls it, like "The local path".
+    """Check that a host can have this path; the message calls it `what`, like "The local path".
 
     Raises:
         ValueError: If it is empty, or contains a NUL or half of a surrogate pair.
@@ -44,11 +40,9 @@ def check_path(path: str, what: str) -> None:
 
 
 def check_text(text: str, what: str) -> None:
-    """Check that the host can have this text as bytes; the message does not contain the text.
+    """Check that the host can have this text as bytes.
 
-    Args:
-        text: The text, which may be a secret.
-        what: What the message calls it, like "A command".
+    The message does not contain the text, which may be a secret, but calls it `what`.
 
     Raises:
         ValueError: If it contains a NUL, or half of a surrogate pair.
@@ -73,11 +67,7 @@ def checked_timeout(timeout: float | None) -> float | None:
 
 
 def check_seconds(seconds: float, what: str) -> None:
-    """Check a duration.
-
-    Args:
-        seconds: The duration in seconds.
-        what: The name of the parameter.
+    """Check the parameter `what`, a duration in seconds.
 
     Raises:
         ValueError: If it is not a positive number.
@@ -87,16 +77,15 @@ def check_seconds(seconds: float, what: str) -> None:
         raise ValueError(f"Invalid {what} {seconds!r}: it must be a positive number of seconds.")
 
 
-def checked_port(port: int, what: str = "port") -> int:
-    """Return a TCP port.
-
-    Args:
-        port: The port.
-        what: What the message calls it.
+def checked_port(port: int, what: str = "port", *, lowest: int = 1) -> int:
+    """Return the parameter `what`, a TCP port; it may be 0, any free port, if `lowest` is 0.
 
     Raises:
-        ValueError: If it is not a whole number from 1 to 65535.
+        ValueError: If it is not a whole number from `lowest` to 65535.
     """
-    if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
-        raise ValueError(f"Invalid {what} {port!r}: it must be a whole number from 1 to 65535.")
+    number = isinstance(port, int) and not isinstance(port, bool)
+    if not number or not lowest <= port <= 65535:
+        raise ValueError(
+            f"Invalid {what} {port!r}: it must be a whole number from {lowest} to 65535."
+        )
     return port

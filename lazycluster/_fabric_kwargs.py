@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-_PARAMETERS = (
-    "user",
-    "port",
-    "config_file",
-    "identity_file",
-    "jump_host",
-    "connect_timeout",
-    "keepalive",
-    "password",
-    "passphrase",
-    "interactive",
-    "python",
-    "options",
-)
+from lazycluster._ssh.settings import Settings
+
+_PARAMETERS = {parameter.name for parameter in fields(Settings) if parameter.init} - {"host"}
 # The names that paramiko and fabric use.
 _OTHER_SPELLINGS = {
     "username": "user",
@@ -82,7 +72,7 @@ def _flattened(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
             items += value.items()
         elif value is not None:
             raise ValueError(f"Invalid connect_kwargs {value!r}: it must be a mapping.")
-    known = {*_PARAMETERS, *_OTHER_SPELLINGS, *_SWITCHES}
+    known = _PARAMETERS | _OTHER_SPELLINGS.keys() | _SWITCHES.keys()
     unknown = [str(name) for name, _ in items if name not in known]
     if unknown:
         raise ValueError(

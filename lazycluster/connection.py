@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 
+from lazycluster._checks import checked_port
 from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
@@ -331,8 +332,8 @@ class Connection:
         return self._forward(port, to_port, on_host=True)
 
     def _forward(self, port: int, to_port: int, *, on_host: bool) -> Forward:
-        _check_port("port", port, lowest=0)
-        _check_port("to_port", to_port, lowest=1)
+        checked_port(port, lowest=0)
+        checked_port(to_port, "to_port")
         from lazycluster._ssh.forwarding import Route, close_forward, open_forward
         from lazycluster.forwards import Forward
 
@@ -481,9 +482,3 @@ def _command_error(host: str, command: str, ending: Ending, timeout: float | Non
     if status is None:
         message += "\n  A signal ended it; ssh does not report which."
     return CommandError(message, host=host, command=command, exit_status=status, output=output)
-
-
-def _check_port(name: str, port: int, *, lowest: int) -> None:
-    number = isinstance(port, int) and not isinstance(port, bool)
-    if not number or not lowest <= port <= 65535:
-        raise ValueError(f"{name} must be a whole number from {lowest} to 65535, not {port!r}.")

@@ -23,8 +23,8 @@
     └── NoRuntimesDetectedError
 
 The first argument is the message, and `str(error)` returns exactly that. All others are
-keyword-only, and become attributes. Every error survives pickle, `copy.copy` and `copy.deepcopy`
-with its attributes and causes.
+keyword-only, and become attributes; `host` is the host as the user typed it. Every error survives
+pickle, `copy.copy` and `copy.deepcopy` with its attributes and causes.
 """
 
 from __future__ import annotations
@@ -35,31 +35,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lazycluster._text import escaped, one_line
-
-__all__ = [
-    "AuthenticationError",
-    "CommandError",
-    "ConnectError",
-    "ConnectionLostError",
-    "FileTransferError",
-    "ForwardError",
-    "HostKeyError",
-    "InvalidRuntimeError",
-    "LazyclusterError",
-    "NoPortsLeftError",
-    "NoRuntimesDetectedError",
-    "PathCreationError",
-    "PortInUseError",
-    "ProtocolError",
-    "PythonNotFoundError",
-    "PythonVersionError",
-    "RemoteFunctionError",
-    "SerializationError",
-    "SshError",
-    "StepTimeoutError",
-    "TaskExecutionError",
-    "command_message",
-]
 
 OUTPUT_IN_ERRORS: int = 1 << 14
 """Bytes of output that an exception carries at most, the last ones; of each stream."""
@@ -158,11 +133,7 @@ def _portable(error: BaseException) -> BaseException:
 
 
 class InvalidRuntimeError(LazyclusterError):
-    """A host cannot be used as a Runtime; `__cause__` is the reason.
-
-    Attributes:
-        host: The host as the user typed it.
-    """
+    """A host cannot be used as a Runtime; `__cause__` is the reason."""
 
     host: str
 
@@ -171,7 +142,6 @@ class SshError(LazyclusterError):
     """ssh failed.
 
     Attributes:
-        host: The host as the user typed it.
         exit_status: The exit status of the ssh process on the manager; None if it has none.
         stderr: All that ssh printed.
     """
@@ -221,7 +191,6 @@ class TaskExecutionError(LazyclusterError):
     Attributes:
         task: The RuntimeTask.
         task_step_index: The index of the failed step, counted from 0.
-        host: The host as the user typed it.
         execution_log_file_path: The file with the execution log; None if there is none.
         output: What the failed step printed.
     """
@@ -256,7 +225,6 @@ class CommandError(LazyclusterError):
     """A command ended with an exit status other than 0, or by a signal.
 
     Attributes:
-        host: The host as the user typed it.
         command: The whole command.
         exit_status: The exit status; None if a signal ended the command.
         signal: The number of the signal, positive; None if the command exited.
@@ -284,7 +252,6 @@ class RemoteFunctionError(LazyclusterError):
     """A function raised on the host, or its process ended without a value.
 
     Attributes:
-        host: The host as the user typed it.
         function: The name of the function.
         exception_type: The name of the exception's class; None if no exception was raised.
         exception_message: The exception as text; None if no exception was raised.
@@ -303,11 +270,7 @@ class RemoteFunctionError(LazyclusterError):
 
 
 class PythonNotFoundError(LazyclusterError):
-    """The host has no Python that lazycluster can use.
-
-    Attributes:
-        host: The host as the user typed it.
-    """
+    """The host has no Python that lazycluster can use."""
 
     host: str
 
@@ -316,7 +279,6 @@ class PythonVersionError(LazyclusterError):
     """A function cannot run on the host, because its Python has another minor version.
 
     Attributes:
-        host: The host as the user typed it.
         host_version: The version of Python on the host, like "3.11.2".
         manager_version: The version of Python on the manager, like "3.12.1".
     """
@@ -331,11 +293,7 @@ class SerializationError(LazyclusterError):
 
 
 class ProtocolError(LazyclusterError):
-    """The host sent data that violates the protocol.
-
-    Attributes:
-        host: The host as the user typed it.
-    """
+    """The host sent data that violates the protocol."""
 
     host: str
 
@@ -360,7 +318,6 @@ class PathCreationError(LazyclusterError):
     """A folder could not be made on the host.
 
     Attributes:
-        host: The host as the user typed it.
         path: The path on the host.
     """
 

@@ -21,18 +21,13 @@ class Forward:
         on_host: True if the host listens (`-R`), False if the manager does (`-L`).
     """
 
-    host: str
-    port: int
-    to_port: int
-    on_host: bool
-
     def __init__(
         self, host: str, port: int, to_port: int, on_host: bool, close: Callable[[Forward], None]
     ) -> None:
-        self.host = host
-        self.port = port
-        self.to_port = to_port
-        self.on_host = on_host
+        self.host: str = host
+        self.port: int = port
+        self.to_port: int = to_port
+        self.on_host: bool = on_host
         self._close = close
         self._cancelling = threading.Lock()
         self._ended = threading.Event()

@@ -23,10 +23,7 @@ _ON_THE_MASTER = "lazycluster"
 
 
 def master_argv(
-    settings: Settings,
-    control_path: str | os.PathLike[str],
-    version: Version,
-    remote_command: str,
+    settings: Settings, control_path: str, version: Version, remote_command: str
 ) -> list[str]:
     """Make the argv of the ssh that is the control master and runs one command.
 
@@ -35,17 +32,9 @@ def master_argv(
         control_path: The absolute path of the control socket; see `check_control_path`.
         version: The version of the ssh that will run; it decides which options are known.
         remote_command: The command line for the remote shell.
-
-    Returns:
-        The words of the command, "ssh" first.
     """
-    argv = [
-        "ssh",
-        "-M",  # once: twice means "ask"
-        "-S",
-        os.fspath(control_path).replace("%", "%%"),
-        "-T",
-    ]
+    # -M once: twice means "ask".
+    argv = ["ssh", "-M", "-S", control_path.replace("%", "%%"), "-T"]
     # ssh takes the first value of an option: lazycluster's, then the user's, then ssh_config's.
     for since, name, value in MASTER_OPTIONS:
         if version >= since:
@@ -54,9 +43,7 @@ def master_argv(
         argv += ["-o", f"{name}={value}"]
     seconds = min(math.ceil(settings.connect_timeout), _LONGEST_CONNECT_TIMEOUT)
     argv += ["-o", f"ConnectTimeout={seconds}"]
-    argv += _user_arguments(settings)
-    argv += ["--", settings.destination, remote_command]
-    return argv
+    return [*argv, *_user_arguments(settings), "--", settings.destination, remote_command]
 
 
 def _login_options(settings: Settings, version: Version) -> dict[str, str]:
@@ -106,10 +93,10 @@ def _user_arguments(settings: Settings) -> list[str]:
     return argv
 
 
-def _client_options(control_path: str | os.PathLike[str]) -> list[str]:
+def _client_options(control_path: str) -> list[str]:
     """Return the options of every mux client: it uses the master or fails."""
     # The value is quoted because a blank would end it.
-    path = '"' + os.fspath(control_path).replace("%", "%%") + '"'
+    path = '"' + control_path.replace("%", "%%") + '"'
     return [
         # The master has read ssh_config already.
         *("-F", "none"),
@@ -120,9 +107,12 @@ def _client_options(control_path: str | os.PathLike[str]) -> list[str]:
     ]
 
 
-def run_argv(
-    control_path: str | os.PathLike[str], log_file: str | os.PathLike[str], remote_command: str
-) -> list[str]:
+def _client_argv(control_path: str, *options: str, command: str | None = None) -> list[str]:
+    argv = ["ssh", *_client_options(control_path), *options, "--", _ON_THE_MASTER]
+    return argv if command is None else [*argv, command]
+
+
+def run_argv(control_path: str, log_file: str, remote_command: str) -> list[str]:
     """Make the argv of a mux client that runs one command in a session of its own.
 
     Args:
@@ -131,31 +121,17 @@ def run_argv(
             command's. The level is DEBUG2, the first that prints the exit status the host sent.
         remote_command: The command line for the remote shell.
     """
-    return [
-        "ssh",
-        *_client_options(control_path),
-        *("-o", "LogLevel=DEBUG2"),
-        *("-E", os.fspath(log_file)),
-        "-T",
-        *("--", _ON_THE_MASTER, remote_command),
-    ]
+    options = ("-o", "LogLevel=DEBUG2", "-E", log_file, "-T")
+    return _client_argv(control_path, *options, command=remote_command)
 
 
-def check_argv(control_path: str | os.PathLike[str]) -> list[str]:
-    """Make the argv of a mux client that checks the master itself, not its connection.
-
-    Args:
-        control_path: The master's control socket.
-    """
-    return ["ssh", *_client_options(control_path), "-O", "check", "--", _ON_THE_MASTER]
+def check_argv(control_path: str) -> list[str]:
+    """Make the argv of a mux client that checks the master itself, not its connection."""
+    return _client_argv(control_path, "-O", "check")
 
 
 def forward_argv(
-    control_path: str | os.PathLike[str],
-    action: str,
-    flag: str,
-    listen_port: int,
-    to_port: int,
+    control_path: str, action: str, flag: str, listen_port: int, to_port: int
 ) -> list[str]:
     """Make the argv of a mux client that makes the master begin or end a forward on loopback.
 
@@ -167,41 +143,21 @@ def forward_argv(
         to_port: The port on the other side's localhost to connect to, IPv4 or IPv6.
     """
     forward = f"127.0.0.1:{listen_port}:localhost:{to_port}"
-    return [
-        "ssh",
-        *_client_options(control_path),
-        *("-O", action),
-        *(flag, forward),
-        *("--", _ON_THE_MASTER),
-    ]
+    return _client_argv(control_path, "-O", action, flag, forward)
 
 
-def probe_argv(control_path: str | os.PathLike[str], port: int) -> list[str]:
-    """Make the argv of a mux client that makes the host connect to one of its own ports (`-W`).
-
-    Args:
-        control_path: The master's control socket.
-        port: The port on the host's localhost.
-    """
-    return [
-        "ssh",
-        *_client_options(control_path),
-        *("-W", f"localhost:{port}"),
-        *("--", _ON_THE_MASTER),
-    ]
+def probe_argv(control_path: str, port: int) -> list[str]:
+    """Make the argv of a mux client that makes the host connect to one of its own ports (`-W`)."""
+    return _client_argv(control_path, "-W", f"localhost:{port}")
 
 
-def sftp_argv(control_path: str | os.PathLike[str]) -> list[str]:
-    """Make the argv of a mux client that opens an SFTP session; without input it exits with 0.
-
-    Args:
-        control_path: The master's control socket.
-    """
-    return ["ssh", *_client_options(control_path), "-s", "--", _ON_THE_MASTER, "sftp"]
+def sftp_argv(control_path: str) -> list[str]:
+    """Make the argv of a mux client that opens an SFTP session; without input it exits with 0."""
+    return _client_argv(control_path, "-s", command="sftp")
 
 
 def scp_argv(
-    control_path: str | os.PathLike[str],
+    control_path: str,
     version: Version,
     source: str,
     target: str,

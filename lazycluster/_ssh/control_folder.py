@@ -25,44 +25,45 @@ def make_control_folder() -> str:
     Raises:
         LazyclusterError: If no parent folder is usable; the message gives a reason for each.
     """
-    reasons = []
-    shared = []
-    for parent in (os.environ.get("XDG_RUNTIME_DIR"), "/tmp", os.environ.get("TMPDIR")):
-        if not parent or not os.path.isabs(parent):
-            continue
-        try:
-            status = os.stat(parent)
-            owners = {status.st_uid, os.lstat(parent).st_uid}
-            # /tmp is trusted with any owner: in a container that may be an unknown uid.
-            if parent != "/tmp" and not owners <= {0, os.geteuid()}:
-                reasons.append(f"{parent}: it belongs to another user.")
-            elif status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-                shared.append(parent)
-            else:
-                return _control_folder_in(parent)
-        except (OSError, LazyclusterError) as error:
-            reasons.append(_reason(parent, error))
-    for parent in shared:
-        try:
-            folder = _control_folder_in(parent)
-        except (OSError, LazyclusterError) as error:
-            reasons.append(_reason(parent, error))
-            continue
-        logger.warning(
-            "ssh's control socket is in %s, where other users can replace it; set XDG_RUNTIME_DIR "
-            "to a folder that only you can write to.",
-            parent,
-        )
-        return folder
+    parents = [os.environ.get("XDG_RUNTIME_DIR"), "/tmp", os.environ.get("TMPDIR")]
+    reasons: dict[str, str] = {}
+    for shared in (False, True):
+        for parent in parents:
+            if not parent or not os.path.isabs(parent):
+                continue
+            try:
+                if _is_shared(parent) != shared:
+                    continue
+                folder = _control_folder_in(parent)
+            except (OSError, LazyclusterError) as error:
+                text = error.strerror if isinstance(error, OSError) else None
+                reasons[parent] = f"{parent}: {(text or str(error)).rstrip('.')}."
+                continue
+            if shared:
+                logger.warning(
+                    "ssh's control socket is in %s, where other users can replace it; set "
+                    "XDG_RUNTIME_DIR to a folder that only you can write to.",
+                    parent,
+                )
+            return folder
     raise LazyclusterError(
         "There is no folder for ssh's control socket. Set XDG_RUNTIME_DIR to a folder of yours "
-        "with a short path. " + " ".join(reasons)
+        "with a short path. " + " ".join(reasons.values())
     )
 
 
-def _reason(parent: str, error: OSError | LazyclusterError) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{parent}: {text.rstrip('.')}."
+def _is_shared(parent: str) -> bool:
+    """Return True if other users can rename what is in the folder.
+
+    Raises:
+        LazyclusterError: If it belongs to another user.
+    """
+    status = os.stat(parent)
+    owners = {status.st_uid, os.lstat(parent).st_uid}
+    # /tmp is trusted with any owner: in a container that may be an unknown uid.
+    if parent != "/tmp" and not owners <= {0, os.geteuid()}:
+        raise LazyclusterError("it belongs to another user")
+    return bool(status.st_mode & 0o022) and not status.st_mode & stat.S_ISVTX
 
 
 def _control_folder_in(parent: str) -> str:

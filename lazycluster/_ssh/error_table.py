@@ -191,18 +191,14 @@ TABLE = (
         AuthenticationError,
     ),
     Row(
-        r"^(?P<reason>no such identity: .*)[^\0]*^.*: Permission denied \(",
+        r"^(?:Warning: )?(?P<reason>no such identity: .*|Identity file .* not accessible: .*)"
+        r"[^\0]*^.*: Permission denied \(",
         "Correct identity_file, or IdentityFile in ssh_config.",
         AuthenticationError,
     ),
     Row(
         r"^(?P<reason>Load key .*)[^\0]*^.*: Permission denied \(",
         "ssh cannot use that key; try `{ssh}`.",
-        AuthenticationError,
-    ),
-    Row(
-        r"^Warning: (?P<reason>Identity file .* not accessible: .*)[^\0]*^.*: Permission denied \(",
-        "Correct identity_file, or IdentityFile in ssh_config.",
         AuthenticationError,
     ),
     Row(

@@ -53,7 +53,7 @@ def login_error(
     exit_status: int | None,
     noise: str = "",
     given: str = "",
-    ssh_command: str | None = None,
+    ssh_command: str,
     jump_host: str = "",
     locked_key: str = "",
 ) -> ConnectError:
@@ -65,7 +65,7 @@ def login_error(
         exit_status: The exit status of the ssh process; None if lazycluster ended it.
         noise: What came on stdout before the handshake reply, which did not come.
         given: The secret that ssh got: "password", "passphrase", or "".
-        ssh_command: The command that logs in by hand, for the cure. Default: `ssh` and the host.
+        ssh_command: The command that logs in by hand, for the cure.
         jump_host: The jump host, if it is known.
         locked_key: A key that ssh could not offer because of its passphrase, if there is one.
 
@@ -73,7 +73,6 @@ def login_error(
         A ConnectError, AuthenticationError or HostKeyError.
     """
     text = _plain(stderr)
-    ssh = ssh_command if ssh_command is not None else f"ssh {shlex.quote(host)}"
     message = f"Cannot connect to {host}"
     if BEHIND_PROXY.search(text):
         proxy = f"the jump host {jump_host}" if jump_host else "a jump host or ProxyCommand"
@@ -81,14 +80,14 @@ def login_error(
     # Any other exit status is the shell's, and then a start file may have printed `text`.
     found = find_row(text) if exit_status in (None, 255) else None
     if found is None:
-        message += f": {_unknown_reason(exit_status, text, noise, ssh)}"
+        message += f": {_unknown_reason(exit_status, text, noise, ssh_command)}"
         return ConnectError(message, host=host, exit_status=exit_status, stderr=stderr)
     row, match = found
     groups = {name: quoted(value or "…") for name, value in match.groupdict().items()}
     message += f": {quoted(match.groupdict().get('reason') or match[0])}. "
     message += _cure(row, given, locked_key).format(
         **groups,
-        ssh=ssh,
+        ssh=ssh_command,
         key=shlex.quote(locked_key),
         option=OPTIONS_OF_ALGORITHMS.get(groups.get("algorithm", "")),
     )
@@ -103,26 +102,19 @@ def silence_error(
     host: str,
     connect_timeout: float,
     noise: str,
-    ssh_command: str | None = None,
-    jump_host: str = "",
+    ssh_command: str,
+    jump_host: str,
 ) -> ConnectError:
-    """Return the exception for a host that did not answer in time.
+    """Return the exception for a host that did not answer within `connect_timeout` seconds.
 
-    Args:
-        stderr: All that ssh printed.
-        host: The host as the user typed it.
-        connect_timeout: The time limit, in seconds.
-        noise: What came on stdout before the handshake reply, which did not come.
-        ssh_command: The command that logs in by hand, for the cure. Default: `ssh` and the host.
-        jump_host: The jump host, if it is known.
+    The other arguments are those of `login_error`.
     """
-    ssh = ssh_command if ssh_command is not None else f"ssh {shlex.quote(host)}"
     behind = f", behind the jump host {jump_host}," if jump_host else ""
     printed = last_lines(noise, NOISE) or last_lines(stderr, NOISE)
     return ConnectError(
         f"{host}{behind} did not answer within {connect_timeout:g} s"
-        f"{f'; it printed: {printed}' if printed else ''}. If `{ssh} true` ends by itself and "
-        "prints nothing, raise connect_timeout. Otherwise a start file of the account's shell "
+        f"{f'; it printed: {printed}' if printed else ''}. If `{ssh_command} true` ends by itself "
+        "and prints nothing, raise connect_timeout. Otherwise a start file of the account's shell "
         "waits for something, reads standard input or starts another program, which it may do only "
         "in interactive shells; or a forced command runs instead of lazycluster's command.",
         host=host,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import re
 import socket
@@ -22,6 +21,10 @@ CANCEL_TIMEOUT = 15.0  # seconds for a listener to go
 CANCEL_INTERVAL = 0.02  # seconds between two looks at a port that is to become free
 PROBE_TIMEOUT = 5.0  # seconds; a refusal comes at once, and some services never hang up
 PROBED_PORT = 1  # of the host; tcpmux, which is never in use
+
+# The addresses that sshd may listen on, as `PortState` has them.
+_ANY_ADDRESS = {"0.0.0.0", "::", "::ffff:0.0.0.0"}
+_LISTENING_SSHD = _ANY_ADDRESS | {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 logger = logging.getLogger("lazycluster")
 
@@ -202,7 +205,7 @@ def _listen_on_host(transport: Transport, wanted: Route, host_ports: HostPorts) 
     except BaseException:
         _cancel(transport, forward)
         raise
-    if any(_is_any_address(address) for address in state.listeners):
+    if _ANY_ADDRESS & {*state.listeners}:
         logger.warning(
             "Port %d of %s can be reached from its network, and not from itself alone: its sshd "
             "listens on all addresses, whatever it is asked (GatewayPorts yes).",
@@ -234,26 +237,7 @@ def _request_listener(transport: Transport, forward: Route, host_ports: HostPort
 
 def _is_over_on_host(state: PortState) -> bool:
     # Another process may have begun to listen on the same port of another address meanwhile.
-    return state.free or (bool(state.listeners) and not any(map(_may_be_sshd, state.listeners)))
-
-
-def _may_be_sshd(address: str) -> bool:
-    parsed = _parse(address)
-    return parsed in (_IPV4_LOOPBACK, _IPV6_LOOPBACK) or parsed.is_unspecified
-
-
-def _is_any_address(address: str) -> bool:
-    return _parse(address).is_unspecified
-
-
-_IPV4_LOOPBACK = ipaddress.ip_address("127.0.0.1")
-_IPV6_LOOPBACK = ipaddress.ip_address("::1")
-
-
-def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    parsed = ipaddress.ip_address(address)
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return mapped if mapped is not None else parsed
+    return state.free or (bool(state.listeners) and not _LISTENING_SSHD & {*state.listeners})
 
 
 # Both

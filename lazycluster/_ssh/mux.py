@@ -7,7 +7,9 @@ master is alive decides: an alive master has refused, otherwise the connection i
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -39,29 +41,28 @@ def start_client(argv: list[str], stdin: int = subprocess.DEVNULL) -> subprocess
     )
 
 
-def control(argv: list[str], timeout: float = CONTROL_TIMEOUT) -> tuple[int | None, str, str]:
-    """Send a request to the master.
+def control(
+    argv: list[str], timeout: float | None = CONTROL_TIMEOUT
+) -> tuple[int | None, str, str]:
+    """Run a mux client, and wait for its end.
 
     Args:
         argv: The mux client's words.
-        timeout: Seconds to wait for the answer.
+        timeout: Seconds until it is ended; None for no limit.
 
     Returns:
-        The client's exit status (None if no answer came), its stdout and its stderr.
+        The client's exit status (None if it was ended), its stdout and its stderr.
     """
     client = start_client(argv)
-    status: int | None
+    status: int | None = None
     try:
         stdout, stderr = client.communicate(timeout=timeout)
         status = client.returncode
-    except subprocess.TimeoutExpired:
-        client.kill()
+    except BaseException as error:
+        os.killpg(client.pid, signal.SIGKILL)  # scp has started an ssh
         stdout, stderr = client.communicate()
-        status = None
-    except BaseException:
-        client.kill()
-        client.communicate()
-        raise
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
     return status, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "backslashreplace")
 
 
@@ -71,21 +72,17 @@ def in_session(transport: Transport, use: Callable[[], _Result]) -> _Result:
     sshd counts a session until all of it has gone, which is some moments after the client has.
     """
     while True:
+        refused = False
         try:
-            result = use()
+            return use()
         except SshError as error:
-            if REFUSED not in error.stderr:
+            refused = REFUSED in error.stderr
+            if not refused or time.monotonic() - transport.session_ended > SESSION_TIMEOUT:
+                raise
+        finally:
+            if not refused:
                 transport.session_ended = time.monotonic()
-                raise
-            if time.monotonic() - transport.session_ended > SESSION_TIMEOUT:
-                raise
-            time.sleep(SESSION_INTERVAL)
-        except BaseException:
-            transport.session_ended = time.monotonic()
-            raise
-        else:
-            transport.session_ended = time.monotonic()
-            return result
+        time.sleep(SESSION_INTERVAL)
 
 
 def master_answers(transport: Transport) -> bool:

@@ -63,14 +63,8 @@ MASTER_OPTIONS: tuple[tuple[Version, str, str], ...] = (
 # Settings refuses these in `options`: ConnectTimeout has a parameter of its own, and BatchMode
 # follows from password, passphrase and interactive.
 RESERVED_OPTIONS = frozenset(
-    name.lower()
-    for name in (
-        *(name for _, name, _ in MASTER_OPTIONS),
-        "BatchMode",
-        "ConnectTimeout",
-        "ControlMaster",
-        "ControlPath",
-    )
+    {name.lower() for _, name, _ in MASTER_OPTIONS}
+    | {"batchmode", "connecttimeout", "controlmaster", "controlpath"}
 )
 
 
@@ -123,20 +117,11 @@ def parse_version(text: str) -> Version:
     if "No user exists for uid" in text:
         raise LazyclusterError(f"ssh refuses to run: {found}. Add that user to /etc/passwd.")
     if match is None:
-        raise LazyclusterError(
-            f"`ssh -V` prints {found!r}, which is not OpenSSH; put the OpenSSH client first in "
-            "PATH."
-        )
-    if match[1]:
-        raise LazyclusterError(
-            f"`ssh -V` prints {found!r}, which has no control master; run lazycluster on Linux, "
-            "macOS or WSL."
-        )
-    version = Version(int(match[2]), int(match[3]))
-    if version < OLDEST_VERSION:
-        oldest = ".".join(map(str, OLDEST_VERSION))
-        raise LazyclusterError(
-            f"`ssh -V` prints {found!r}, but lazycluster needs OpenSSH {oldest} or later; update "
-            "the client."
-        )
-    return version
+        problem = "which is not OpenSSH; put the OpenSSH client first in PATH"
+    elif match[1]:
+        problem = "which has no control master; run lazycluster on Linux, macOS or WSL"
+    elif (version := Version(int(match[2]), int(match[3]))) < OLDEST_VERSION:
+        problem = "but lazycluster needs OpenSSH {}.{} or later; update it".format(*OLDEST_VERSION)
+    else:
+        return version
+    raise LazyclusterError(f"`ssh -V` prints {found!r}, {problem}.")

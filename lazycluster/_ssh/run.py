@@ -128,15 +128,14 @@ def _exit_status(
 
 def _stop(client: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
     """Wait until the host has ended the command, within bounds; return what was printed."""
-    try:
-        return client.communicate(timeout=STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        client.kill()
-    try:
-        return client.communicate(timeout=1)
-    except subprocess.TimeoutExpired as error:  # the master itself holds the pipes, and hangs
-        for file in (client.stdout, client.stderr):
-            assert file is not None
-            file.close()
-        client.wait()
-        return error.stdout or b"", error.stderr or b""
+    for seconds in (STOP_TIMEOUT, 1.0):
+        try:
+            return client.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            printed = error.stdout or b"", error.stderr or b""
+            client.kill()
+    for file in (client.stdout, client.stderr):  # the master itself holds the pipes, and hangs
+        assert file is not None
+        file.close()
+    client.wait()
+    return printed

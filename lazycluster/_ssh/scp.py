@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 from lazycluster._ssh.argv import scp_argv, sftp_argv
-from lazycluster._ssh.mux import client_error, control, in_session, master_answers, start_client
+from lazycluster._ssh.mux import client_error, control, in_session, master_answers
 from lazycluster._ssh.options import ssh_version
 from lazycluster._ssh.transport import Transport
 
@@ -44,14 +41,8 @@ def _lacks_sftp(transport: Transport) -> bool:
 
 def _scp(
     transport: Transport, source: str, target: str, *, to_host: bool, sftp: bool
-) -> tuple[int, str]:
+) -> tuple[int | None, str]:
     control_path = transport.master.control_path
     argv = scp_argv(control_path, ssh_version(), source, target, to_host=to_host, sftp=sftp)
-    client = start_client(argv)
-    try:
-        _, stderr = client.communicate()
-    except BaseException:
-        os.killpg(client.pid, signal.SIGKILL)  # scp and its ssh
-        client.communicate()
-        raise
-    return client.returncode, stderr.decode("utf-8", "backslashreplace")
+    status, _, printed = control(argv, timeout=None)
+    return status, printed

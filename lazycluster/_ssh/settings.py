@@ -34,21 +34,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 class Settings:
     """What the user asks of ssh, checked.
 
-    Args:
-        host: What `ssh` takes: an alias, `user@host`, `ssh://…`, an IPv6 literal; also
-            `user@host:port` and `[ipv6]:port`.
-        user: The user to log in as (`-l`). None: from the host, else from ssh_config.
-        port: The port to connect to (`-p`). None: from the host, else from ssh_config.
-        config_file: The ssh_config to read instead of the usual ones (`-F`); "none" to read none.
-        identity_file: The private key to offer (`-i`).
-        jump_host: One jump host or several, separated by commas (`-J`), or "none".
-        connect_timeout: The time limit for the login, in seconds. Default: 30.
-        keepalive: The longest silence of either side, in seconds. Default: 15.
-        password: The answer if the host asks for a password.
-        passphrase: The answer if ssh asks for the passphrase of a key.
-        interactive: Whether lazycluster may ask a person at the terminal.
-        python: The command line of the Python on the host. None: look for one there.
-        options: Options of ssh_config and their values (`-o`), written and quoted as there.
+    The arguments are documented at `Connection`.
 
     Attributes:
         destination: The host alone, as it stands on the command line of ssh.
@@ -231,7 +217,7 @@ def _check_secret(name: str, secret: Any) -> None:
         return
     if not isinstance(secret, str) or not secret:
         raise ValueError(f"Invalid {name}: it must be a string that is not empty.")
-    if any(character in secret for character in "\0\r\n"):
+    if re.search("[\0\r\n]", secret):
         raise ValueError(f"Invalid {name}: it contains a line break or NUL, where ssh ends it.")
     if len(os.fsencode(secret)) > _LONGEST_SECRET:
         raise ValueError(f"Invalid {name}: it is longer than {_LONGEST_SECRET} bytes.")
@@ -240,15 +226,10 @@ def _check_secret(name: str, secret: Any) -> None:
 def _check_python(python: Any) -> None:
     if python is None:
         return
-    if not isinstance(python, str) or not python.strip():
+    if not isinstance(python, str) or not python.strip() or re.search("[\0\r\n]", python):
         raise ValueError(
-            f"Invalid python {python!r}: it must be the command line of a Python on the host; "
-            "leave it out to look for one."
-        )
-    if any(character in python for character in "\0\r\n"):
-        raise ValueError(
-            f"Invalid python {python!r}: it contains a line break or NUL, but must be one command "
-            "line."
+            f"Invalid python {python!r}: it must be the command line of a Python on the host, "
+            "without a line break or NUL; leave it out to look for one."
         )
 
 

@@ -444,7 +444,8 @@ SEEN = [
 
 
 def error_for(stderr, **others):
-    return login_error(stderr, **{"host": "build-7", "exit_status": 255, **others})
+    given = {"host": "build-7", "exit_status": 255, "ssh_command": "ssh build-7", **others}
+    return login_error(stderr, **given)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +560,12 @@ def test_the_exit_statuses_of_the_bootstrap_are_reported(exit_status, part):
 def test_what_comes_instead_of_an_answer_in_time_is_reported():
     """The end of it, on one line, without what a terminal would obey."""
     error = _ssh_errors.silence_error(
-        "a banner\n", host="build-7", connect_timeout=2.5, noise="\x1b[2JYour name?\n"
+        "a banner\n",
+        host="build-7",
+        connect_timeout=2.5,
+        noise="\x1b[2JYour name?\n",
+        ssh_command="ssh build-7",
+        jump_host="",
     )
     assert "build-7 did not answer within 2.5 s" in str(error)
     assert "Your name?" in str(error)

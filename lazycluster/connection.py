@@ -46,12 +46,11 @@ _Result = TypeVar("_Result")
 class CommandResult:
     """How a command of `Connection.run` ended, and what it printed.
 
-    Args:
+    Attributes:
         command: The command.
-        stdout: What it wrote to standard output, whole.
-        stderr: What it wrote to standard error, whole.
-        exit_status: Its exit status, 255 too; None if a signal ended it. ssh does not pass on
-            which one: a task does.
+        stdout: Its standard output, whole.
+        stderr: Its standard error, whole.
+        exit_status: Its exit status; None if a signal ended it. ssh does not report which one.
     """
 
     command: str
@@ -61,53 +60,52 @@ class CommandResult:
 
     @property
     def stdout_text(self) -> str:
-        """`stdout` as UTF-8; what is none is shown with backslashes."""
+        """Return `stdout` as UTF-8; other bytes are shown as backslash escapes."""
         return self.stdout.decode("utf-8", "backslashreplace")
 
     @property
     def stderr_text(self) -> str:
-        """`stderr` as UTF-8; what is none is shown with backslashes."""
+        """Return `stderr` as UTF-8; other bytes are shown as backslash escapes."""
         return self.stderr.decode("utf-8", "backslashreplace")
 
 
 class Connection:
-    """One authenticated connection to a host, and the one session on it, whatever runs there.
+    """One authenticated connection to a host, with one session for everything that runs there.
 
-    Tasks, functions and a Runtime need Python on the host; `run`, `copy` and `forward` do not.
-    Where there is none, a link that goes silent without an end is noticed by TCP alone, or by
-    ServerAliveInterval in ssh_config; else it is within four times `keepalive`.
+    Tasks, functions and a Runtime need Python on the host. `run`, `send`, `get` and the forwards do
+    not, but without Python a silent link is found by TCP alone, or by ServerAliveInterval in
+    ssh_config.
 
-    It opens on first use. After a loss the next use logs in again, by itself; what may have
-    started on the host is never repeated. Safe to use from many threads. A child forked by
-    `os.fork` cannot use it and cannot harm it.
+    It opens at its first use. After a loss, the next use logs in again; what may have started on
+    the host is never repeated. It can be used from many threads. A child forked by `os.fork`
+    cannot use it and cannot harm it.
 
-    What is not given here is as the user's ssh config has it.
+    The user's ssh_config decides what is not given here.
 
     Args:
         host: What `ssh` takes: an alias, `user@host`, `user@host:port`, `ssh://…`, an IPv6 literal.
         user: The user on the host (`-l`).
         port: The port of its sshd (`-p`).
-        config_file: An ssh config to use in place of the user's (`-F`).
+        config_file: An ssh_config in place of the user's (`-F`).
         identity_file: The private key to offer (`-i`).
         jump_host: One or more hosts to go through, comma-separated (`-J`).
-        connect_timeout: Seconds for the whole login, through all jump hosts and up to the answer
-            of our own program there. Defaults to 30.
-        keepalive: Seconds between two heartbeats, each way; after four silent periods either side
-            ends. Defaults to 15.
-        password: What to answer if the host asks for a password; it is never given to a jump host.
-            To ssh it goes by SSH_ASKPASS, over a pipe, and nowhere else. Asked a second time, the
-            login ends. Defaults to None.
-        passphrase: Likewise, if ssh asks for the passphrase of a key. Defaults to None.
-        interactive: If True, whatever else is asked at the login is asked at the terminal, of a
-            person: a password, a code, whether to trust a host key. `connect_timeout` stands still
-            meanwhile. After a loss it does not log in again by itself, but at the next `open`.
-            Defaults to False: then a question is an AuthenticationError or HostKeyError.
+        connect_timeout: Seconds for the whole login, through all jump hosts and up to the reply of
+            our own program there. Defaults to 30.
+        keepalive: Seconds between two heartbeats, each way; after four silent periods the
+            connection is lost. Defaults to 15.
+        password: The answer if the host asks for a password; a jump host never gets it. ssh gets it
+            by SSH_ASKPASS, over a pipe. If it is asked for twice, the login ends.
+        passphrase: The answer if ssh asks for the passphrase of a key.
+        interactive: If True, ssh's other questions are asked at the terminal: a password, a code,
+            whether to trust a host key; `connect_timeout` stands still meanwhile. After a loss,
+            only `open` logs in again. Defaults to False: then a question is an AuthenticationError
+            or HostKeyError.
         python: The command line of the host's Python: a path, or `uv run --with … python`. Defaults
             to `pythonX.Y` of the manager's version, else `python3`.
         options: ssh_config names and values (`-o`).
 
     Raises:
-        ValueError: One of these cannot be; before any process is started.
+        ValueError: If an argument is invalid; checked before any process starts.
     """
 
     def __init__(
@@ -267,17 +265,11 @@ class Connection:
         self._use(lambda transport: scp.send(transport, local, remote))
 
     def get(self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str]) -> None:
-        """Get a file or a folder from the host by scp; the rules are those of `send`.
+        """Get a file or a folder from the host by scp; rules and errors are those of `send`.
 
         Args:
             remote_path: The path of the file or folder on the host.
             local_path: The path of the copy.
-
-        Raises:
-            SshError: If scp failed, for the reason that it gave.
-            ConnectionLostError: If the connection ended meanwhile.
-            ConnectError: If no connection came up.
-            ValueError: If a path is empty or holds a NUL.
         """
         remote, local = _checked_path(remote_path), _checked_path(local_path)
         from lazycluster._ssh import scp
@@ -309,25 +301,13 @@ class Connection:
         return self._forward(port, to_port, on_host=False)
 
     def forward_remote(self, port: int, to_port: int) -> Forward:
-        """Forward a port of the host to a port of the manager (`-R`).
+        """Forward a port of the host to a port of the manager (`-R`); see `forward_local`.
 
-        A connection to 127.0.0.1 and `port` on the host leads to localhost and `to_port`, IPv4 or
-        IPv6, here. No server has to listen here yet. When this returns, the port is listened on;
-        on a host without Python that cannot be verified.
+        On a host without Python it cannot be verified that the port is listened on.
 
         Args:
             port: The port of the host to listen on; 0 for any free port.
-            to_port: The port to lead to.
-
-        Returns:
-            The forward, which lives until it is cancelled or the connection ends.
-
-        Raises:
-            PortInUseError: If the port is in use on the side that should listen.
-            ForwardError: If the forward cannot be made, for ssh's reason.
-            ConnectionLostError: If the connection ended meanwhile.
-            ConnectError: If no connection came up.
-            ValueError: If a port is out of range.
+            to_port: The port of the manager's localhost to lead to.
         """
         return self._forward(port, to_port, on_host=True)
 

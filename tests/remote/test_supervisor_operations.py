@@ -192,3 +192,14 @@ def test_operations_are_steps_like_others(host, tmp_path):
     )
     assert [ended["exit_status"] for ended in asked.ended] == [0, 1]
     assert not (tmp_path / "newer").exists()
+
+
+# --- expand_variables ---
+
+
+def test_variables_are_those_of_the_step(host, tmp_path):
+    """Of its environment and its directory; bytes that are not UTF-8 are kept."""
+    path = os.path.realpath(tmp_path)
+    step = operation("expand_variables", text="$NAME|${PWD}|$(id)|☃")
+    asked = host.run(step, working_dir=path, environment={"NAME": "\udcff ☃"})
+    assert asked.ended[0].get("result") == f"\udcff ☃|{path}|$(id)|☃"

@@ -1,4 +1,4 @@
-"""What every test gets: a world of its own, an sshd, and a check that nothing is left behind."""
+"""Fixtures of all tests: folders of the run, an sshd, and a check that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from support.interpreters import OWN_VERSION, find_interpreters
 from support.processes import command_line, parents, words
 
 MARKER = "LAZYCLUSTER_TEST_SESSION"
-"""In the environment of this process and of every process that comes from it, on either side."""
+"""A variable of this process and of every process that comes from it, on either side."""
 
 GRACE = 60.0
-"""Seconds that processes and folders have to go after the last test."""
+"""Seconds until processes and folders must have gone after the last test."""
 
-# ── a world of its own ────────────────────────────────────────────────────────────────────────────
+# ── folders of the run ────────────────────────────────────────────────────────────────────────────
 
 _world = pytest.MonkeyPatch()
 _folders_before: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Moves HOME and the like away from the developer's, before a test module is imported."""
+    """Set HOME and the like to folders of this run, before a test module is imported."""
     _folders_before.update(_control_folders())
-    # Short, as the path of a socket has 90 bytes; not lazycluster-*, which is what is looked for.
+    # A short name, because the path of a socket may have about 90 bytes. Not lazycluster-*, because
+    # nothing_left_behind looks for such folders.
     folder = Path(tempfile.mkdtemp(prefix="lctest-"))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.add_cleanup(_world.undo)
@@ -53,8 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     }.items():
         (folder / below).mkdir(mode=0o700, parents=True, exist_ok=True)
         _world.setenv(name, str(folder / below))
-    tempfile.tempdir = None  # it remembers the one before
-    # Under nohup or in the background of a script they are ignored, by all that is started, too.
+    tempfile.tempdir = None  # it caches the folder from before
+    # Under nohup or in the background of a script these signals are ignored, and every process that
+    # the tests start would inherit that.
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -85,7 +87,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def host_python(request: pytest.FixtureRequest) -> str:
-    """The path of an interpreter that a host may have, each that `--all-pythons` tells of."""
+    """Return the path of an interpreter that a host may have; see `--all-pythons`."""
     return find_interpreters()[request.param]
 
 
@@ -104,10 +106,10 @@ MakeSshd = Callable[..., LoopbackSshd]
 
 
 def _loopback_sshd(**arguments: Any) -> LoopbackSshd:
-    """An sshd whose sessions carry the marker, and find the Python that these tests run with.
+    """Make an sshd whose sessions carry the marker, and whose PATH begins with the tests' Python.
 
-    Not the one of the environment of the tests: on a host neither lazycluster nor cloudpickle is
-    installed.
+    It is the Python below the virtual environment, because a host has neither lazycluster nor
+    cloudpickle installed.
     """
     environment = {name: os.environ[name] for name in (MARKER, "TMPDIR")}
     environment.update(arguments.pop("environment", {}))
@@ -117,21 +119,21 @@ def _loopback_sshd(**arguments: Any) -> LoopbackSshd:
 
 @pytest.fixture(scope="session")
 def sshd() -> Iterator[LoopbackSshd]:
-    """One sshd for all tests that leave it as it is."""
+    """Return the sshd of all tests that leave it as it is."""
     with _loopback_sshd() as running:
         yield running
 
 
 @pytest.fixture
 def make_sshd() -> Iterator[MakeSshd]:
-    """Makes sshds for one test, with the arguments of LoopbackSshd; they end with the test."""
+    """Return a function that makes sshds, with the arguments of LoopbackSshd, for one test."""
     with ExitStack() as stack:
         yield lambda **arguments: stack.enter_context(_loopback_sshd(**arguments))
 
 
 @pytest.fixture
 def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes it a failure to start a process."""
+    """Fail the test if it starts a process."""
 
     def popen(*arguments: Any, **keywords: Any) -> None:
         pytest.fail("a process was started")
@@ -144,9 +146,9 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fails the run if a process or a control folder stays after the last test.
+    """Fail the run if a process or a control folder is left after the last test.
 
-    The first of the session's fixtures, so it is the last that ends.
+    It is the first fixture of the session, so it ends last.
     """
     yield
     deadline = time.monotonic() + GRACE
@@ -157,16 +159,16 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 def _processes_of_ours() -> list[str]:
-    """Descendants of this process, and whatever carries the marker; only where there is a /proc."""
+    """Return the descendants of this process and all processes with the marker; needs /proc."""
     marker = f"{MARKER}={os.environ[MARKER]}".encode()
     parent_of = parents()
     mine = {os.getpid()}
     while older := {parent_of[pid] for pid in mine if pid in parent_of} - mine:
-        mine |= older  # and the ancestors
+        mine |= older  # adds the ancestors
     found = []
     for pid in parent_of.keys() - mine:
         command = words(pid)
-        # A zombie has no command. multiprocessing's own servers live as long as this process does.
+        # A zombie has no command. The servers of multiprocessing live as long as this process.
         if command in ([], [b""]) or any(b"multiprocessing." in word for word in command):
             continue
         if marker in words(pid, "environ") or _is_below(pid, os.getpid(), parent_of):
@@ -175,7 +177,7 @@ def _processes_of_ours() -> list[str]:
 
 
 def _new_control_folders() -> list[str]:
-    """Control folders that came since the start, save for those that somebody else is using."""
+    """Return the control folders that came since the start, without those of other users' runs."""
     new = _control_folders() - _folders_before
     if not new:
         return []

@@ -1,6 +1,6 @@
 """The containers of docker/compose.yaml, by pytest-docker, started once for all tests here.
 
-No engine, no compose or no base image: the tests are skipped with the reason, and with
+Without an engine, compose or a base image the tests are skipped with the reason; with
 LAZYCLUSTER_REQUIRE_DOCKER=1 they fail.
 """
 
@@ -35,12 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return
 
 
-# ── what pytest-docker is told ────────────────────────────────────────────────────────────────────
+# ── fixtures that pytest-docker reads ─────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="session")
 def docker_environment() -> Iterator[pytest.MonkeyPatch]:
-    """The environment of docker's command line, which other fixtures may add to."""
+    """Return the environment of docker's command line, for other fixtures to extend."""
     with pytest.MonkeyPatch.context() as environment:
         # HOME is not the developer's here, but the engine, the log-ins and the plugins are.
         own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".docker"
@@ -51,7 +51,7 @@ def docker_environment() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="session")
 def docker_compose_command(docker_environment: pytest.MonkeyPatch) -> str:
-    """The compose that is there; without it, an engine and the base images there are no tests."""
+    """Return the command line of compose; skip or fail if something is missing."""
     engine = _attempt("docker", "version", "--format", "{{.Server.Version}}")
     if engine is not None:
         _unavailable(f"no Docker engine: {engine}")
@@ -76,7 +76,7 @@ def docker_compose_project_name() -> str:
 
 @pytest.fixture(scope="session")
 def user_key(docker_environment: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The private key of the accounts on all hosts; the public one goes to the containers."""
+    """Return the private key of the accounts on all hosts; containers get the public one."""
     folder = Path(tempfile.mkdtemp(prefix="lctest-"))
     key = folder / "user_key"
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)])
@@ -99,7 +99,7 @@ def docker_cleanup() -> list[str]:
 
 
 def _attempt(*argv: str) -> str | None:
-    """None if the command works, else its reason."""
+    """Return None if the command works, else its reason."""
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
@@ -122,7 +122,7 @@ def _unavailable(reason: str) -> NoReturn:
 def docker_hosts(
     docker_services: object, docker_compose_project_name: str, user_key: Path
 ) -> DockerHosts:
-    """The hosts, each of which answers; a test that changes one undoes it."""
+    """Return the hosts, all of which answer; a test that changes one undoes it."""
     hosts = DockerHosts(docker_compose_project_name, user_key.parent, user_key)
     hosts.await_answers()
     return hosts
@@ -130,7 +130,7 @@ def docker_hosts(
 
 @pytest.fixture
 def make_runtime(docker_hosts: DockerHosts) -> Iterator[Callable[..., Runtime]]:
-    """Makes Runtimes for one test, by alias; cleaned up after it."""
+    """Return a function that makes Runtimes for one test, by alias."""
     with ExitStack() as stack:
 
         def make(alias: str, working_dir: str | None = None, **keywords: Any) -> Runtime:

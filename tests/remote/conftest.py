@@ -18,13 +18,13 @@ MakeHost = Callable[..., PipeHost]
 
 @pytest.fixture(scope="session")
 def own_python() -> str:
-    """The path of an interpreter of the tests' own minor version."""
+    """Return the path of an interpreter of the tests' own minor version."""
     return find_interpreters()[OWN_VERSION]
 
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Path:
-    """The folder that a host of `make_host` makes its temporary directories in."""
+    """Return the folder in which a host of `make_host` makes its temporary directories."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     return folder
@@ -32,7 +32,10 @@ def temporary(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_host(tmp_path: Path, temporary: Path) -> Iterator[MakeHost]:
-    """Starts supervisors for one test; `python` is a path unless `line` says a command line."""
+    """Return a function that starts supervisors for one test.
+
+    They run the interpreter at a path, `python`, or a command line, `line`.
+    """
     with ExitStack() as stack:
 
         def make(
@@ -53,7 +56,7 @@ def _shared_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
     def get(python: str) -> PipeHost:
         host = hosts.get(python)
-        if host is not None and not host.is_idle:  # the test before has failed
+        if host is not None and not host.is_idle:  # the previous test has failed
             host.close()
             host = None
         if host is None:
@@ -68,23 +71,23 @@ def _shared_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 @pytest.fixture
 def host(host_python: str, _shared_hosts: Callable[[str], PipeHost]) -> PipeHost:
-    """A supervisor for tests that leave it idle, once with each interpreter."""
+    """Return a supervisor for tests that leave it idle, once with each interpreter."""
     return _shared_hosts(host_python)
 
 
 @pytest.fixture
 def own_host(own_python: str, _shared_hosts: Callable[[str], PipeHost]) -> PipeHost:
-    """A supervisor for tests that leave it idle, with the tests' own minor version."""
+    """Return a supervisor for tests that leave it idle, with the tests' own minor version."""
     return _shared_hosts(own_python)
 
 
 @pytest.fixture
 def new_host(host_python: str, make_host: MakeHost) -> PipeHost:
-    """A supervisor of the test's own, once with each interpreter."""
+    """Return a supervisor of the test's own, once with each interpreter."""
     return make_host(host_python)
 
 
 @pytest.fixture
 def new_own_host(own_python: str, make_host: MakeHost) -> PipeHost:
-    """A supervisor of the test's own, with the tests' own minor version."""
+    """Return a supervisor of the test's own, with the tests' own minor version."""
     return make_host(own_python)

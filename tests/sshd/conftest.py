@@ -1,4 +1,4 @@
-"""Runtimes and Connections on the loopback sshd, and what their tests look at."""
+"""Fixtures of Runtimes and Connections on the loopback sshd."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from support.hosts import Gate, call
 from support.processes import end, recorded
 from support.waiting import wait_until
 
-PATIENT = {"connect_timeout": 150}  # seconds; a loaded computer is no fault
+PATIENT = {"connect_timeout": 150}  # seconds; a loaded computer is not a fault
 
 # ── hosts ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
 def own_sshd(make_sshd: Callable[..., LoopbackSshd]) -> LoopbackSshd:
-    """An sshd for one test, which may stop it, and whose log has the logins of that test only."""
+    """Return an sshd for one test, which may stop it, and whose log has only its logins."""
     return make_sshd()
 
 
 @pytest.fixture
 def bare_sshd(make_sshd: Callable[..., LoopbackSshd], tmp_path: Path) -> LoopbackSshd:
-    """A host without Python: its PATH has what the commands of tests need, and no more."""
+    """Return a host without Python: its PATH has only what the commands of tests need."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("cat", "setsid", "sh", "sleep", "touch"):
@@ -43,13 +43,13 @@ def bare_sshd(make_sshd: Callable[..., LoopbackSshd], tmp_path: Path) -> Loopbac
 
 @pytest.fixture(params=["python", "no python"])
 def any_sshd(request: pytest.FixtureRequest) -> LoopbackSshd:
-    """A host with Python, and one without."""
+    """Return a host with Python, then one without."""
     return request.getfixturevalue("own_sshd" if request.param == "python" else "bare_sshd")
 
 
 @pytest.fixture(scope="module")
 def runtime(sshd: LoopbackSshd) -> Iterator[Runtime]:
-    """A Runtime for all tests of a module, which leave it as it is."""
+    """Return the Runtime of all tests of a module, which leave it as it is."""
     runtime = Runtime(sshd.alias, connection_kwargs={**PATIENT, "config_file": sshd.config_file})
     yield runtime
     runtime.cleanup()
@@ -57,7 +57,7 @@ def runtime(sshd: LoopbackSshd) -> Iterator[Runtime]:
 
 @pytest.fixture
 def make_runtime(sshd: LoopbackSshd) -> Iterator[Callable[..., Runtime]]:
-    """Makes Runtimes for one test, on the common sshd or on another; cleaned up after it."""
+    """Return a function that makes Runtimes for one test, on the common sshd or on another."""
     with ExitStack() as stack:
 
         def make(
@@ -73,13 +73,13 @@ def make_runtime(sshd: LoopbackSshd) -> Iterator[Callable[..., Runtime]]:
 
 @pytest.fixture
 def own_runtime(make_runtime: Callable[..., Runtime]) -> Runtime:
-    """A Runtime for one test, which may change it."""
+    """Return a Runtime for one test, which may change it."""
     return make_runtime()
 
 
 @pytest.fixture
 def connection(sshd: LoopbackSshd) -> Iterator[Connection]:
-    """A Connection for one test, not open yet."""
+    """Return a Connection for one test, not open yet."""
     connection = Connection(sshd.alias, config_file=sshd.config_file, **PATIENT)
     yield connection
     connection.close()
@@ -87,7 +87,7 @@ def connection(sshd: LoopbackSshd) -> Iterator[Connection]:
 
 @pytest.fixture
 def connect(make_sshd: Callable[..., LoopbackSshd]) -> Iterator[Callable[..., Connection]]:
-    """Makes Connections to an sshd for one test, not open yet, with the keywords of Connection.
+    """Return a function that makes Connections to an sshd for one test, not open yet.
 
     They are closed before the sshds of `make_sshd` end.
     """
@@ -105,10 +105,10 @@ def connect(make_sshd: Callable[..., LoopbackSshd]) -> Iterator[Callable[..., Co
 def user_config(
     sshd: LoopbackSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> LoopbackSshd:
-    """The sshd, whose alias ssh knows without being told, as if from the user's own ssh_config.
+    """Return the sshd, and make ssh know its alias as if from the user's own ssh_config.
 
-    ssh looks for that file in the home folder of the account, whatever HOME says, and that one is
-    the developer's.
+    ssh looks for that file in the home folder of the account, which is the developer's, whatever
+    HOME says. So a wrapper of ssh adds the option -F.
     """
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
@@ -120,7 +120,7 @@ def user_config(
 
 @pytest.fixture
 def gate(runtime: Runtime) -> Gate:
-    """Where a command of `runtime` can wait for the test."""
+    """Return a gate at which commands of `runtime` wait for the test."""
     return Gate(runtime)
 
 
@@ -129,7 +129,7 @@ def gate(runtime: Runtime) -> Gate:
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The kinds of the steps of each request that is made from now on."""
+    """Return a list that gets the kinds of the steps of each request from now on."""
     made: list[list[str]] = []
     original = Conversation.request
 
@@ -143,7 +143,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder with a path short enough for sockets, and not in /tmp where that can be."""
+    """Return a folder whose path is short enough for sockets, if possible not in /tmp."""
     place = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
     folder = Path(tempfile.mkdtemp(prefix="lctest-", dir=place))
     yield folder
@@ -152,7 +152,7 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def pids(tmp_path: Path) -> Iterator[Path]:
-    """The folder that steps record their processes in; they are ended with the test."""
+    """Return the folder in which steps record their pids; the processes end with the test."""
     folder = tmp_path / "pids"
     folder.mkdir()
     yield folder
@@ -162,7 +162,7 @@ def pids(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def nothing_left() -> Callable[[], None]:
-    """Call it: it fails unless every process and control folder that came since has gone."""
+    """Return a function that fails unless every process and control folder since now has gone."""
     before = _processes_and_folders()
 
     def check() -> None:
@@ -173,7 +173,7 @@ def nothing_left() -> Callable[[], None]:
 
 @pytest.fixture
 def stays_good(runtime: Runtime, nothing_left: Callable[[], None]) -> Iterator[None]:
-    """Fails a test after which `runtime` has another connection, or in which something stays."""
+    """Fail a test after which `runtime` has another connection, or that leaves something."""
     supervisor = call(runtime, os.getppid)
     yield
     assert call(runtime, os.getppid) == supervisor
@@ -181,7 +181,7 @@ def stays_good(runtime: Runtime, nothing_left: Callable[[], None]) -> Iterator[N
 
 
 def _processes_and_folders() -> set[str]:
-    """The processes of this run, on either side, and its control folders.
+    """Return the processes of this run, on either side, and its control folders.
 
     But for two that each supervisor may have forked from itself and that live as long as it does:
     the cleanup process, and a pre-forked process for the next function.
@@ -199,7 +199,7 @@ def _processes_and_folders() -> set[str]:
                 forked.setdefault(parent, []).append(environ)
             else:
                 found.add(environ)
-        except OSError:  # it ended, or it is somebody else's
+        except OSError:  # it ended, or it belongs to another user
             continue
     for children in forked.values():
         found.update(children if len(children) > 2 else ())

@@ -1,4 +1,4 @@
-"""The containers of docker/compose.yaml as hosts: what a test does to them, and looks at."""
+"""Use the containers of docker/compose.yaml as hosts: run programs there, cause faults."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import NamedTuple
 from support.waiting import wait_until
 
 REACHABLE = ("bullseye", "bookworm", "trixie", "nopython", "jump")
-"""The aliases of those whose sshd has a port on the manager."""
+"""The aliases of the hosts whose sshd has a port on the manager."""
 
 INNER = ("inner1", "inner2")
-"""The aliases of those on the private network, behind the jump host."""
+"""The aliases of the hosts on the private network, behind the jump host."""
 
 USER = "lazy"
 
@@ -37,12 +37,12 @@ class DockerHosts:
     Args:
         project: The name of the compose project.
         folder: Where to write ssh_config and known_hosts.
-        user_key: The private key that is let in.
+        user_key: The private key of the accounts.
 
     Attributes:
-        aliases: The names of the hosts, which are those of the services.
+        aliases: The names of the hosts, as the services are called.
         config_file: The ssh_config.
-        known_hosts: The hosts' real keys, by alias.
+        known_hosts: The file of the hosts' keys, by alias.
     """
 
     def __init__(self, project: str, folder: Path, user_key: Path) -> None:
@@ -58,19 +58,20 @@ class DockerHosts:
         self._networks: dict[str, list[str]] = {}
 
     def container(self, alias: str) -> str:
-        """The id of the host's container."""
+        """Return the id of the host's container."""
         return self._containers[alias]
 
     def exec(
         self, alias: str, argv: Sequence[str], *, user: str = "root", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program in the container, past sshd; what it printed and its exit status."""
+        """Run a program in the container, without sshd; return its output and exit status."""
         return docker("exec", "--user", user, self.container(alias), *argv, check=check)
 
     def processes(self, alias: str, *, user: str | None = None) -> list[HostProcess]:
-        """The container's processes, or those of one account; none that `exec` started.
+        """Return the container's processes, or the processes of one account.
 
-        Nothing is needed there but sh and grep. A paused container does not answer.
+        Without those that `exec` started. The container needs sh and grep only. A paused container
+        does not answer.
         """
         wanted = None if user is None else int(self.exec(alias, ["id", "-u", user]).stdout)
         # The shell becomes grep, so that this is one process; it has no parent in the container.
@@ -117,16 +118,16 @@ class DockerHosts:
     # Faults
 
     def pause(self, alias: str) -> None:
-        """Freeze the container: TCP answers, and nobody reads."""
+        """Freeze the container: TCP answers, but no process reads."""
         docker("pause", self.container(alias))
 
     def unpause(self, alias: str) -> None:
-        """Let a frozen container go on."""
+        """Continue a frozen container."""
         docker("unpause", self.container(alias))
 
     @contextlib.contextmanager
     def paused(self, alias: str) -> Iterator[None]:
-        """The container is frozen for a block."""
+        """Freeze the container for a block."""
         self.pause(alias)
         try:
             yield
@@ -144,14 +145,14 @@ class DockerHosts:
             docker("network", "disconnect", network, self.container(alias))
 
     def connect(self, alias: str) -> None:
-        """Put it on its networks again, perhaps with another port; `config_file` then has that."""
+        """Put it on its networks again; `config_file` gets its port, which may be another."""
         for network in self._networks.pop(alias):
             docker("network", "connect", "--alias", alias, network, self.container(alias))
         self._write_config()
 
     @contextlib.contextmanager
     def disconnected(self, alias: str) -> Iterator[None]:
-        """The container is off its networks for a block."""
+        """Take the container off its networks for a block."""
         self.disconnect(alias)
         try:
             yield
@@ -165,7 +166,7 @@ class DockerHosts:
         keys = []
         for alias in self.aliases:
             self._await_listening(alias)
-            # From the container itself: nobody is trusted on first use.
+            # From the container itself, so no key is trusted on first use.
             key = self.exec(alias, ["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]).stdout
             keys.append(f"{alias} {key.strip()}\n")
         self.known_hosts.write_text("".join(keys))
@@ -174,7 +175,7 @@ class DockerHosts:
             run(["ssh", "-F", str(self.config_file), "-o", "BatchMode=yes", "-n", alias, "true"])
 
     def log(self, alias: str) -> str:
-        """What the container's sshd has said."""
+        """Return the log of the container's sshd."""
         return docker("logs", self.container(alias)).stderr
 
     def _await_listening(self, alias: str) -> None:
@@ -206,7 +207,7 @@ class DockerHosts:
 
 
 def run(argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; its reason if it fails, a bounded time if it hangs."""
+    """Run a program to its end, for 200 seconds at most; fail with what it printed."""
     done = subprocess.run(
         argv,
         stdin=subprocess.DEVNULL,
@@ -225,7 +226,7 @@ def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
 
 
 def remove_project(project: str) -> None:
-    """Remove what a compose project has in the engine, save for the images."""
+    """Remove the containers and networks of a compose project; keep its images."""
     label = f"label=com.docker.compose.project={project}"
     containers = docker("ps", "--all", "--quiet", "--filter", label).stdout.split()
     if containers:

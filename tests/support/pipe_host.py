@@ -127,7 +127,7 @@ class PipeHost:
         temporary: Its `$TMPDIR`.
         login_shell: Its name or path.
         under: Words before those of the login shell.
-        one_socket: Whether standard input and output are one socket, as sshd gives them.
+        one_socket: True if standard input and output are one socket, as sshd makes them.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class PipeHost:
         self.reply: bootstrap.HandshakeReply | None = None
         self.hello: dict[str, Any] | None = None
         self.heartbeats = 0
-        self.ended = False  # whether its standard output is at its end
+        self.ended = False  # its standard output is at its end
         self._handshake = bootstrap.Handshake(self.token)
         self._reader = frames.FrameReader(frames.TO_MANAGER)
         self._modules_sent = False

@@ -56,7 +56,7 @@ def test_unknown_connection_kwargs_are_refused(no_process):
 
 
 def test_value_of_an_unknown_connection_kwarg_stays_secret(no_process):
-    """Somebody may have mistyped the name of a password."""
+    """The user may have mistyped the name of a password."""
     with pytest.raises(ValueError, match="pasword") as caught:
         Runtime("host", connection_kwargs={"pasword": "my-secret"})
     assert "my-secret" not in "".join(traceback.format_exception_only(caught.type, caught.value))
@@ -66,10 +66,10 @@ def test_value_of_an_unknown_connection_kwarg_stays_secret(no_process):
 @pytest.mark.parametrize("bad", ["", "two\nlines", "n\0l", "x" * 1001, b"bytes", 5])
 def test_a_secret_that_ssh_cannot_read_is_a_value_error(name, bad):
     """Which does not say it."""
-    with pytest.raises(ValueError, match=name) as told:
+    with pytest.raises(ValueError, match=name) as caught:
         Connection("host", **{name: bad})
-    assert "two" not in str(told.value)
-    assert "xx" not in str(told.value)
+    assert "two" not in str(caught.value)
+    assert "xx" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", 5])

@@ -16,7 +16,7 @@ from lazycluster.exceptions import FileTransferError
 
 
 class QuickHost:
-    """A conversation with a host that has said all before anybody waits for it."""
+    """A conversation with a host that has sent all frames before the caller waits for them."""
 
     def __init__(self, folder, value):
         self.control_folder = str(folder)

@@ -20,8 +20,8 @@ def test_no_shell_true_in_the_library():
         assert "os.popen" not in text, path
 
 
-def test_f43_no_room_asks_the_wall_clock():
-    """Save for the names of log files."""
+def test_f43_no_module_asks_the_wall_clock():
+    """Only the names of log files have the wall clock's time."""
     folder = Path(lazycluster.__file__).parent
     for path in folder.rglob("*.py"):
         assert not re.search(r"\btime\.time(_ns)?\(|\bdatetime\b", path.read_text()), path

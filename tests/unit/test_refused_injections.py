@@ -45,14 +45,14 @@ CONTROL = ["a\nb", "a\rb", "a\x1b[0mb", "a\0b", "a\x7fb", "a\x9bb", "a\u2028b", 
     ],
 )
 def test_what_ssh_could_take_for_an_option_is_refused(parameter, text, no_process):
-    """A ValueError before any process starts; blanks and control characters likewise."""
+    """A ValueError before any process starts; also for blanks and control characters."""
     with pytest.raises(ValueError, match=r"host|user|options"):
         Connection(**parameter(text))
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\nProxyCommand touch ran", "a\rb", "a\0b", "a\x1bb"])
 def test_value_of_an_option_is_one_line(text, no_process):
-    """Nobody adds a second option to the first, or talks to the terminal of who reads the error."""
+    """It cannot hold a second option, and the error cannot hold escape codes for a terminal."""
     with pytest.raises(ValueError, match="options") as caught:
         Connection("host", options={"HostKeyAlias": text})
     assert str(caught.value).isprintable()

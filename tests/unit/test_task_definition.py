@@ -85,7 +85,7 @@ def test_bad_name_of_a_variable_is_refused(name):
 
 @pytest.mark.parametrize("value", ["my-secret\0", 5, None, b"my-secret"])
 def test_bad_value_of_a_variable_is_refused(value):
-    """A ValueError that names the variable and does not tell the value."""
+    """A ValueError that names the variable and does not show the value."""
     with pytest.raises(ValueError, match="PASSWORD") as caught:
         RuntimeTask().env_variables = {"PASSWORD": value}
     assert "my-secret" not in str(caught.value)
@@ -118,7 +118,7 @@ def test_bad_timeout_of_a_step_is_refused(timeout):
     "name", ["", "1A", "A B", "A=B", "Ä", "A-B", "A\n", "A\0", "BASH_FUNC_a%%"]
 )
 def test_f37_bad_name_of_a_variable_of_a_task(name):
-    """A ValueError that tells no value."""
+    """A ValueError that shows no value."""
     with pytest.raises(ValueError, match="name") as caught:
         commands("true").env_variables = {name: "my-secret"}
     assert "my-secret" not in str(caught.value)
@@ -144,6 +144,6 @@ def test_progress_that_is_none_is_refused(progress):
 
 
 def test_progress_does_not_keep_a_task_from_being_pickled(tmp_path):
-    """In another process nobody is told."""
+    """The copy reports no progress in another process."""
     task = RuntimeTask().get_file("x", str(tmp_path), progress=lambda done, total: None)
     assert pickle.loads(pickle.dumps(task)).steps[0].progress is None

@@ -53,7 +53,7 @@ class Pipe:
 
 
 class Frames:
-    """A source of frames that tells what it was asked for.
+    """A source of frames that counts how often it was asked.
 
     Args:
         frames: What it has; None stands for none at the moment, an error is raised.
@@ -181,7 +181,7 @@ def test_a_heartbeat_is_written_when_nothing_else_is(writer, pipe):
 
 
 def test_a_heartbeat_is_left_out_while_a_frame_is_being_written(writer, pipe):
-    """Any frame tells the host that the manager is there."""
+    """Any frame shows the host that the manager is there."""
     filled = pipe.fill()
     writer.send(b"frame")
     writer.heartbeat(b"beat")

@@ -1,12 +1,13 @@
-"""Managers that are ended in the tests of endings, each a process of its own.
+"""Managers that tests end while they work: programs for test_endings_*.
 
     python endings_manager.py <which> <config file> <folder>
 
-The folder has three folders, in which each process creates an empty file with its pid as the name:
-`host` for what a task has started, `survivors` for what was started by setsid, and `own` for the
-children of the manager that are the user's affair.
+Each process creates an empty file with its pid as the name in one of three folders of the folder:
+`host` if a task has started it, `survivors` if setsid has, `own` if it is a child of the manager
+that the user is responsible for.
 
-Those that copy have more: `file` and `folder` are the sources, `up-file` and the like the targets.
+Managers that copy use more files: `file` and `folder` are the sources, `up-file` and the like the
+targets.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ sh -c 'touch "$FOLDER/host/$$"; while :; do sleep 1; done' &
 while :; do sleep 1; done
 """
 ON_HOST = 10
-"""Processes that `busy` has on the host: 5 of the command, 2 stubborn, 3 of the function."""
+"""Processes that `busy` starts on the host: 5 of the command, 2 stubborn, 3 of the function."""
 
 
 def function(folder):
@@ -61,7 +62,7 @@ def function(folder):
 
 
 def own_child(folder):
-    """A child that keeps what it inherited, and that no signal but SIGKILL ends."""
+    """Wait in a child that keeps what it inherited, and that only SIGKILL ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     open(f"{folder}/own/{os.getpid()}", "w").close()
@@ -85,14 +86,14 @@ def await_count(folder, count):
     wait_until(lambda: len(os.listdir(folder)) >= count, lambda: f"{folder}: {os.listdir(folder)}")
 
 
-def tell(folder, **what):
+def report(folder, **content):
     with open(f"{folder}/ready.part", "w") as file:
-        json.dump(what, file)
+        json.dump(content, file)
     os.rename(f"{folder}/ready.part", f"{folder}/ready")
 
 
 def busy(config_file, folder):
-    """All that can run at once, then whatever the ending is."""
+    """Start all that can run at once, and report it."""
     runtime = open_runtime(config_file)
     runtime.add_env_variables({"FOLDER": folder})
     runtime.execute_task(RuntimeTask().run_command(STUBBORN))
@@ -102,12 +103,12 @@ def busy(config_file, folder):
     await_count(f"{folder}/host", ON_HOST)
     await_count(f"{folder}/survivors", 1)
     fork(folder)
-    # Not joined at the exit: it heeds no SIGTERM.
+    # multiprocessing would join it at the exit, and it ignores SIGTERM.
     child = multiprocessing.get_context("fork").Process(target=own_child, args=[folder])
     child.start()
     multiprocessing.process._children.discard(child)
     await_count(f"{folder}/own", 2)
-    tell(folder, working_dir=runtime.working_dir, log=task.execution_log_file_path)
+    report(folder, working_dir=runtime.working_dir, log=task.execution_log_file_path)
     return runtime
 
 
@@ -135,10 +136,10 @@ def calls_os_exit(config_file, folder):
 
 
 def copying(config_file, folder):
-    """A file and a folder on their way in each direction, and a port exposed in each.
+    """Copy a file and a folder in each direction, and expose a port in each.
 
-    The processes that copy on the host are stopped when the first bytes have arrived: how fast they
-    are does not matter then.
+    The processes that copy on the host are stopped when the first bytes have arrived, so their
+    speed does not matter.
     """
     runtime = open_runtime(config_file)
     copies = []
@@ -157,7 +158,7 @@ def copying(config_file, folder):
         runtime.expose_port_from_runtime(service, 0),
         runtime.expose_port_to_runtime(service, 0),
     ]
-    tell(
+    report(
         folder,
         working_dir=runtime.working_dir,
         copies=copies,
@@ -167,12 +168,12 @@ def copying(config_file, folder):
 
 
 def await_first_bytes(task, target):
-    """They may be there before the manager has read that the step has started."""
+    """Wait for bytes; they may come before the manager has read that the step has started."""
     wait_until(lambda: size(target) and task.process.pid, lambda: repr(task.error))
 
 
 def size(folder):
-    """Bytes of all files below a folder."""
+    """Return the bytes of all files below a folder."""
     files = [os.path.join(path, name) for path, _, names in os.walk(folder) for name in names]
     return sum(os.path.getsize(path) for path in files)
 
@@ -183,7 +184,7 @@ def copies(config_file, folder):
 
 def ends_copying(config_file, folder):
     runtime = copying(config_file, folder)
-    wait_until(lambda: os.path.exists(f"{folder}/go"), lambda: "not told to go on")
+    wait_until(lambda: os.path.exists(f"{folder}/go"), lambda: "the test does not let it go on")
     return runtime
 
 

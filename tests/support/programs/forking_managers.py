@@ -2,7 +2,7 @@
 
     python forking_managers.py <which> <config file> <folder>
 
-Each ends with status 0 and without a word if all is as it should be.
+Each prints nothing and ends with status 0 if all is as it should be.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(runtime, *lines, **arguments):
 
 
 def run_again(runtime, *lines):
-    """The same, once more if it was on the connection that has just ended."""
+    """Run commands, once more if they were on the connection that has just ended."""
     try:
         return run(runtime, *lines)
     except TaskExecutionError as error:
@@ -57,7 +57,7 @@ def start(runtime, *lines):
 
 
 def in_fork(function, *arguments):
-    """Call it in a forked child, which then leaves by sys.exit; its exit status."""
+    """Call a function in a forked child, which then leaves by sys.exit; return its exit status."""
     pid = os.fork()
     if pid == 0:
         function(*arguments)
@@ -78,7 +78,7 @@ def in_fork(function, *arguments):
 
 
 def is_refused(action):
-    """Whether a child's use fails with an error that says what to do."""
+    """Return True if a child's use fails with an error that says what to do."""
     try:
         action()
     except LazyclusterError as error:
@@ -111,7 +111,7 @@ def fork_then_exit(config_file, folder):
 
 
 def fork_then_use(config_file, folder):
-    """Whatever the child tries is refused, and at once."""
+    """Whatever the child tries is refused at once."""
     runtime = open_runtime(config_file)
     connection = Connection("loopback", config_file=config_file)
     connection.open()
@@ -165,11 +165,11 @@ def fork_then_terminate(config_file, folder):
 
 
 def fork_while_a_thread_logs_in(config_file, folder):
-    """A lock that another thread held at the fork is not waited for in the child."""
+    """The child does not wait for a lock that another thread held at the fork."""
     runtime = open_runtime(config_file)
     (ssh,) = ssh_below(config_file)
     sshd = int(Path(f"{folder}/sshd").read_text())
-    os.kill(sshd, signal.SIGSTOP)  # the next login takes as long as we like
+    os.kill(sshd, signal.SIGSTOP)  # the next login takes until SIGCONT
     try:
         os.kill(ssh, signal.SIGKILL)
         wait_until(lambda: not ssh_below(config_file), "ssh lives")
@@ -204,7 +204,7 @@ def fork_then_new_runtime(config_file, folder):
 
 
 def in_child(config_file, inherited):
-    """For multiprocessing."""
+    """Use Runtimes in a child of multiprocessing."""
     if inherited:
         assert is_refused(lambda: run(INHERITED[0], "true"))
     assert run(open_runtime(config_file), "echo child") == ["child\n"]
@@ -248,7 +248,7 @@ def fork_then_execute_async(config_file, folder):
 
 
 def forget(config_file, folder):
-    """Nobody closes, and all ends when the last reference goes."""
+    """Nothing is closed, and all ends when the last reference goes."""
     runtime = open_runtime(config_file)
     run(runtime, "sleep 1000 & echo $! > $WORKING_DIR/../pid-$$")
     working_dir = runtime.working_dir
@@ -297,7 +297,7 @@ def cleanup_at_once(config_file, folder):
 
 
 def interrupted(action):
-    """How often KeyboardInterrupt came out of it."""
+    """Return True if the action raises KeyboardInterrupt."""
     try:
         action()
     except KeyboardInterrupt:
@@ -306,7 +306,7 @@ def interrupted(action):
 
 
 def interrupt_when(condition):
-    """Have SIGINT sent to this process when something holds."""
+    """Send SIGINT to this process when a condition holds."""
 
     def send():
         wait_until(condition, "nothing to interrupt")
@@ -318,7 +318,7 @@ def interrupt_when(condition):
 
 
 def interrupt_command(config_file, folder):
-    """Ctrl-C ends all of the step, also what heeds no SIGINT, and the Runtime works on."""
+    """Ctrl-C ends all of the step, also what ignores SIGINT, and the Runtime works on."""
     runtime = open_runtime(config_file)
     runtime.add_env_variables({"FOLDER": folder})
     other = start(runtime, "until test -e go; do sleep 0.05; done; echo done")
@@ -337,7 +337,7 @@ def interrupt_command(config_file, folder):
 
 
 def interrupt_function(config_file, folder):
-    """Likewise a function."""
+    """Ctrl-C ends a function and its child."""
     runtime = open_runtime(config_file)
 
     def sleep(folder):
@@ -374,15 +374,17 @@ def interrupt_join(config_file, folder):
 
 
 def interrupt_twice(config_file, folder):
-    """A second Ctrl-C does not wait for a step that heeds no SIGTERM; it ends all the same."""
+    """A second Ctrl-C does not wait for a step that ignores SIGTERM; the step ends later."""
     runtime = open_runtime(config_file)
     runtime.add_env_variables({"FOLDER": folder})
-    command = "trap 'touch $FOLDER/told' TERM; echo $$ > $FOLDER/pid; while :; do sleep 0.1; done"
+    command = (
+        "trap 'touch $FOLDER/terminated' TERM; echo $$ > $FOLDER/pid; while :; do sleep 0.1; done"
+    )
 
     def send():
         wait_until(lambda: os.path.exists(f"{folder}/pid"), "not started")
         os.kill(os.getpid(), signal.SIGINT)
-        wait_until(lambda: os.path.exists(f"{folder}/told"), "no SIGTERM came")
+        wait_until(lambda: os.path.exists(f"{folder}/terminated"), "no SIGTERM came")
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=send)
@@ -407,7 +409,7 @@ def interrupt_upload(config_file, folder):
     os.kill(ssh, signal.SIGSTOP)  # and so the pipe into it is soon full
 
     def send():
-        wait_until(lambda: unread(ssh) > 1 << 15, "nobody writes")
+        wait_until(lambda: unread(ssh) > 1 << 15, "nothing is written")
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(ssh, signal.SIGCONT)
 
@@ -422,7 +424,7 @@ def interrupt_upload(config_file, folder):
 
 
 def unread(ssh):
-    """How many bytes are in the pipe that is the standard input of ssh."""
+    """Return the number of bytes in the pipe that is the standard input of ssh."""
     fd = os.open(f"/proc/{ssh}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
     try:
         return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -444,5 +446,7 @@ def interrupt_login(config_file, folder):
 
 
 if __name__ == "__main__":
-    logging.getLogger("lazycluster").addHandler(logging.NullHandler())  # only what is raised counts
+    logging.getLogger("lazycluster").addHandler(
+        logging.NullHandler()
+    )  # the test looks at what is raised only
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,10 +1,10 @@
-"""Settings of ssh_config that break programs which drive ssh, and what must be right all the same.
+"""Settings of ssh_config that break programs which drive ssh, and what must be right with them.
 
     python hazards.py [--no-functions] [--one-session] <host> ...
 
-checks each host and says what is wrong as JSON: `{"<host>": null}` where nothing is. It needs
-lazycluster and the standard library alone, so that it also runs where there are no tests: on the
-managers of tests/docker, and where /etc/ssh is another.
+checks each host and prints what is wrong as JSON: `{"<host>": null}` if nothing is. It needs only
+lazycluster and the standard library, so it also runs without the other tests: on the managers of
+tests/docker, and with another /etc/ssh.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from lazycluster import Connection, RuntimeTask
 from lazycluster._ssh.options import Version, ssh_version
 from lazycluster.exceptions import CommandError, PortInUseError, TaskExecutionError
 
-PATIENCE = 150.0
-"""Seconds for what takes some milliseconds; for a loaded computer."""
+TIMEOUT = 150.0
+"""Seconds for what takes some milliseconds; a loaded computer is not a failure."""
 
 AT_ONCE = 2
-"""Hosts that are checked at the same time: each mostly waits."""
+"""Hosts that are checked at the same time; each check mostly waits."""
 
 
 EXIT = "ExitOnForwardFailure yes"
 
 
 class Hazard(NamedTuple):
-    """Settings of one kind, and since which OpenSSH there are such keywords."""
+    """Settings of one kind, and the OpenSSH that knows their keywords first."""
 
     name: str
     lines: tuple[str, ...]
-    """`{busy}` is a port that nobody can listen on, here and on the host; `{folder}` a folder."""
+    """`{busy}` is a port in use, here and on the host; `{folder}` is a folder."""
     since: tuple[int, int] = (7, 0)
     silence: float = 0.0
     """Seconds that the connection has to be silent for the setting to count."""
@@ -52,7 +52,7 @@ class Hazard(NamedTuple):
         return "hazard-" + self.name
 
 
-# A connection for each setting, save for those that cannot hide one another.
+# A connection for each setting; settings that cannot hide each other share one.
 HAZARDS = (
     # What takes the place of our command, its streams or its exit status.
     Hazard("remote-command", ("RemoteCommand tmux attach",), (7, 6)),
@@ -114,7 +114,7 @@ HAZARDS = (
 
 
 def known_hazards(version: Version | None = None) -> list[Hazard]:
-    """Those whose keywords an ssh knows; the one that is here, if none is given."""
+    """Return the hazards whose keywords an ssh knows; by default the installed one."""
     version = version or ssh_version()
     return [hazard for hazard in HAZARDS if version >= hazard.since]
 
@@ -126,7 +126,7 @@ def config(
     folder: str | os.PathLike[str],
     version: Version | None = None,
 ) -> str:
-    """An ssh_config with a host for each hazard, none of which has another's settings.
+    """Return an ssh_config with a host for each hazard, without the settings of the others.
 
     It also has a keyword that no ssh knows, which is fatal wherever its IgnoreUnknown is lost.
 
@@ -169,15 +169,15 @@ def check(
     Args:
         host: The host.
         config_file: The ssh_config; None for those that ssh finds by itself.
-        functions: Whether the host has this version of Python.
-        sessions: Whether the host allows a second session.
-        silence: Seconds to say nothing in between, on a connection and on a forward.
+        functions: True if the host has this version of Python.
+        sessions: True if the host allows a second session.
+        silence: Seconds without traffic in between, on a connection and on a forward.
         taken: A port of the host that cannot be listened on.
 
     Raises:
-        AssertionError: Something is wrong; says what.
+        AssertionError: A result is wrong; the message names it.
     """
-    settings = {"config_file": config_file, "connect_timeout": PATIENCE}
+    settings = {"config_file": config_file, "connect_timeout": TIMEOUT}
     with tempfile.TemporaryDirectory() as folder, Connection(host, **settings) as connection:
         _check_command(connection)
         if functions:
@@ -227,14 +227,14 @@ def _check_files(connection: Connection, folder: Path) -> None:
 
 
 def _check_ports(connection: Connection, silence: float, taken: int | None) -> None:
-    """From here to the host, and from there back to a service here."""
+    """Connect through the host to a service of this process, and look at a port in use."""
     with _EchoService() as service:
         there = connection.forward_remote(0, service.port)
         here = connection.forward_local(0, there.port)
-        with socket.create_connection(("127.0.0.1", here.port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", here.port), TIMEOUT) as client:
             _expect("half of what a service answers", _answer(client, DATA), DATA)
             if silence:
-                time.sleep(silence)  # the link is to be silent, which no condition tells
+                time.sleep(silence)  # silence is what is tested; no condition shows it
             _expect("the other half", _answer(client, DATA[::-1]), DATA[::-1])
         for forward in (here, there):
             assert forward.is_alive(), f"{forward} has ended"
@@ -262,7 +262,7 @@ def _answer(client: socket.socket, data: bytes) -> bytes:
 
 
 class _EchoService:
-    """Gives each who connects what they send; at the end of the block nobody listens."""
+    """Send each client its own bytes; stop at the end of the block."""
 
     def __enter__(self) -> _EchoService:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -274,7 +274,7 @@ class _EchoService:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
 
     def _serve(self) -> None:
         while True:
@@ -288,8 +288,8 @@ class _EchoService:
 
 
 def _check_session(connection: Connection, folder: Path) -> None:
-    """What runs in a session of its own."""
-    result = connection.run(COMMAND, check=False, timeout=PATIENCE)
+    """Run a command in a session of its own."""
+    result = connection.run(COMMAND, check=False, timeout=TIMEOUT)
     _expect("stdout of a session", result.stdout, STDOUT)
     _expect("stderr of a session", result.stderr, STDERR)
     _expect("exit status of a session", result.exit_status, 3)
@@ -308,7 +308,7 @@ def _short(value: Any) -> str:
 
 
 def check_all(hosts: Iterable[str], **keywords: Any) -> dict[str, str | None]:
-    """Check hosts, each with the silence that its hazard needs; what is wrong with each."""
+    """Check hosts, each with the silence that its hazard needs; return what is wrong with each."""
     silences = {hazard.alias: hazard.silence for hazard in HAZARDS}
 
     def check_one(host: str) -> str | None:

@@ -11,7 +11,7 @@ COMMANDS = (
     "nohup sleep 1002 >/dev/null 2>&1 & wait",
     'trap "" TERM HUP INT; sleep 1003; sleep 1004',
 )
-"""One that heeds every signal, one with a child in the background, one that heeds only SIGKILL."""
+"""One that every signal ends, one with a child in the background, one that only SIGKILL ends."""
 
 if __name__ == "__main__":
     alias, config_file = sys.argv[1:]

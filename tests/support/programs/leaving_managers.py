@@ -1,4 +1,4 @@
-"""Managers that leave without tidying up: programs for test_concurrency.
+"""Managers that exit without cleaning up: programs for test_concurrency.
 
 python leaving_managers.py <which> <config file>
 """
@@ -24,13 +24,13 @@ def start(runtime):
 
 
 def in_a_global(config_file):
-    """With tasks that run."""
+    """Keep a Runtime with tasks that run."""
     runtime = open_runtime(config_file)
     KEPT.append((runtime, start(runtime), start(runtime)))
 
 
 def in_a_cycle(config_file):
-    """That the collector finds, or the exit does."""
+    """Leave cycles that the collector finds, or the exit."""
     for found in (True, False):
         runtime = open_runtime(config_file)
         task = start(runtime)
@@ -42,7 +42,7 @@ def in_a_cycle(config_file):
 
 
 def in_a_thread(config_file):
-    """A daemon that is in the middle of something."""
+    """Exit while a daemon thread executes a task."""
     begun = threading.Event()
 
     def work():
@@ -55,7 +55,7 @@ def in_a_thread(config_file):
 
 
 def in_any_order(config_file):
-    """Parts of it are kept, and the rest forgotten."""
+    """Keep parts of a Runtime, and forget the rest."""
     runtime = open_runtime(config_file)
     task = start(runtime)
     parts = [runtime, task, task.process, task._execution, runtime._connection]
@@ -69,11 +69,11 @@ def in_any_order(config_file):
 
 
 def never_opened(config_file):
-    """What could not be made, or was never used."""
+    """Keep what could not be made, or was never used."""
     try:
         Runtime("loopback", connection_kwargs={"config_file": config_file, "port": 1})
     except ValueError:
-        raise AssertionError("an InvalidRuntimeError is no ValueError") from None
+        raise AssertionError("an InvalidRuntimeError is not a ValueError") from None
     except Exception as error:
         KEPT.append(error)
     for bad in ("", "-o", None):

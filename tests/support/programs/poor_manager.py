@@ -2,7 +2,7 @@
 
     python poor_manager.py <config file> <folder>
 
-It writes "works" to the file `result` in the folder, or what was raised.
+It writes "works" to the file `result` in the folder, or the exception.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lazycluster import Runtime, RuntimeTask
 
 
 def work(config_file, folder):
-    """A command, a function, a file each way and a port, on one host."""
+    """Run a command and a function, copy a file each way, and expose a port."""
     keywords = {"config_file": config_file, "connect_timeout": 150}
     runtime = Runtime("loopback", connection_kwargs=keywords)
     with open(f"{folder}/local", "w") as file:

@@ -59,12 +59,37 @@ def counts_links() -> bool:
     return counts == [2, 1, 0]
 
 
+@functools.cache
+def takes_deep_folders() -> bool:
+    """Return True if the temporary folder can contain folders whose path is longer than PATH_MAX.
+
+    fuse-overlayfs cannot, because it uses whole paths.
+    """
+    name = "d" * 200
+    with tempfile.TemporaryDirectory() as folder:
+        current = os.open(folder, os.O_RDONLY)
+        try:
+            for _ in range(25):  # 5000 bytes
+                os.mkdir(name, dir_fd=current)
+                below = os.open(name, os.O_RDONLY, dir_fd=current)
+                os.close(current)
+                current = below
+        except OSError:
+            return False
+        finally:
+            os.close(current)
+    return True
+
+
 needs_ipv6 = pytest.mark.skipif(not may_bind("::1"), reason="needs ::1")
 needs_privileged_ports = pytest.mark.skipif(
     may_bind("127.0.0.1", LOW_PORT), reason=f"this account may listen on port {LOW_PORT}"
 )
 needs_link_counts = pytest.mark.skipif(
     not counts_links(), reason="the file system does not count links"
+)
+needs_deep_folders = pytest.mark.skipif(
+    not takes_deep_folders(), reason="the file system takes no path longer than PATH_MAX"
 )
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from lazycluster._shared import folders, paths, tree_stream
 from lazycluster._shared import unpacker as unpacker_module
 from lazycluster._shared.unpacker import Unpacker
-from support.machine import longest_name, needs_link_counts
+from support.machine import longest_name, needs_deep_folders, needs_link_counts
 
 NOBODY = 65534
 TIME = 1_600_000_000_123_456_789  # ns
@@ -350,6 +350,7 @@ def test_file_of_proc_arrives_though_it_says_it_is_empty(place):
     assert (place / "target").read_bytes() == Path("/proc/version").read_bytes()
 
 
+@needs_deep_folders
 def test_deep_tree_arrives(place):
     """10000 levels are neither too many Python frames, nor too long a path, nor too many files."""
     make_deep(place / "source", 10000)
@@ -393,6 +394,7 @@ def open_files() -> int:
     return len(os.listdir("/dev/fd"))
 
 
+@needs_deep_folders
 def test_deep_tree_is_removed(place):
     """Where shutil.rmtree cannot."""
     make_deep(place / "deep", 10000)
@@ -400,6 +402,7 @@ def test_deep_tree_is_removed(place):
     assert names(place) == []
 
 
+@needs_deep_folders
 def test_deep_tree_is_put_into_another(place):
     """Nor is putting one into another held up by depth."""
     make_deep(place / "source", 3000)

@@ -101,7 +101,7 @@ def test_the_password_stands_nowhere_else(connect: Callable[..., Connection]) ->
     for place in places:
         try:
             assert PASSWORD.encode() not in place.read_bytes(), place
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
     assert not {"askpass", "question", "answer"} & set(os.listdir(folder))
     assert PASSWORD not in repr(connection)

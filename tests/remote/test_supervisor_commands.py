@@ -190,7 +190,7 @@ def test_no_signal_is_blocked_or_ignored(host):
     """A command starts with the actions of signals that a shell would give it."""
     asked = host.run_command("grep -E '^Sig(Blk|Ign):' /proc/self/status")
     masks = [int(line.split()[1], 16) for line in asked.text.splitlines()]
-    # 32 and 33 are the C library's own: nobody else can set them.
+    # 32 and 33 belong to the C library: no program can set them.
     assert [mask & 0x7FFFFFFF for mask in masks] == [0, 0]
 
 
@@ -314,7 +314,7 @@ def test_more_than_there_are_descriptors_for_are_all_served(make_host, own_pytho
 
 
 def test_a_background_child_does_not_hold_the_step_up(host):
-    """A step ends with its leader, though somebody still has its output; the child lives on."""
+    """A step ends with its leader, though a child still has its output; the child lives on."""
     asked = host.run(command("sleep 1000 & echo $!"), command("echo next"))
     child = int(asked.output[0])
     assert asked.output[1] == b"next\n"

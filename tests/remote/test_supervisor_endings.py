@@ -47,7 +47,7 @@ def end_of_stdin(host):
 def end_of_stdout(host):
     host.close_stdout()
     host.send(frames.HEARTBEAT)
-    host.ask(command("echo somebody has to say something"))
+    host.ask(command("echo some output"))
     host.wait_until_written()
 
 
@@ -215,7 +215,7 @@ def test_f7_a_killed_supervisor_has_an_heir(new_own_host, temporary):
 
 
 def test_f7_an_heir_leaves_alone_what_was_let_go(new_own_host, temporary):
-    """What setsid has started, and a directory that was removed and is somebody's again."""
+    """What setsid has started, and a directory that was removed and made again by a user."""
     path = new_own_host.run(operation("make_private_directory")).ended[0]["result"]
     new_own_host.run(operation("remove_tree", path=path))
     os.mkdir(path)

@@ -37,16 +37,16 @@ def print_lines(count):
 
 
 def see_that_it_serves(host, folder):
-    """What does not print much is done although nobody reads."""
+    """What does not print much is done although the manager does not read."""
     path = folder / f"served{len(host.asked)}"
     host.ask(command(f"touch {path}"))
     host.wait_until_written()
-    wait_until(path.exists, "a command that nobody waits for")
+    wait_until(path.exists, "the command has not run")
 
 
 @needs_proc
 def test_a_flood_that_nobody_reads_leaves_the_memory_flat(own_host, tmp_path):
-    """The step waits, others are served, and when somebody reads all of it comes."""
+    """The step waits, others are served, and all output comes when it is read."""
     pid = own_host.wait_for_hello()["pid"]
     before = memory_peak(pid)
     asked = own_host.ask(print_lines(FLOOD))
@@ -71,7 +71,7 @@ def test_reading_goes_on_exactly_after_a_pause(host, tmp_path):
 
 
 def test_steps_that_end_while_nobody_reads_are_told(host, tmp_path):
-    """Their last output and their ending are kept until somebody does."""
+    """Their last output and their outcome are kept until they are read."""
     flood = host.ask(print_lines(1 << 22))
     flood.on_output = Checked()
     asked = [host.ask(command(f"echo {number}; exit {number}")) for number in range(50)]

@@ -125,7 +125,7 @@ def test_other_requests_go_on(host, tmp_path):
 
 
 def test_a_request_that_is_over_is_not_killed(host):
-    """A KILL that crosses its end on the way concerns nobody."""
+    """A KILL that crosses the end of its request on the way has no effect."""
     asked = host.run_command("sleep 1000 & echo $!")
     host.kill(asked, 0)
     assert host.run_command("echo next").text == "next\n"

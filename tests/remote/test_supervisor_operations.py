@@ -172,7 +172,7 @@ def test_a_file_is_removed_too(operate, tmp_path):
 
 
 def test_a_private_directory_that_was_removed_is_forgotten(new_host):
-    """One of that name that somebody makes later is not the connection's to remove."""
+    """The connection does not remove a directory of this name that a user makes later."""
     path = new_host.run(operation("make_private_directory")).ended[0]["result"]
     assert new_host.run(operation("remove_tree", path=path)).ended[0]["result"] is True
     os.mkdir(path)

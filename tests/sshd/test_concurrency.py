@@ -62,7 +62,7 @@ def test_f34_fifty_threads_on_one_runtime(own_runtime, tmp_path):
 
 
 def test_f34_fifty_threads_use_one_login(make_sshd):
-    """Whoever comes first logs in, and the others wait for it."""
+    """The first thread logs in, and the others wait for it."""
     sshd = make_sshd(sshd_config=["MaxSessions 1"])
     connection = Connection(sshd.alias, config_file=sshd.config_file)
     barrier = threading.Barrier(THREADS)

@@ -36,7 +36,7 @@ class Place(NamedTuple):
     config: str
     """The text of an ssh_config that knows a host for each hazard."""
     busy: int
-    """A port that somebody listens on."""
+    """A port that is listened on."""
     folder: Path
     """For control sockets."""
 
@@ -75,7 +75,7 @@ def hazard(request: pytest.FixtureRequest) -> Hazard:
 
 @pytest.fixture(autouse=True)
 def display(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A screen, so that ssh has something to forward and somebody to ask."""
+    """Set a screen, so that ssh has something to forward and could ask for a passphrase there."""
     monkeypatch.setenv("DISPLAY", ":99")
 
 
@@ -133,7 +133,7 @@ def test_f46_no_log_level_hides_why_a_login_failed(
 
 SYSTEM_WIDE = Path("/etc/ssh/ssh_config")
 
-# In mounts of its own, which nobody else sees and which go with it.
+# In mounts of its own, which no other process sees and which end with it.
 MANAGER = """
 mount --bind "$1" /etc/ssh/ssh_config || exit
 if [ -d "$2/.ssh" ]; then mount --bind "$3" "$2/.ssh" || exit; fi

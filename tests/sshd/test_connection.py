@@ -25,7 +25,7 @@ def test_making_one_starts_no_process(sshd, no_process):
 
 
 def test_first_use_opens_it(connection):
-    """Nobody has to call open()."""
+    """The caller does not have to call open()."""
     assert commands("echo hi").execute(connection).execution_log == ["hi\n"]
 
 

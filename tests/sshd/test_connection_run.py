@@ -218,7 +218,7 @@ def test_mux_client_never_logs_in_by_itself(connect, own_sshd):
 
 
 def test_f6_run_at_max_sessions_1(connect, make_sshd):
-    """An SshError that names MaxSessions; tasks work, and nobody logs in again."""
+    """An SshError that names MaxSessions; tasks work, and there is no second login."""
     sshd = make_sshd(sshd_config=["MaxSessions 1"])
     connection = connect(sshd)
     with pytest.raises(SshError, match="MaxSessions"):

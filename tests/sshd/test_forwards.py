@@ -99,7 +99,7 @@ def free_port():
 
 @contextlib.contextmanager
 def on_another_address(port):
-    """Somebody on the same port of another address, as Docker's name server in its containers."""
+    """Listen on the same port of another address, as Docker's name server in its containers."""
     service = Service("127.0.0.11", port)
     try:
         yield
@@ -112,7 +112,7 @@ def on_another_address(port):
 
 @BOTH
 def test_a_service_is_reached(connect, any_host, service, on_host):
-    """Through the very port, once it is returned; nobody has connected to it until then."""
+    """Through this port, once it is returned; no client has connected to it until then."""
     connection = connect(any_host)
     port = free_port()
     forward = make_forward(connection, port, service.port, on_host)
@@ -248,7 +248,7 @@ def test_a_forward_is_a_context_manager(connect, one_session_sshd):
 
 @BOTH
 def test_close_ends_it(connect, any_host, service, on_host, caplog):
-    """Without a warning; whoever waits is told."""
+    """Without a warning; the waiting thread gets the error."""
     connection = connect(any_host)
     forward = make_forward(connection, 0, service.port, on_host)
     connection.close()

@@ -1,4 +1,4 @@
-"""Many exposures, much through them, and nobody who reads: the connection serves all the same."""
+"""Many exposures, much data, and a client that does not read: the connection still works."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def logged(runtime, function, **keywords):
 
 
 def test_f24_prints_from_c(runtime):
-    """Though nobody flushes what C keeps for a pipe."""
+    """Although no code flushes what C buffers for a pipe."""
 
     def talk():
         import ctypes
@@ -84,7 +84,7 @@ def test_f24_prints_from_c(runtime):
 
 
 def test_f24_prints_from_a_compiled_module(runtime, tmp_path):
-    """Of somebody else's, and not of the standard library's."""
+    """From another package, not from the standard library."""
     import _ctypes
 
     if not hasattr(_ctypes, "__file__"):
@@ -119,7 +119,7 @@ def test_f24_prints_from_c_before_an_exception(runtime):
 
 
 def test_f24_prints_of_children(runtime):
-    """Of both streams, in order, whoever starts them."""
+    """Of both streams, in order, whichever way they are started."""
 
     def talk():
         for number in range(3):

@@ -45,7 +45,7 @@ def test_f8_half_open_while_a_file_is_copied(own_sshd, silent_runtime, tmp_path,
     def arrived():
         return sum(path.stat().st_size for path in target.iterdir())
 
-    await_step(task)  # or nobody would know whether it has started
+    await_step(task)  # or it would be unknown whether it has started
     wait_until(arrived, lambda: f"nothing arrives: {task.error}")
     own_sshd.pause()
     error = ended(task).error
@@ -59,7 +59,7 @@ def test_f8_half_open_while_a_file_is_copied(own_sshd, silent_runtime, tmp_path,
 
 @pytest.mark.parametrize("direction", ["from", "to"])
 def test_f8_half_open_while_a_port_is_in_use(own_sshd, silent_runtime, direction):
-    """What is connected through it is told, and nobody listens any more."""
+    """Its connections are closed, and its port is no longer listened on."""
     with socket.create_server(("127.0.0.1", 0)) as service:
         expose = getattr(silent_runtime, f"expose_port_{direction}_runtime")
         port = int(expose(service.getsockname()[1], 0).split("::")[2])
@@ -73,7 +73,7 @@ def test_f8_half_open_while_a_port_is_in_use(own_sshd, silent_runtime, direction
                 own_sshd.pause()
                 assert is_closed(here)
     own_sshd.resume()  # or the host would have no time to notice
-    wait_until(lambda: is_refused(port), f"somebody listens on {port}")
+    wait_until(lambda: is_refused(port), f"port {port} is still listened on")
 
 
 def is_closed(end):
@@ -90,5 +90,5 @@ def is_refused(port):
     except ConnectionRefusedError:
         return True
     except ConnectionResetError:
-        pass  # whoever listened has just stopped
+        pass  # the listener has just stopped
     return False

@@ -235,7 +235,7 @@ def test_f1_the_cure_is_a_command_that_can_be_run(refused, sshd):
     )
 
 
-# ── F2, F4: nobody who may come in ────────────────────────────────────────────────────────────────
+# ── F2, F4: no way to authenticate ────────────────────────────────────────────────────────────────
 
 
 def test_f2_no_accepted_key(refused, sshd, tmp_path):
@@ -266,7 +266,7 @@ def test_f2_host_that_wants_a_password(refused, make_sshd):
 
 
 def test_f4_host_that_wants_a_second_factor(refused, make_sshd):
-    """A key alone is not enough, and nobody is asked."""
+    """A key alone is not enough, and no question is asked."""
     lines = ["PasswordAuthentication yes", "AuthenticationMethods publickey,password"]
     sshd = make_sshd(sshd_config=lines)
     error = refused(sshd.alias, kind=AuthenticationError, config_file=sshd.config_file)
@@ -333,7 +333,7 @@ def write_security_key(path):
     private += bytes(range(1, 1 + -len(private) % 8))
     header = b"openssh-key-v1\0" + string(b"none") * 2 + string(b"") + struct.pack(">I", 1)
     blob = base64.encodebytes(header + string(public) + string(private)).decode()
-    name = "OPENSSH PRIVATE KEY-----"  # in two, lest somebody takes this file for one
+    name = "OPENSSH PRIVATE KEY-----"  # in two parts, so that no scanner takes this file for a key
     path.touch(0o600)
     path.write_text(f"-----BEGIN {name}\n{blob}-----END {name}\n")
     line = f"sk-ssh-ed25519@openssh.com {base64.b64encode(public).decode()}\n"
@@ -433,7 +433,7 @@ def plugged(sshd, count):
         def plug():
             place = stack.enter_context(socket.create_connection(("127.0.0.1", sshd.port), 20))
             with contextlib.suppress(ConnectionError):
-                return place.recv(4) == b"SSH-"  # else somebody is on their way out
+                return place.recv(4) == b"SSH-"  # else a connection is still being closed
 
         for _ in range(count):
             wait_until(plug)
@@ -466,7 +466,7 @@ def test_f5_login_after_a_loss_is_tried_again(make_sshd, make_runtime, masters):
 
 @pytest.mark.parametrize("jump_drops", [True, False], ids=["jump host", "host behind it"])
 def test_f5_login_through_a_jump_host_is_tried_again(sshd, make_sshd, through, masters, jump_drops):
-    """Whoever of the two drops it."""
+    """Whichever of the two drops it."""
     full = make_sshd(sshd_config=["MaxStartups 2"])
     host, jump = (sshd, full) if jump_drops else (full, sshd)
     lines = [f"Port {jump.port}", f"IdentityFile {jump.user_key}"]
@@ -524,7 +524,7 @@ def test_f5_all_tries_are_within_connect_timeout(refused, sshd, listen, monkeypa
 
 
 def test_f5_close_ends_the_tries(sshd, listen, monkeypatch):
-    """Whoever waits gets the error at once, and no login follows."""
+    """The waiting thread gets the error at once, and no login follows."""
     monkeypatch.setattr("lazycluster.connection.BACK_OFF", (3600.0,) * 5)
     came = threading.Event()
     port = listen(lambda _: came.set())

@@ -71,7 +71,7 @@ def await_noticed(sshd):
     await_nothing_on_manager(sshd)
 
 
-# ── whoever is killed ─────────────────────────────────────────────────────────────────────────────
+# ── each process is killed ────────────────────────────────────────────────────────────────────────
 
 
 def lose_by_sshd(sshd, host):
@@ -311,7 +311,7 @@ def test_f48_many_threads_while_it_is_lost(own_sshd, lost_runtime, tmp_path):
     assert logins(own_sshd) == 2
 
 
-# ── nobody answers ────────────────────────────────────────────────────────────────────────────────
+# ── no answer ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_f9_a_host_that_is_down_and_up_again(own_sshd, lost_runtime, pids):
@@ -385,7 +385,7 @@ def test_f8_half_open_while_idle(own_sshd, impatient):
 
 
 def test_f8_closing_a_half_open_connection(own_sshd, impatient, pids):
-    """cleanup() returns though nobody answers, and leaves nothing on the manager's side."""
+    """cleanup() returns without an answer, and leaves nothing on the manager's side."""
     task = start_busy(impatient, pids)
     own_sshd.pause()
     impatient.cleanup()
@@ -421,7 +421,7 @@ def test_f8_a_short_pause_is_lived_through(own_sshd, lost_runtime, pids):
 
 
 def test_f1_a_runtime_that_cannot_be_made_leaves_nothing(own_sshd, tmp_path):
-    """Neither when nobody listens, nor when the working directory cannot be."""
+    """Neither when no sshd listens, nor when the working directory cannot be made."""
     (tmp_path / "file").touch()
     with pytest.raises(InvalidRuntimeError):
         open_runtime(own_sshd, str(tmp_path / "file" / "folder"))

@@ -188,7 +188,7 @@ runtime.cleanup()
 
 
 def test_f14_paused_pipe_holds_up_its_own_task_only(sshd, tmp_path):
-    """While nobody reads what `debug=True` prints, other tasks on the Runtime go on."""
+    """While the output of `debug=True` is not read, other tasks on the Runtime go on."""
     script = tmp_path / "paused.py"
     script.write_text(PAUSED)
     with subprocess.Popen(
@@ -214,7 +214,7 @@ def test_f14_paused_pipe_holds_up_its_own_task_only(sshd, tmp_path):
 
 
 def waiting_in(pipe):
-    """The bytes that nobody has read yet."""
+    """Return the number of bytes that have not been read yet."""
     size = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
     return int.from_bytes(size, sys.byteorder)
 

@@ -57,7 +57,7 @@ def test_it_is_the_next_function(own_runtime, preforked):
 
 
 def test_one_that_was_killed_is_not_missed(own_runtime, preforked):
-    """Whoever tidies up on a host finds it easily."""
+    """An administrator of a host finds it easily."""
     os.kill(preforked(), signal.SIGKILL)
     wait_until(lambda: len(children(preforked.supervisor)) == 1)
     assert call(own_runtime, os.getppid) == preforked.supervisor

@@ -51,7 +51,7 @@ def test_f4_a_passphrase_opens_a_key(own_sshd, config):
 
 
 def test_f4_a_passphrase_opens_a_key_again_after_a_loss(own_sshd, config):
-    """Nobody has to be asked."""
+    """No question has to be asked."""
     with Connection(own_sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
         connection.open()
         transport = connection._start().transport
@@ -104,7 +104,7 @@ def test_a_passphrase_stands_nowhere_else(own_sshd, config):
         for place in places:
             try:
                 assert PASSPHRASE.encode() not in place.read_bytes(), place
-            except OSError:  # it has ended, or is somebody else's
+            except OSError:  # it has ended, or belongs to another user
                 continue
         assert not {"askpass", "question", "answer"} & set(os.listdir(folder))
         assert "phrase," not in repr(connection)
@@ -149,7 +149,7 @@ class Terminal:
             assert ready, f"not shown: {text!r}, but {self.shown!r}"
             try:
                 data = os.read(self._fd, 4096)
-            except OSError:  # nobody has the terminal open any more
+            except OSError:  # no process has the terminal open any more
                 data = b""
             assert data, f"ended without {text!r}, but with {self.shown!r}"
             self.shown += data.decode(errors="replace")
@@ -235,7 +235,7 @@ def test_f11_ctrl_c_after_the_login_leaves_the_connection(terminal, own_sshd, co
 
 
 def test_f4_it_is_not_opened_again_by_itself(terminal, own_sshd, config):
-    """Nobody sits there for ever. To open it is to ask again."""
+    """The question times out. The next open() asks again."""
     at = terminal(config)
     at.expect(": ")
     at.type(PASSPHRASE + "\n")

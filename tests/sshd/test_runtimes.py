@@ -24,7 +24,7 @@ from support.waiting import wait_until
 
 @pytest.fixture
 def home_folder():
-    """A name of a folder of nobody's in the home directory of the account; gone afterwards."""
+    """An unused name of a folder in the home directory of the account; removed afterwards."""
     path = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, f"lctest-{os.urandom(4).hex()}")
     yield path
     if os.path.isdir(path):
@@ -176,7 +176,7 @@ def test_setting_the_working_directory(own_runtime, tmp_path):
 
 
 def test_setting_the_working_directory_removes_a_temporary_one(own_runtime, tmp_path):
-    """Nobody would need it any more."""
+    """It would have no use any more."""
     old = own_runtime.working_dir
     own_runtime.working_dir = str(tmp_path)
     assert not os.path.exists(old)
@@ -442,7 +442,7 @@ def test_clear_tasks_forgets_what_has_ended(own_runtime):
 
 
 def test_clear_tasks_keeps_what_runs(own_runtime):
-    """Nobody could stop it otherwise."""
+    """It could not be stopped otherwise."""
     task = own_runtime.execute_task(commands("sleep 600", name="t"))
     own_runtime.clear_tasks()
     assert own_runtime.get_process(task.process.name) is task.process

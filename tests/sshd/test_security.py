@@ -37,7 +37,7 @@ def other_key(tmp_path):
 
 @pytest.fixture
 def host_key_error(sshd, tmp_path):
-    """The HostKeyError that a known_hosts with these lines gives; nobody changes that file."""
+    """The HostKeyError that a known_hosts with these lines gives; the file stays as it is."""
 
     def fail(*lines, hashed=False, **options):
         known_hosts = tmp_path / "known_hosts"
@@ -80,7 +80,7 @@ def test_f3_unknown_host_key_is_not_accepted(sshd, host_key_error, other_key):
 
 @pytest.mark.parametrize("setting", ["yes", "ask"])
 def test_f3_unknown_host_key_whatever_the_user_has_set(host_key_error, setting):
-    """Nobody is asked."""
+    """No question is asked."""
     host_key_error(StrictHostKeyChecking=setting)
 
 
@@ -330,7 +330,7 @@ def test_log_messages_hold_no_control_characters(runtime, caplog):
 
 
 def test_exception_of_a_function_holds_no_control_characters(runtime):
-    """Its message and traceback are what somebody else wrote."""
+    """Its message and traceback come from the host."""
 
     def fail(text):
         raise ValueError(text)

@@ -72,7 +72,7 @@ def test_f6_run_beyond_the_limit_is_refused(make_sshd, tmp_path, limit):
 
 
 def test_f6_no_session_at_all(make_sshd):
-    """A host with MaxSessions 0 lets nobody run anything, and says so."""
+    """A host with MaxSessions 0 runs no command, and the error names MaxSessions."""
     sshd = make_sshd(sshd_config=["MaxSessions 0"])
     connection = Connection(sshd.alias, config_file=sshd.config_file)
     with pytest.raises(SshError, match="MaxSessions"):

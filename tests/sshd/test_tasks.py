@@ -667,7 +667,7 @@ def test_terminated_task_runs_no_further_step(own_runtime):
 
 
 def test_terminate_is_no_error_in_the_log(sleeping, caplog):
-    """Somebody wanted it; task.error says it all the same."""
+    """The caller wanted it, so no warning; task.error still has the reason."""
     task, _ = sleeping
     task.process.terminate()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -799,7 +799,7 @@ def test_copy_has_the_results(executed, make_copy):
 
 
 def test_copy_has_no_process(executed, make_copy):
-    """It is another task, that nobody executes."""
+    """It is another task, which is not executed."""
     assert make_copy(executed).process is None
 
 

@@ -1,4 +1,4 @@
-"""Temporary working directories that somebody has changed, at the end of their Runtime."""
+"""Temporary working directories that were changed, at the end of their Runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.hosts import run
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder of somebody's, which is to stay as it is."""
+    """A folder of another user, which must stay as it is."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "keep").touch()

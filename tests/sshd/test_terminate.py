@@ -155,7 +155,7 @@ def nobody_reaps():
 
 
 def test_f16_stopping_works_where_nobody_reaps_orphans(nobody_reaps, make_sshd, tmp_path):
-    """A dead child that nobody asked for its status still counts as a member of its group."""
+    """A zombie still counts as a member of its process group."""
     runtime = open_runtime(make_sshd())
     runtime.add_env_variables({"PIDS": str(tmp_path)})
     try:

@@ -72,7 +72,7 @@ def huge(elsewhere):
 
 @pytest.fixture
 def account_file():
-    """A name of a file of nobody's in the home directory of the account; gone afterwards."""
+    """An unused name of a file in the home directory of the account; removed afterwards."""
     path = Path(pwd.getpwuid(os.getuid()).pw_dir, f"lctest-{os.urandom(4).hex()}")
     yield path
     path.unlink(missing_ok=True)
@@ -484,7 +484,7 @@ def test_what_is_no_file_is_skipped_and_named(runtime, way, base, elsewhere):
 
 @both_ways
 def test_fifo_is_an_error_if_it_is_named(runtime, way, base, elsewhere):
-    """Nobody waits for a writer."""
+    """It does not wait for a writer."""
     os.mkfifo(elsewhere / "fifo")
     with pytest.raises(FileTransferError) as caught:
         copy_of(elsewhere / "fifo", runtime, way, None)
@@ -970,7 +970,7 @@ def test_read_only_folders_of_a_lost_copy(make_sshd, make_runtime, huge, here, t
 @both_ways
 @large
 def test_killed_process_that_copies(runtime, way, source, here, there):
-    """Somebody on the host ends it, out of memory say: an error that names the signal."""
+    """A process of the host kills it, when memory is short: an error that names the signal."""
     task = start(runtime, way, source, here, there)
     os.kill(task.process.pid, signal.SIGKILL)
     ended(task)

@@ -134,7 +134,7 @@ def test_f37_value_is_nowhere_but_in_the_step(make_runtime, gate, caplog):
                 told.append(folder)
             if secret.encode() in (folder / "environ").read_bytes():
                 has.append(int((folder / "stat").read_text().rpartition(")")[2].split()[3]))
-        except OSError:  # it ended, or it is somebody else's
+        except OSError:  # it ended, or it belongs to another user
             continue
     assert told == []
     assert set(has) == {step}  # its session: the shell and what that runs

@@ -74,7 +74,7 @@ def ipv6_sshd() -> Iterator[LoopbackSshd]:
 # ── ssh_config ────────────────────────────────────────────────────────────────────────────────────
 
 # What leads to the host, and how many logins that takes. What is not heeded leads to port 1, where
-# nobody is.
+# no sshd is.
 WAYS = {
     "pattern": ("Host tar?et !tarzet\nPort {port}\n", 1),
     "match-exec": ('Match exec "test %n = target"\nPort {port}\n', 1),

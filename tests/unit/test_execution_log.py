@@ -261,7 +261,7 @@ def test_file_lies_under_host_and_task(log, main_directory):
 
 
 def test_file_and_folders_are_private(log, main_directory):
-    """Output is nobody else's business."""
+    """Output is private."""
     old = os.umask(0)
     try:
         log.append(0, b"x")

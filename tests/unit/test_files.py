@@ -135,14 +135,14 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def nobody(place: Path) -> Iterator[None]:
-    """The test runs as somebody who is not root."""
+    """Run the test as an account that is not root."""
     with as_nobody():
         yield
 
 
 @pytest.fixture(params=["as it is", "as nobody"])
 def anybody(request: pytest.FixtureRequest, place: Path) -> Iterator[None]:
-    """The test runs twice: as who runs the tests, and as somebody who is not root."""
+    """Run the test twice: with the account of the tests, and with one that is not root."""
     if request.param == "as it is":
         yield
     elif os.getuid() != 0:
@@ -575,7 +575,7 @@ def test_f31_folder_that_vanishes_is_named(place):
 
 
 def test_folder_that_is_moved_under_the_reader_fails_the_copy(place):
-    """From a folder that somebody moved, there is no way back to the others."""
+    """From a folder that was moved, no path leads back to the others."""
     make(place / "source", folder({b"sub": folder({b"big": file(bytes(2 * tree_stream.CHUNK))})}))
     (place / "elsewhere").mkdir()
     stream = tree_stream.pack(str(place / "source"))
@@ -733,7 +733,7 @@ def test_empty_target_is_refused():
     ],
 )
 def test_destination_is_what_the_table_says(target, is_folder, expected):
-    """It asks nobody."""
+    """It asks no question."""
     assert paths.destination(target, "name", is_folder) == expected
 
 
@@ -960,7 +960,7 @@ def test_f33_target_appears_only_when_finished(place):
 
 
 def test_f33_temporary_is_known_before_it_is_made(place):
-    """So that somebody else can remove it; it lies beside the target."""
+    """So that a user can remove it; it lies beside the target."""
     unpacker = Unpacker(str(place / "a/target"), None)
     assert os.path.dirname(unpacker.temporary) == str(place / "a")
     name = os.path.basename(unpacker.temporary)
@@ -1017,7 +1017,7 @@ def test_interrupt_removes_what_was_written(place, monkeypatch):
 
 
 def test_no_descriptor_stays_open(place):
-    """After a copy, a failure, and a stream that nobody reads to its end."""
+    """After a copy, a failure, and a stream that is not read to its end."""
     make(place / "source", folder({b"a": file(bytes(300000)), b"b": folder({b"c": file()})}))
     before = open_files()
     copy(place / "source", place / "target")
@@ -1079,7 +1079,7 @@ def test_f28_too_few_inodes_are_an_error_and_leave_nothing(place):
 
 
 def test_f28_limit_of_a_file_is_an_error_and_leaves_nothing(place):
-    """Somebody who cannot mount a small disk can have this, and quotas end writes alike."""
+    """An account that cannot mount a small disk can set this limit, and quotas end writes alike."""
     make(place / "source", file(bytes(500000)))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100000, hard))
@@ -1282,7 +1282,7 @@ def test_records_in_any_order_write_nothing_but_the_target(records):
 
 
 def test_setuid_bits_of_a_stream_are_dropped(place):
-    """Whoever sends them."""
+    """Whether the manager or the host sends them."""
     stream = record(FOLDER, mode=0o7777) + record(FILE, b"a", mode=0o7755) + NO_DATA
     unpack([stream + record(LEAVE) + record(END)], place / "target")
     assert stat.S_IMODE(os.stat(place / "target/a").st_mode) == 0o755
@@ -1310,7 +1310,6 @@ def test_levels_without_end_are_refused(place, monkeypatch):
 
 
 def test_skipped_names_without_end_are_refused(place):
-    """Likewise."""
     line = record(tree_stream.SKIPPED, b"x" * 60000, mode=0)
     with pytest.raises(tree_stream.FormatError, match="too much"):
         unpack(itertools.chain([ROOT], itertools.repeat(line)), place / "target")

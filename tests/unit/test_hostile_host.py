@@ -165,7 +165,7 @@ NO_SENSE = {
     "zeros": bytes(100),
     "absurd length": frames.HEADER.pack(frames.OUTPUT, 1, 2**32 - 1),
     "a kind of our own": frame(frames.KILL, {"grace": 0}),
-    "a request that nobody made": frame(frames.OUTPUT, b"hi", number=7),
+    "an unknown request": frame(frames.OUTPUT, b"hi", number=7),
     "no JSON": frame(frames.STARTED, b"{"),
     "no object": frame(frames.STARTED, [1]),
     "no UTF-8": frame(frames.ENDED, b"\xff\xfe\xfd"),
@@ -226,7 +226,7 @@ def test_f47_half_a_frame_and_then_the_end():
 
 @pytest.fixture
 def no_patience(monkeypatch):
-    """Nobody waits ten seconds for a hostile host to say that it has stopped what it was to do."""
+    """Do not wait ten seconds for a hostile host to report that it has stopped a request."""
     monkeypatch.setattr(_execution, "KILL_TIMEOUT", -_execution.TERMINATE_GRACE)
 
 
@@ -333,7 +333,7 @@ def tasks(folder: Path) -> dict[str, Callable[[], RuntimeTask]]:
 @quickly
 @given(st.lists(some_frames | st.binary(max_size=30), max_size=6))
 def test_f47_any_frames_end_in_an_error_with_a_name(which, tmp_path_factory, said):
-    """Or in success; whatever comes, nothing hangs, and nobody sees a TypeError of ours."""
+    """Or in success; whatever comes, nothing hangs, and no TypeError of the library comes out."""
     folder = tmp_path_factory.mktemp("f47")
     with host_that_says(STARTED, *said, stays=False) as connection:
         task = tasks(folder)[which]()
@@ -359,7 +359,7 @@ class Bomb:
 
 
 def test_f47_a_value_that_nobody_asks_for_is_never_unpickled(tmp_path):
-    """Whoever does trusts the host; that is how trust.md has it."""
+    """The caller that unpickles it trusts the host; trust.md says so."""
     bomb = frame(frames.VALUE, pickle.dumps(Bomb(str(tmp_path / "ran"))))
     ended = frame(frames.ENDED, {"exit_status": 0, "returned": True})
     with host_that_says(STARTED, bomb, ended, FINISHED) as connection:
@@ -471,7 +471,7 @@ TREES = {
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder to download into, with something in it that nobody may touch."""
+    """A folder to download into, with something in it that must stay as it is."""
     (tmp_path / "kept").write_text("kept")
     yield tmp_path
     assert (tmp_path / "kept").read_text() == "kept"

@@ -35,7 +35,7 @@ def open_session(sshd):
 
 
 GONE = {None, "Z"}
-"""Nobody of ours has to ask for the exit status of what has lost its parent."""
+"""No process of the tests has to wait for processes that have lost their parent."""
 
 
 def test_ssh_gets_in_and_finds_a_fresh_home(make_sshd):

@@ -26,7 +26,7 @@ def stack():
 
 @pytest.fixture
 def bind(stack):
-    """Binds sockets, to a port that nobody uses unless one is given."""
+    """Return a function that binds sockets, to an unused port unless one is given."""
 
     def bind(address, port=0, *, reuse=False, dual=False):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -95,7 +95,7 @@ def may_bind(port, *, reuse):
         return True
 
 
-# --- Somebody there ---
+# --- Ports in use ---
 
 
 def test_a_port_of_nobody_is_free(free_port):
@@ -135,7 +135,7 @@ def test_a_port_that_its_listener_shares_is_not_free(stack):
 
 
 def test_a_port_with_a_full_queue_is_not_free(stack, listen):
-    """Its listener accepts nothing; nobody waits for it."""
+    """Its listener accepts nothing, and the check does not wait for it."""
     listener = listen("127.0.0.1")
     for _ in range(4):
         waiting = stack.enter_context(socket.socket())
@@ -159,7 +159,7 @@ def test_the_question_leaves_the_port_free(free_port):
 
 
 def test_the_port_can_be_used_after_the_question(free_port, listen):
-    """By whoever does without SO_REUSEADDR."""
+    """By a server without SO_REUSEADDR."""
     ports.port_is_free(free_port)
     assert port_of(listen("127.0.0.1", free_port)) == free_port
 
@@ -189,7 +189,6 @@ def test_f39_time_wait_is_free(listen, connect):
 
 
 def test_a_connection_that_outlives_its_listener_is_free(listen, connect):
-    """Likewise."""
     listener = listen("127.0.0.1", reuse=True)
     port = port_of(listener)
     connect(listener)
@@ -207,7 +206,7 @@ def test_a_listener_among_connections_is_not_free(listen, connect):
 
 @pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="so it is on Linux")
 def test_leftovers_that_nobody_can_bind_over_are_not_free(listen, connect):
-    """The server had no SO_REUSEADDR: for a minute Linux lets nobody have the port."""
+    """The server had no SO_REUSEADDR: for a minute Linux refuses the port."""
     listener = listen("127.0.0.1", reuse=False)
     port = port_of(listener)
     client, server = connect(listener)
@@ -250,7 +249,7 @@ def test_a_listener_that_answers_is_seen(not_allowed, without_proc, listen, addr
 
 
 def test_a_port_that_may_not_be_bound_can_be_free(not_allowed, free_port):
-    """Nobody answers."""
+    """A connection is refused."""
     assert ports.port_is_free(free_port)
 
 
@@ -269,7 +268,7 @@ def as_nobody(port):
 
 
 def test_a_low_port_is_free_for_others_than_root():
-    """They may not bind it, but nobody is there."""
+    """They may not bind it, but no process has it."""
     assert as_nobody(7)
 
 

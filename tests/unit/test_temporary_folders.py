@@ -1,4 +1,4 @@
-"""What is temporary is removed, and nothing else is touched, whatever somebody has done to it."""
+"""What is temporary is removed, and nothing else is touched, whatever has been done to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lazycluster._shared import folders
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder of somebody's, which is to stay as it is."""
+    """A folder of another user, which must stay as it is."""
     place = tmp_path / "place"
     place.mkdir()
     place.chmod(0o755)
@@ -43,7 +43,7 @@ def test_f45_links_are_removed_as_links(place, tmp_path):
 
 @pytest.mark.parametrize("target", ["place", "place/keep", "nothing"])
 def test_f45_a_link_in_its_place_is_removed_as_a_link(place, tmp_path, target):
-    """Somebody else has removed the directory and put a link there."""
+    """Another process has removed the directory and put a link there."""
     (place / "link").symlink_to(tmp_path / target)
     assert folders.remove_tree(str(place / "link")) is True
 

@@ -446,7 +446,6 @@ def interrupt_login(config_file, folder):
 
 
 if __name__ == "__main__":
-    logging.getLogger("lazycluster").addHandler(
-        logging.NullHandler()
-    )  # the test looks at what is raised only
+    # The log would be printed, and the test looks at exceptions only.
+    logging.getLogger("lazycluster").addHandler(logging.NullHandler())
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -19,7 +19,7 @@ from support.hosts import call, commands, run
 from support.interpreters import OWN_PYTHON
 from support.programs import poor_manager
 
-PATIENCE = 250
+MANAGER_TIMEOUT = 250  # seconds for a manager that logs in and does a bit of everything
 PACKAGES = os.pathsep.join(
     [str(Path(lazycluster.__file__).parents[1]), *(path for path in sys.path if path)]
 )
@@ -43,7 +43,7 @@ def manager(sshd, tmp_path):
             capture_output=True,
             text=True,
             env=environment,
-            timeout=PATIENCE,
+            timeout=MANAGER_TIMEOUT,
             start_new_session=True,  # and so without a terminal
         )
         result = folder / "result"
@@ -115,10 +115,10 @@ def test_f40_tmp_that_is_read_only(sshd, short_folder):
     environment = {**os.environ, "PYTHONPATH": PACKAGES, "LAZYCLUSTER_HOME": str(short_folder)}
     environment.update(PYTHONDONTWRITEBYTECODE="1", TMPDIR=str(short_folder))
     environment.pop("XDG_RUNTIME_DIR")
-    subprocess.run(argv, env=environment, check=True, timeout=PATIENCE, capture_output=True)
+    subprocess.run(argv, env=environment, check=True, timeout=MANAGER_TIMEOUT, capture_output=True)
     assert (short_folder / "result").read_text() == "works"
     del environment["TMPDIR"]
-    subprocess.run(argv, env=environment, check=True, timeout=PATIENCE, capture_output=True)
+    subprocess.run(argv, env=environment, check=True, timeout=MANAGER_TIMEOUT, capture_output=True)
     said = (short_folder / "result").read_text()
     assert "Set XDG_RUNTIME_DIR" in said
     assert "/tmp: Read-only file system." in said
@@ -135,7 +135,7 @@ def test_f42_home_that_is_read_only(sshd, short_folder):
     environment["HOME"] = str(short_folder / "home")
     for name in ("LAZYCLUSTER_HOME", "XDG_STATE_HOME"):
         del environment[name]
-    subprocess.run(argv, env=environment, check=True, timeout=PATIENCE, capture_output=True)
+    subprocess.run(argv, env=environment, check=True, timeout=MANAGER_TIMEOUT, capture_output=True)
     assert (short_folder / "result").read_text() == "works"
 
 
@@ -155,7 +155,9 @@ def test_f40_file_system_without_room_for_a_socket(short_folder):
     ]
     environment = {**os.environ, "PYTHONPATH": PACKAGES}
     environment["XDG_RUNTIME_DIR"] = str(short_folder / "full")
-    done = subprocess.run(argv, env=environment, check=True, timeout=PATIENCE, capture_output=True)
+    done = subprocess.run(
+        argv, env=environment, check=True, timeout=MANAGER_TIMEOUT, capture_output=True
+    )
     folder = Path(done.stdout.decode().strip())
     shutil.rmtree(folder)
     assert folder.parent == Path("/tmp")
@@ -191,7 +193,7 @@ def test_f42_no_user_of_that_number_is_one_sentence():
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=MANAGER_TIMEOUT,
     )
     assert done.stderr == ""
     assert re.fullmatch(

@@ -21,11 +21,10 @@ import pytest
 from lazycluster import Connection
 from lazycluster.exceptions import AuthenticationError, ConnectionLostError, HostKeyError
 from support.managers import await_nothing_on_manager, logins
-from support.waiting import wait_until
+from support.waiting import TIMEOUT, wait_until
 
 # What another run of these tests tells its ssh-keygen is not ours.
 PASSPHRASE = 'a phrase, $with "quotes" and \\backslashes\\' + os.urandom(4).hex()
-PATIENCE = 150.0  # seconds for what happens in one
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def test_f4_a_passphrase_opens_a_key_again_after_a_loss(own_sshd, config):
         connection.open()
         transport = connection._start().transport
         own_sshd.kill_connections()
-        assert transport.wait_until_ended(PATIENCE)
+        assert transport.wait_until_ended(TIMEOUT)
         assert connection.run("echo in").stdout == b"in\n"
 
 
@@ -143,7 +142,7 @@ class Terminal:
 
     def expect(self, text):
         """Wait until it is shown, and forget all up to that."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while text not in self.shown:
             ready = select.select([self._fd], [], [], max(0, deadline - time.monotonic()))[0]
             assert ready, f"not shown: {text!r}, but {self.shown!r}"
@@ -261,7 +260,7 @@ def test_f4_without_a_terminal_it_says_so(own_sshd, config):
         capture_output=True,
         text=True,
         start_new_session=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert "AuthenticationError" in done.stderr
     assert "there is no terminal to ask at" in done.stderr

@@ -34,9 +34,7 @@ from lazycluster.exceptions import (
     ProtocolError,
     TaskExecutionError,
 )
-
-PATIENCE = 200.0
-"""Seconds after which what does not end is a failure."""
+from support.waiting import TIMEOUT
 
 
 class Host:
@@ -105,7 +103,7 @@ class Host:
 
     def wait(self) -> int:
         self.output = _lifelines.close(self.output)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
         self._released = _lifelines.close(self._released)
         return 255
@@ -120,13 +118,13 @@ def host_that_says(
     with pytest.MonkeyPatch.context() as patch:
         says = (piece for source in (script, pieces) for piece in source)
         patch.setattr(transport, "Master", lambda *_: Host(says, answer, stays))
-        connection = Connection("host", connect_timeout=PATIENCE, keepalive=PATIENCE)
+        connection = Connection("host", connect_timeout=TIMEOUT, keepalive=TIMEOUT)
         try:
             yield connection
         finally:
             connection.close()
             for thread in set(threading.enumerate()) - threads:
-                thread.join(PATIENCE)
+                thread.join(TIMEOUT)
                 assert not thread.is_alive(), thread
 
 
@@ -160,7 +158,7 @@ def test_a_host_that_makes_sense_is_understood():
 
 # ── frames ────────────────────────────────────────────────────────────────────────────────────────
 
-NO_SENSE = {
+MALFORMED = {
     "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
     "zeros": bytes(100),
     "absurd length": frames.HEADER.pack(frames.OUTPUT, 1, 2**32 - 1),
@@ -194,14 +192,14 @@ NO_SENSE = {
 }
 
 
-@pytest.mark.parametrize("said", NO_SENSE.values(), ids=NO_SENSE)
+@pytest.mark.parametrize("said", MALFORMED.values(), ids=MALFORMED)
 def test_f47_what_makes_no_sense_ends_the_connection(said):
     """A ProtocolError, though the host stays, and as often as it is tried."""
     with host_that_says(STARTED[:0], said) as connection:
         login = connection._start().transport
         with contextlib.suppress(TaskExecutionError):  # the last of them comes behind the end
             command().execute(connection)
-        assert login.wait_until_ended(PATIENCE)
+        assert login.wait_until_ended(TIMEOUT)
         error = login.end_error(None)
         assert type(error) is ProtocolError
         assert "violate the protocol" in str(error)
@@ -210,7 +208,7 @@ def test_f47_what_makes_no_sense_ends_the_connection(said):
 
 def test_f47_the_error_of_a_running_step_is_the_protocol_error():
     """And it is not tried again."""
-    with host_that_says(STARTED, NO_SENSE["garbage"]) as connection:
+    with host_that_says(STARTED, MALFORMED["garbage"]) as connection:
         error = failure(command(), connection)
     assert type(error) is ProtocolError
     assert error.host == "host"
@@ -225,12 +223,12 @@ def test_f47_half_a_frame_and_then_the_end():
 
 
 @pytest.fixture
-def no_patience(monkeypatch):
+def no_kill_timeout(monkeypatch):
     """Do not wait ten seconds for a hostile host to report that it has stopped a request."""
     monkeypatch.setattr(_execution, "KILL_TIMEOUT", -_execution.TERMINATE_GRACE)
 
 
-def test_f47_a_frame_that_never_ends_is_bounded_by_the_timeout(no_patience):
+def test_f47_a_frame_that_never_ends_is_bounded_by_the_timeout(no_kill_timeout):
     """The host can be as slow as it likes; a timeout is the manager's own."""
     with host_that_says(STARTED, frames.HEADER.pack(frames.OUTPUT, 1, 100)) as connection:
         task = command()
@@ -513,7 +511,7 @@ def test_a_folder_goes_under_the_name_that_was_asked_for(place):
     assert (place / "asked/kept").read_text() == "x"
 
 
-def test_data_without_end_is_written_under_the_one_name_until_it_is_stopped(place, no_patience):
+def test_data_without_end_is_written_under_the_one_name_until_it_is_stopped(place, no_kill_timeout):
     """A timeout stops it, and what came is removed."""
 
     def pieces() -> Iterator[bytes]:

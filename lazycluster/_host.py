@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster._host_info import HostInfo
 from lazycluster._tasks.execution import Target
 from lazycluster._text import show
-from lazycluster._working_dir import WorkingDirectory, make_directory, operate
+from lazycluster._working_dir import WorkingDirectory, make_directory
 from lazycluster.connection import Connection
 from lazycluster.exceptions import InvalidRuntimeError, LazyclusterError, NoPortsLeftError
 
@@ -139,7 +140,7 @@ class Host:
         Raises:
             LazyclusterError: If the host does not answer.
         """
-        return self._read_info().as_dict()
+        return dataclasses.asdict(self._read_info())
 
     @property
     def os(self) -> str:
@@ -148,19 +149,12 @@ class Host:
 
     @property
     def cpu_cores(self) -> int:
-        """Return the number of usable CPU cores.
-
-        It is the smallest of the present cores, the affinity, and the quotas of cgroups v1 and v2
-        along the whole path, rounded up.
-        """
+        """Return the number of CPU cores that affinity and cgroups leave, rounded up."""
         return self._read_info().cpu_cores
 
     @property
     def memory(self) -> int:
-        """Return the usable memory in bytes.
-
-        It is the smallest of the present memory and the limits of cgroups v1 and v2 along the
-        whole path.
+        """Return the usable memory in bytes, the smallest of what is present and cgroups allow.
 
         Raises:
             LazyclusterError: If the host does not report its memory.
@@ -224,12 +218,7 @@ class Host:
         make_directory(self.host, self._find_target({}), "make_directory", path=path)
 
     def create_tempdir(self) -> str:
-        """Make a temporary directory on the host that only the account can enter.
-
-        The directory is removed, with its contents, when the connection ends.
-
-        Returns:
-            The path.
+        """Make a private directory, which goes with the connection, and return its path.
 
         Raises:
             PathCreationError: If the directory cannot be made; the message has the reason.
@@ -281,15 +270,11 @@ class Host:
         return int(found)
 
     def _find_target(self, own: Mapping[str, str]) -> Target:
-        """Return where steps run now, after a login if the connection was lost.
-
-        Args:
-            own: The environment variables of a task.
-        """
+        """Return where steps with a task's own variables run now, after a login if needed."""
         conversation, path = self._working_dir.find()
         environment = {**self._env_variables, self.WORKING_DIR_ENV_VAR_NAME: path, **own}
         return Target(conversation, path, environment)
 
     def _operate(self, operation: str, **arguments: Any) -> Any:
-        """Run an operation on the host, in the working directory; see `operate`."""
-        return operate(self._find_target({}), operation, **arguments)
+        """Run an operation on the host, in the working directory; see `Target.operate`."""
+        return self._find_target({}).operate(operation, **arguments)

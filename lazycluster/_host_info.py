@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lazycluster.exceptions import LazyclusterError
@@ -10,27 +10,14 @@ from lazycluster.exceptions import LazyclusterError
 
 @dataclass(frozen=True)
 class HostInfo:
-    """What a host is and has.
-
-    Attributes:
-        host: The host, as the user gave it.
-        os: The operating system, such as `Linux-6.1.0-x86_64-with-glibc2.36`.
-        cpu_cores: The number of usable CPU cores.
-        memory: The usable memory in bytes; None if the host does not report it.
-        python_version: The version of the host's Python, such as `3.11.2`.
-        gpus: One entry for each visible GPU, see `Runtime.gpus`.
-    """
+    """What a host is and has; see the properties of `Runtime` with these names."""
 
     host: str
     os: str
     cpu_cores: int
-    memory: int | None
+    memory: int | None  # bytes; None if the host does not report it
     python_version: str
     gpus: list[dict[str, Any]]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary, which the caller may change."""
-        return asdict(self)
 
     def known_memory(self) -> int:
         """Return the usable memory in bytes.
@@ -45,12 +32,7 @@ class HostInfo:
     def meets(
         self, *, gpu_required: bool, min_memory: int | None, min_cpu_cores: int | None
     ) -> bool:
-        """Return True if the host has what is required.
-
-        Args:
-            gpu_required: If True, a GPU is required.
-            min_memory: The least memory in MB of 2**20 bytes; None for any.
-            min_cpu_cores: The least number of CPU cores; None for any.
+        """Return True if the host has what is required; see `Runtime.check_filter`.
 
         Raises:
             LazyclusterError: If memory is required and the host does not report it.

@@ -1,10 +1,10 @@
-"""The working directory of a Runtime, and operations on its host."""
+"""The working directory of a Runtime."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lazycluster._tasks.execution import Target
 from lazycluster.exceptions import ConnectError, ConnectionLostError, PathCreationError
@@ -16,26 +16,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("lazycluster")
 
 
-def operate(target: Target, operation: str, **arguments: Any) -> Any:
-    """Run an operation on the host and return its result.
-
-    Args:
-        target: Where to run the operation.
-        operation: The name of the operation, see `_shared.operations`.
-        **arguments: The arguments of the operation.
-
-    Raises:
-        OSError: If the operation failed; errno, message and path come from the host.
-        LazyclusterError: If the process of the operation did not finish it.
-    """
-    return target.conversation.operate(
-        operation,
-        arguments,
-        working_dir=target.working_dir,
-        environment=target.environment,
-    )
-
-
 def make_directory(host: str, target: Target, operation: str, **arguments: str) -> str:
     """Run an operation that makes a directory and return its path.
 
@@ -44,7 +24,7 @@ def make_directory(host: str, target: Target, operation: str, **arguments: str) 
         LazyclusterError: If the process of the operation did not finish it.
     """
     try:
-        return str(operate(target, operation, **arguments))
+        return str(target.operate(operation, **arguments))
     except OSError as error:
         path = str(error.filename or arguments.get("path"))
         raise PathCreationError(
@@ -100,7 +80,7 @@ class WorkingDirectory:
                 return
             self._temporary_of = None
         try:
-            operate(Target(conversation, None, {}), "remove_tree", path=old)
+            Target(conversation).operate("remove_tree", path=old)
         except ConnectionLostError:  # the directory ended with its conversation
             pass
 
@@ -124,7 +104,8 @@ class WorkingDirectory:
             old, owner = self._path, self._temporary_of
         if owner is None or owner is conversation:
             return old
-        made = self._make_temporary(conversation)
+        host = self._connection.host
+        made = make_directory(host, Target(conversation), "make_private_directory")
         with self._lock:
             if self._path != old:  # changed meanwhile; `made` ends with its conversation
                 return self._path
@@ -132,21 +113,17 @@ class WorkingDirectory:
         _logger.warning(
             "The connection to %s was lost and opened again. The temporary working directory is "
             "now %s, which is empty, in place of %s.",
-            self._connection.host,
+            host,
             made,
             old,
         )
         return made
 
-    def _make_temporary(self, conversation: Conversation) -> str:
-        target = Target(conversation, None, {})
-        return make_directory(self._connection.host, target, "make_private_directory")
-
     def _make_at_login(self, operation: str, **arguments: str) -> tuple[Conversation, str]:
         """Make a directory; send the request with the login, and again if sshd drops the login."""
         error: ConnectError | None = None
         for conversation in self._connection._logins():
-            target = Target(conversation, None, {})
+            target = Target(conversation)
             try:
                 made = make_directory(self._connection.host, target, operation, **arguments)
             except ConnectError as failure:

@@ -46,7 +46,7 @@ class Process(Protocol):
 
 
 class TaskProcess:
-    """An asynchronous execution of a task.
+    """An asynchronous execution of a task; see `Process`.
 
     Args:
         name: The process key.
@@ -54,16 +54,11 @@ class TaskProcess:
     """
 
     def __init__(self, name: str, execution: Execution) -> None:
-        self._name = name
+        self.name: str = name
         self._execution = execution
 
     def __repr__(self) -> str:
-        return f"<TaskProcess {self._name!r}, exitcode {self.exitcode}>"
-
-    @property
-    def name(self) -> str:
-        """Return the process key."""
-        return self._name
+        return f"<TaskProcess {self.name!r}, exitcode {self.exitcode}>"
 
     @property
     def pid(self) -> int | None:
@@ -84,30 +79,20 @@ class TaskProcess:
         return self._execution.is_alive
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the execution has ended.
-
-        Args:
-            timeout: The most seconds to wait. Defaults to None, no bound.
-        """
+        """Wait until the execution has ended, at most `timeout` seconds."""
         self._execution.wait(timeout)
 
     def terminate(self) -> None:
-        """Stop the task: SIGTERM to its processes on the host, SIGKILL five seconds later.
-
-        Returns when they have ended. Does nothing after the end.
-        """
+        """Send SIGTERM to its processes on the host, SIGKILL five seconds later, and wait."""
         self._execution.stop(signal.SIGTERM, TERMINATE_GRACE)
 
     def kill(self) -> None:
-        """Stop the task: SIGKILL to its processes on the host.
-
-        Returns when they have ended. Does nothing after the end.
-        """
+        """Send SIGKILL to its processes on the host, and wait."""
         self._execution.stop(signal.SIGKILL, 0)
 
 
 class PortExposure:
-    """A port that is exposed to a host or from it.
+    """A port that is exposed to a host or from it; see `Process`.
 
     Args:
         name: The process key.
@@ -118,17 +103,12 @@ class PortExposure:
     """Always None, because a forward does not have a process of its own."""
 
     def __init__(self, name: str, forward: Forward) -> None:
-        self._name = name
+        self.name: str = name
         self._forward = forward
         self._stopped = False
 
     def __repr__(self) -> str:
-        return f"<PortExposure {self._name!r}, exitcode {self.exitcode}>"
-
-    @property
-    def name(self) -> str:
-        """Return the process key."""
-        return self._name
+        return f"<PortExposure {self.name!r}, exitcode {self.exitcode}>"
 
     @property
     def port(self) -> int:
@@ -157,17 +137,11 @@ class PortExposure:
         return self._forward.is_alive()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended.
-
-        Args:
-            timeout: The most seconds to wait. Defaults to None, no bound.
-        """
+        """Wait until it has ended, at most `timeout` seconds."""
         self._forward.wait(timeout)
 
     def terminate(self) -> None:
-        """Stop listening on the port. Does nothing after the end.
-
-        Returns when the port is free.
+        """Stop listening, and wait until the port is free.
 
         Raises:
             ForwardError: If ssh could not end the forward.
@@ -176,6 +150,4 @@ class PortExposure:
             self._stopped = True
             self._forward.cancel()
 
-    def kill(self) -> None:
-        """Stop listening on the port, as `terminate` does."""
-        self.terminate()
+    kill = terminate

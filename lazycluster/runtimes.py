@@ -179,12 +179,8 @@ class Runtime(Host):
             The task, whose `function_returns` yields the value.
 
         Raises:
-            ValueError: If the function is empty, or has a parameter with the name of one given
-                here.
-            TypeError: If the arguments do not fit the function.
-            SerializationError: If the function or an argument cannot be pickled; the message names
-                it.
-            TaskExecutionError: If the function failed; see its `__cause__`.
+            TaskExecutionError: If the function failed; see its `__cause__`. For the errors before
+                that see `RuntimeTask.run_function`.
         """
         reserved = {"function": None, "execute_async": execute_async, "debug": debug}
         check_call(function, func_kwargs, reserved)
@@ -247,19 +243,18 @@ class Runtime(Host):
         *,
         progress: Callable[[int, int], object] | bool | None = None,
     ) -> RuntimeTask:
-        """Send a file or folder to the host; see `RuntimeTask.send_file` for the rules.
+        """Send a file or folder to the host; see `RuntimeTask.send_file` for the other arguments.
 
         Args:
             local_path: The file or folder.
             remote_path: The target. Defaults to the working directory.
             execute_async: If True, return at once. Defaults to False.
-            progress: A callback or True, see `RuntimeTask.send_file`. Defaults to None.
+            progress: A callable, True or None.
 
         Returns:
             The task.
 
         Raises:
-            ValueError: If a path or `progress` is invalid.
             FileTransferError: If the copy failed (a TaskExecutionError and an OSError); nothing is
                 half written.
         """
@@ -274,21 +269,13 @@ class Runtime(Host):
         *,
         progress: Callable[[int, int], object] | bool | None = None,
     ) -> RuntimeTask:
-        """Get a file or folder from the host; see `RuntimeTask.get_file` for the rules.
+        """Get a file or folder from the host; see `RuntimeTask.get_file` and `send_file`.
 
         Args:
             remote_path: The file or folder, relative to the working directory.
             local_path: The target. Defaults to the manager's current folder.
             execute_async: If True, return at once. Defaults to False.
-            progress: A callback or True, see `RuntimeTask.send_file`. Defaults to None.
-
-        Returns:
-            The task.
-
-        Raises:
-            ValueError: If a path or `progress` is invalid.
-            FileTransferError: If the copy failed (a TaskExecutionError and an OSError); nothing is
-                half written.
+            progress: A callable, True or None.
         """
         task = RuntimeTask().get_file(remote_path, local_path, progress=progress)
         return self.execute_task(task, execute_async)
@@ -320,8 +307,7 @@ class Runtime(Host):
     def expose_port_from_runtime(self, runtime_port: int, local_port: int | None = None) -> str:
         """Make a service of the host reachable on the manager (a local forward, `-L`).
 
-        The manager listens on its loopback address. The listener is verified before this returns.
-        The exposure ends when it is stopped or with the connection.
+        The counterpart of `expose_port_to_runtime`: the manager listens on its loopback address.
 
         Args:
             runtime_port: The port of the service on the host's loopback address.
@@ -330,11 +316,6 @@ class Runtime(Host):
 
         Returns:
             The process key, for `stop_process`.
-
-        Raises:
-            ValueError: If a port is invalid.
-            PortInUseError: If the port is in use on the manager.
-            ForwardError: If ssh cannot forward the port; the message has the reason.
         """
         port = runtime_port if local_port is None else local_port
         forward = self._connection.forward_local(port, runtime_port)

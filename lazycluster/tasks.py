@@ -152,17 +152,13 @@ class RuntimeTask:
             timeout: Seconds after which the step is stopped (SIGTERM, five seconds later SIGKILL)
                 and fails with StepTimeoutError. Defaults to None, no bound.
 
-        Returns:
-            The task.
-
         Raises:
             ValueError: If the command is empty or holds a NUL, or the timeout is not positive.
         """
         if not isinstance(command, str) or not command.strip():
             raise ValueError("A command must be a string that is not empty.")
         check_text(command, "A command")
-        self._steps.append(RunCommand(command, checked_timeout(timeout)))
-        return self
+        return self._add(RunCommand(command, checked_timeout(timeout)))
 
     def run_function(self, function: Callable[..., Any], **func_kwargs: Any) -> RuntimeTask:
         """Add a step that calls a Python function on the host.
@@ -175,9 +171,6 @@ class RuntimeTask:
         Args:
             function: The function or other callable.
             **func_kwargs: Its arguments. Use `functools.partial` for an argument named `function`.
-
-        Returns:
-            The task.
 
         Raises:
             ValueError: If the function is empty.
@@ -192,8 +185,7 @@ class RuntimeTask:
         self, function: Callable[..., Any], func_kwargs: Mapping[str, object]
     ) -> RuntimeTask:
         payload = dump_call(function, (), func_kwargs)
-        self._steps.append(RunFunction(describe(function), payload=payload))
-        return self
+        return self._add(RunFunction(describe(function), payload=payload))
 
     def send_file(
         self,
@@ -220,23 +212,16 @@ class RuntimeTask:
                 stops the copy. True for a line on standard error if that is a terminal (by tqdm if
                 it is installed: `lazycluster[progress]`). Defaults to None, no report.
 
-        Returns:
-            The task.
-
         Raises:
             ValueError: If a path is empty or invalid, or `progress` is something else.
         """
         check_path(local_path, "The local path")
         if remote_path is not None:
             check_path(remote_path, "The remote path")
-        local_path = os.path.abspath(os.path.expanduser(local_path))
+        source = os.path.abspath(os.path.expanduser(local_path))
         target = "./" if remote_path is None else remote_path
-        name = f"send {local_path}"
         progress = checked_progress(progress)
-        self._steps.append(
-            SendFile(name, local_path=local_path, remote_path=target, progress=progress)
-        )
-        return self
+        return self._add(SendFile(f"send {source}", None, source, target, progress))
 
     def get_file(
         self,
@@ -252,22 +237,16 @@ class RuntimeTask:
             local_path: The target: the path of the copy, or a folder to put it into. Defaults to
                 the current folder of this process.
             progress: A callable, True or None, as for `send_file`.
-
-        Returns:
-            The task.
-
-        Raises:
-            ValueError: If a path is empty or invalid, or `progress` is something else.
         """
         check_path(remote_path, "The remote path")
         if local_path is not None:
             check_path(local_path, "The local path")
         target = os.path.join(os.getcwd(), os.path.expanduser(local_path or ""))
-        name = f"get {remote_path}"
         progress = checked_progress(progress)
-        self._steps.append(
-            GetFile(name, local_path=target, remote_path=remote_path, progress=progress)
-        )
+        return self._add(GetFile(f"get {remote_path}", None, target, remote_path, progress))
+
+    def _add(self, step: Step) -> RuntimeTask:
+        self._steps.append(step)
         return self
 
     def execute(

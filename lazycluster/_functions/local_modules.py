@@ -91,12 +91,7 @@ class Source(NamedTuple):
 
 
 def add_imports(function: types.FunctionType, sources: dict[str, Source]) -> None:
-    """Add the local modules that a function's body imports, and those that they import.
-
-    Args:
-        function: A function that travels by value.
-        sources: The modules found so far by name; it is extended.
-    """
+    """Add the local modules that a function's body imports, and those that they import."""
     package = function.__globals__.get("__package__")
     if not isinstance(package, str):
         package = str(function.__globals__.get("__name__")).rpartition(".")[0]

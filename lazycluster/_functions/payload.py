@@ -24,13 +24,7 @@ def dump_call(
 ) -> Spool:
     """Pickle the sources of local modules, then the tuple `(function, args, kwargs)`.
 
-    Args:
-        function: The function to call on the host.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-
-    Returns:
-        The two pickles, for Pythons of this minor version that can import cloudpickle.
+    Pythons of this minor version that can import cloudpickle can load the two pickles.
 
     Raises:
         SerializationError: If the function or an argument cannot be pickled; the message names it.
@@ -47,13 +41,11 @@ def dump_call(
         try:
             pickler.dump((function, tuple(args), dict(kwargs)))
         except Exception as error:  # a user's __reduce__ may raise anything
-            spool.close()
             raise SerializationError(_explain(function, args, kwargs, error)) from error
         # The sources are known after the call is pickled, but must come first in the payload,
         # because unpickling the call may import them. So the call is pickled again.
         if pickler.imported.keys() <= sources.keys():
             return spool
-        spool.close()
         sources = pickler.imported
 
 
@@ -130,12 +122,6 @@ def load_value(reader: BinaryIO | io.BufferedReader) -> object:
     An instance of a class that travelled to the host by value comes back as an instance of the
     manager's class.
 
-    Args:
-        reader: A binary file at the beginning of the pickle.
-
-    Returns:
-        The value.
-
     Raises:
         SerializationError: If the value cannot be unpickled here; the message has the reason.
     """
@@ -154,12 +140,8 @@ def load_value(reader: BinaryIO | io.BufferedReader) -> object:
 def describe(function: object) -> str:
     """Return the name of a callable for messages and logs.
 
-    Args:
-        function: A function, method, class, `functools.partial` or other callable.
-
-    Returns:
-        The qualified name without enclosing functions, such as `Model.fit`. For a partial the
-        name of its function; for a callable instance "Model object".
+    It is the qualified name without enclosing functions, such as `Model.fit`; for a partial the
+    name of its function, for a callable instance "Model object".
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -174,11 +156,8 @@ def check_call(
 ) -> None:
     """Check, before anything is sent, that a function can be called with these arguments.
 
-    Args:
-        function: The function to call.
-        kwargs: Its keyword arguments.
-        reserved: The parameters of the method that took the call, with their values; None and
-            False mean that the caller did not give them.
+    `reserved` has the parameters of the method that took the call, with their values; None and
+    False mean that the caller did not give them.
 
     Raises:
         ValueError: If the function is empty, or if it has a parameter with the name of a reserved

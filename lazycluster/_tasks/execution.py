@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from lazycluster._conversation.request import Request
@@ -37,17 +38,17 @@ logger = logging.getLogger("lazycluster")
 
 
 class Target(NamedTuple):
-    """Where steps run.
-
-    Attributes:
-        conversation: The conversation with the host.
-        working_dir: The directory to start in; None for the home directory.
-        environment: The variables to set.
-    """
+    """Where steps run; the home directory if there is no working directory."""
 
     conversation: Conversation
-    working_dir: str | None
-    environment: Mapping[str, str]
+    working_dir: str | None = None
+    environment: Mapping[str, str] = MappingProxyType({})
+
+    def operate(self, operation: str, **arguments: Any) -> Any:
+        """Run an operation on the host and return its result; see `Conversation.operate`."""
+        return self.conversation.operate(
+            operation, arguments, working_dir=self.working_dir, environment=self.environment
+        )
 
 
 class Execution:
@@ -124,12 +125,7 @@ class Execution:
             self._done.set()
 
     def run_in_background(self, find_target: Callable[[], Target], name: str) -> None:
-        """Run the steps in a daemon thread; an error is kept, and logged at level ERROR.
-
-        Args:
-            find_target: See `run`.
-            name: The name of the thread.
-        """
+        """Run the steps in a daemon thread; an error is kept, and logged at level ERROR."""
 
         def run() -> None:
             try:
@@ -157,14 +153,7 @@ class Execution:
         return not self._done.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the execution has ended.
-
-        Args:
-            timeout: The most seconds to wait; None for no bound.
-
-        Returns:
-            True if it has ended.
-        """
+        """Wait until the execution has ended, at most `timeout` seconds; return True if it has."""
         if self.is_alive:
             self._check_owner()
         return self._done.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
@@ -172,9 +161,7 @@ class Execution:
     def stop(self, number: int, grace: float) -> None:
         """Stop the running step and wait until its processes have ended, `KILL_TIMEOUT` at most.
 
-        Args:
-            number: The signal to report, SIGTERM or SIGKILL.
-            grace: Seconds between SIGTERM and SIGKILL.
+        `number` is the signal to report, `grace` the seconds between SIGTERM and SIGKILL.
         """
         if not self.is_alive:
             return
@@ -193,28 +180,20 @@ class Execution:
             )
 
     def _run(self, find_target: Callable[[], Target]) -> None:
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._end_log)
-            stack.callback(self._end_transfer)
-            try:
-                self._run_steps(find_target)
-            except TaskExecutionError:
-                raise
-            except Exception as error:  # A thread must not lose any error.
-                self._fail(self._named_side(error))
-            except BaseException as error:  # A KeyboardInterrupt is not a success.
-                self._note_failure(error)
-                raise
-
-    def _end_log(self) -> None:
-        if self._steps:
-            self.log.begin_step(len(self._steps) - 1)
-        self.log.close()
-
-    def _end_transfer(self) -> None:
-        transfer, self._transfer = self._transfer, None
-        if transfer is not None:
-            transfer.abort()
+        try:
+            self._run_steps(find_target)
+        except TaskExecutionError:
+            raise
+        except Exception as error:  # A thread must not lose any error.
+            self._fail(self._named_side(error))
+        except BaseException as error:  # A KeyboardInterrupt is not a success.
+            self._note_failure(error)
+            raise
+        finally:
+            with contextlib.ExitStack() as stack:
+                stack.callback(self.log.close, len(self._steps))
+                if self._transfer is not None:
+                    stack.callback(self._transfer.abort)
 
     def _run_steps(self, find_target: Callable[[], Target]) -> None:
         end = None if self._timeout is None else time.monotonic() + self._timeout

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 import threading
 
@@ -30,13 +31,16 @@ class ExecutionLog:
     Args:
         host: The host, for the name of the folder.
         task_name: The task, for the name of the file.
+
+    Attributes:
+        path: The path of the file; None before the first byte.
     """
 
     def __init__(self, host: str, task_name: str) -> None:
         self.host = host
         self.task_name = task_name
         self._lock = threading.Lock()  # for writers
-        self._path: str | None = None
+        self.path: str | None = None
         self._memory = bytearray()
         self._length = 0
         # For each step the spans [start, end) of the log that are its output: one span, unless
@@ -44,9 +48,6 @@ class ExecutionLog:
         self._steps: list[list[tuple[int, int]]] = []
         self._fd: int | None = None
         self._closed = False
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self.task_name!r} on {self.host}: {self._length} bytes>"
 
     def __getstate__(self) -> dict[str, object]:
         with self._lock:
@@ -62,34 +63,13 @@ class ExecutionLog:
         self._memory = bytearray(self._memory)
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        """Return the number of bytes."""
-        return self._length
-
-    def __bool__(self) -> bool:
-        """Return True, also for an empty log."""
-        return True
-
-    @property
-    def path(self) -> str | None:
-        """Return the path of the log file; None before the first byte."""
-        return self._path
-
     def begin_step(self, index: int) -> None:
-        """Make an entry for a step, and for each step before it.
-
-        Args:
-            index: The step, from 0.
-        """
+        """Make an entry for a step, and for each step before it."""
         with self._lock:
             self._begin_step(index)
 
     def append(self, index: int, data: bytes | memoryview) -> None:
         """Append output of a step to memory and file. The first byte creates the file.
-
-        Args:
-            index: The step that printed it.
-            data: The output.
 
         Raises:
             OSError: If the file cannot be created or written; it names the path. What was written
@@ -103,19 +83,20 @@ class ExecutionLog:
             if not data:
                 return
             if self._fd is None:
-                self._path, self._fd = create_log_file(self.host, self.task_name)
+                self.path, self._fd = create_log_file(self.host, self.task_name)
             view = memoryview(data)
             while view:
                 try:
                     written = os.write(self._fd, view)
                 except OSError as error:
-                    raise OSError(error.errno, error.strerror, self._path) from error
+                    raise OSError(error.errno, error.strerror, self.path) from error
                 self._publish(index, view[:written])
                 view = view[written:]
 
-    def close(self) -> None:
-        """Close the file; a second call does nothing. The log can still be read."""
+    def close(self, steps: int = 0) -> None:
+        """Make an entry for each of the steps and close the file. The log can still be read."""
         with self._lock:
+            self._begin_step(steps - 1)
             self._closed = True
             fd, self._fd = self._fd, None
         if fd is not None:
@@ -139,14 +120,7 @@ class ExecutionLog:
             spans.append((start, end))
 
     def entry(self, index: int) -> str:
-        r"""Return the whole output of a step so far.
-
-        Args:
-            index: The step, from 0.
-
-        Returns:
-            The text, decoded as UTF-8, with other bytes as `\xNN`; "" for a step that printed
-            nothing or has not begun.
+        r"""Return the whole output of a step so far, as UTF-8 with other bytes as `\xNN`.
 
         Raises:
             OSError: If it is not all in memory and the file cannot be read.
@@ -162,40 +136,21 @@ class ExecutionLog:
         return [self.entry(index) for index in range(len(self._steps))]
 
     def tail(self, index: int, limit_bytes: int) -> str:
-        """Return the end of a step's output, for a message.
-
-        Args:
-            index: The step, from 0.
-            limit_bytes: The most bytes that are read and returned.
-
-        Returns:
-            The text, beginning with a whole character.
+        """Return the last bytes of a step's output, beginning with a whole character.
 
         Raises:
             OSError: If it is not all in memory and the file cannot be read.
         """
-        found: list[bytes] = []
         spans = self._spans(index)
-        while spans and limit_bytes > 0:
-            start, end = spans.pop()
-            first = max(start, end - limit_bytes)
-            found.append(self._read(first, end))
-            limit_bytes -= end - first
-            if first > start:
-                spans.append((start, first))
-        data = b"".join(reversed(found))
-        if spans:  # Something was cut off, perhaps within a character of up to four bytes.
-            cut = 0
-            while cut < min(3, len(data)) and data[cut] & 0xC0 == 0x80:
-                cut += 1
-            data = data[cut:]
+        data = b""
+        for start, end in reversed(spans):
+            data = self._read(max(start, end - limit_bytes + len(data)), end) + data
+        if len(data) < sum(end - start for start, end in spans):
+            data = re.sub(rb"\A[\x80-\xbf]{1,3}", b"", data)  # the rest of a character that was cut
         return _decode(data)
 
     def read_new(self, position: int) -> tuple[bytes, int]:
-        """Return what all steps have printed since the last call, to print it live.
-
-        Args:
-            position: The position that the last call returned, at first 0.
+        """Return what all steps have printed behind `position`, to print it live.
 
         Returns:
             At most `READ_LIMIT` bytes, none if there is nothing new, and the next position.
@@ -217,7 +172,7 @@ class ExecutionLog:
         return known + self._read_file(start, end) if start < end else known
 
     def _read_file(self, start: int, end: int) -> bytes:
-        path = self._path
+        path = self.path
         assert path is not None  # Bytes beyond memory are in a file.
         # It is opened for each read, because the writer may close its descriptor meanwhile.
         try:
@@ -233,11 +188,7 @@ class ExecutionLog:
 
 
 class LivePrinter:
-    """Print a log while it grows, in the thread that waits for the execution.
-
-    Args:
-        log: The log.
-    """
+    """Print a log while it grows, in the thread that waits for the execution."""
 
     def __init__(self, log: ExecutionLog) -> None:
         self._log = log
@@ -245,11 +196,7 @@ class LivePrinter:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def print_new(self, *, last: bool = False) -> None:
-        """Print what has come since the last call.
-
-        Args:
-            last: True if nothing more comes, so that an incomplete character is printed as well.
-        """
+        """Print what has come since the last call; at last an incomplete character, too."""
         while True:
             data, self._position = self._log.read_new(self._position)
             text = self._decoder.decode(data, final=last and not data)

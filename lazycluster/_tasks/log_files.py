@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import os
 import re
@@ -31,10 +32,6 @@ def create_log_file(host: str, task_name: str) -> tuple[str, int]:
     `~/.local/state/lazycluster`. Where `$HOME` cannot be written it is a temporary folder that is
     removed at exit; after `kill -9` of the process it stays.
 
-    Args:
-        host: The host, for the name of the folder.
-        task_name: The task, for the name of the file.
-
     Returns:
         The path, and a descriptor to append to the file.
 
@@ -46,11 +43,10 @@ def create_log_file(host: str, task_name: str) -> tuple[str, int]:
         return _create_below(configured, host, task_name)
     home = os.environ.get("HOME")
     if home and os.path.isdir(home):
-        try:
+        # It may be read-only, full or another user's. The log is still wanted.
+        with contextlib.suppress(OSError):
             main_directory = os.path.join(os.path.abspath(home), ".local/state/lazycluster")
             return _create_below(main_directory, host, task_name)
-        except OSError:
-            pass  # It is read-only, full or another user's. The log is still wanted.
     return _create_below(_temporary_main_directory(), host, task_name)
 
 
@@ -59,8 +55,7 @@ def _configured_main_directory() -> str | None:
     if home:
         return os.path.abspath(home)
     state_home = os.environ.get("XDG_STATE_HOME")
-    # "If an implementation encounters a relative path […] it should consider the path invalid and
-    # ignore it." (XDG Base Directory Specification)
+    # The XDG Base Directory Specification says to ignore a relative path.
     if state_home and os.path.isabs(state_home):
         return os.path.join(state_home, "lazycluster")
     return None
@@ -104,16 +99,9 @@ def _remove_temporary(pid: int) -> None:
 def _create_below(main_directory: str, host: str, task_name: str) -> tuple[str, int]:
     folder = os.path.join(main_directory, "execution_log", _safe_name(host))
     _make_private_folders(folder)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-    started = time.strftime("%Y%m%d-%H%M%S")
-    while True:
-        name = f"{_safe_name(task_name)}_{started}_{os.urandom(4).hex()}.log"
-        path = os.path.join(folder, name)
-        try:
-            fd = os.open(path, flags, 0o600)
-        except FileExistsError:
-            continue  # Another log has drawn this number.
-        break
+    name = f"{_safe_name(task_name)}_{time.strftime('%Y%m%d-%H%M%S')}_{os.urandom(8).hex()}.log"
+    path = os.path.join(folder, name)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     made = _files_made.get(folder, 0)
     _files_made[folder] = made + 1
     if made % PRUNE_INTERVAL == 0:
@@ -126,17 +114,13 @@ def _prune(folder: str) -> None:
     logs = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 if entry.name.endswith(".log") and entry.is_file(follow_symlinks=False):
                     logs.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
-            except FileNotFoundError:
-                continue
     logs.sort(reverse=True)
     for _, path in logs[FILES_PER_HOST:]:
-        try:
+        with contextlib.suppress(OSError):  # It has gone already, or is another user's.
             os.unlink(path)
-        except OSError:
-            continue  # Gone already, or another user's. A task does not fail because of an old log.
 
 
 def _safe_name(name: str) -> str:

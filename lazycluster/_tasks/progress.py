@@ -31,8 +31,7 @@ class Meter:
     """Count the bytes of one copy and report them.
 
     Args:
-        progress: A callable that gets (bytes done, bytes in total), or True for a line on the
-            terminal.
+        progress: The user's callable, or True for a line on the terminal.
         name: The name of the copy in that line.
 
     Attributes:
@@ -51,11 +50,7 @@ class Meter:
         self._done += count
 
     def report(self, *, last: bool = False) -> None:
-        """Report the progress if it has changed. An exception of the callable is passed on.
-
-        Args:
-            last: True if the copy is complete.
-        """
+        """Report the progress if it has changed. An exception of the callable is passed on."""
         if self.total is None:
             return
         done = self._done

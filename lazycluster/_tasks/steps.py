@@ -7,13 +7,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from lazycluster._conversation.outcome import Outcome
+from lazycluster._conversation.outcome import OsFailure, Outcome
 from lazycluster._shared import frames
 from lazycluster._spool import Spool
-from lazycluster._tasks.outcomes import command_error, copy_error, function_error
+from lazycluster._tasks.outcomes import ending, failure_error
 from lazycluster._tasks.progress import Meter, Progress
 from lazycluster._tasks.transfers import Download, Transfer, own_name, upload
-from lazycluster.exceptions import FileTransferError, TaskExecutionError
+from lazycluster._text import escaped
+from lazycluster.exceptions import (
+    CommandError,
+    FileTransferError,
+    LazyclusterError,
+    RemoteFunctionError,
+    TaskExecutionError,
+    command_message,
+)
 
 
 @dataclass(frozen=True)
@@ -42,33 +50,20 @@ class Step:
         return None
 
     def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
-        """Yield the input of the step's process on the host.
-
-        Args:
-            transfer: What `transfer` has returned for this execution.
-        """
+        """Yield the input of the step's process; `transfer` is what `self.transfer` returned."""
         return iter(())
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error that an outcome means; None for a success.
 
-        Args:
-            host: The host as the user typed it.
-            outcome: How the step ended.
-            output: Returns the end of what the step printed; called only if needed.
+        `output` returns the end of what the step printed; it is called only if needed.
         """
         raise NotImplementedError
 
     def execution_error(
         self, message: str, cause: BaseException, **details: Any
     ) -> TaskExecutionError:
-        """Return the error of an execution that this step ends.
-
-        Args:
-            message: The message.
-            cause: The reason.
-            **details: The attributes of a TaskExecutionError.
-        """
+        """Return the error of an execution that this step ends; `details` are its attributes."""
         return TaskExecutionError(message, **details)
 
 
@@ -82,16 +77,19 @@ class RunCommand(Step):
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of any end but exit status 0."""
-        return command_error(host, self.name, outcome, output)
+        if outcome.failure is not None:
+            return failure_error(host, self.name, outcome)
+        if outcome.exit_status == 0:
+            return None
+        end = {"exit_status": outcome.exit_status, "signal": outcome.signal}
+        printed = output()
+        message = command_message(host=host, command=self.name, output=printed, **end)
+        return CommandError(message, host=host, command=self.name, output=printed, **end)
 
 
 @dataclass(frozen=True)
 class RunFunction(Step):
-    """Call a function that is pickled already.
-
-    Attributes:
-        payload: The pickled call.
-    """
+    """Call a function that is pickled already."""
 
     payload: Spool = field(default_factory=Spool)
 
@@ -109,18 +107,23 @@ class RunFunction(Step):
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of a function that has not returned."""
-        return function_error(host, self.name, outcome)
+        if outcome.failure is not None:
+            return failure_error(host, self.name, outcome)
+        if outcome.returned:
+            return None
+        return RemoteFunctionError(
+            f"The process of {self.name} ended {ending(outcome)} on {host} before the function "
+            "returned.",
+            host=host,
+            function=self.name,
+            exit_status=outcome.exit_status,
+            signal=outcome.signal,
+        )
 
 
 @dataclass(frozen=True)
 class _Copy(Step):
-    """Copy a file or folder.
-
-    Attributes:
-        local_path: The absolute path on the manager.
-        remote_path: The path on the host.
-        progress: The user's `progress` argument.
-    """
+    """Copy between an absolute path on the manager and a path on the host."""
 
     local_path: str = ""
     remote_path: str = ""
@@ -145,7 +148,18 @@ class _Copy(Step):
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of a copy that was not completed."""
-        return copy_error(host, self.name, self.remote_path, outcome)
+        failure = outcome.failure
+        if isinstance(failure, OsFailure):
+            side = "the manager" if failure.on_sender else host
+            message = escaped(f"{failure.message} (on {side})")
+            if failure.errno is None:
+                return LazyclusterError(message)
+            return OSError(failure.errno, message, failure.path or self.remote_path)
+        if failure is not None:
+            return failure_error(host, self.name, outcome)
+        if outcome.completed:
+            return None
+        return LazyclusterError(f"The process that copied ended {ending(outcome)} on {host}.")
 
     def execution_error(
         self, message: str, cause: BaseException, **details: Any
@@ -184,5 +198,4 @@ class GetFile(_Copy):
 
     def transfer(self) -> Transfer:
         """Return what one execution of the copy needs on the manager."""
-        meter = self._meter()
-        return Transfer(meter, Download(self.local_path, self.remote_path, meter))
+        return Download(self._meter(), self.local_path, self.remote_path)

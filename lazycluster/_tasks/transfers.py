@@ -20,10 +20,6 @@ def own_name(path: str) -> str | None:
 def upload(local_path: str, meter: Meter | None) -> Iterator[bytes]:
     """Return a local file or folder as the chunks of a stream.
 
-    Args:
-        local_path: The file or folder.
-        meter: Counts the bytes; None for no counting.
-
     Raises:
         OSError: If it cannot be read; raised with the first chunk.
     """
@@ -38,71 +34,60 @@ class Transfer:
 
     Args:
         meter: Counts the bytes; None without a progress callback.
-        download: Receives the file or folder; None for one that is sent.
     """
 
-    def __init__(self, meter: Meter | None, download: Download | None = None) -> None:
+    failed_there = False
+    """True if the OSError that was raised is the host's, with a path on the host."""
+
+    def __init__(self, meter: Meter | None) -> None:
         self.meter = meter
-        self._download = download
 
     def leave_to_guard(self, folder: str) -> None:
-        """Let the guard remove an incomplete copy, see `Download.leave_to_guard`."""
-        if self._download is not None:
-            self._download.leave_to_guard(folder)
+        """Let the guard remove an incomplete copy if the manager dies."""
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Write the next chunk of the stream, see `Download.feed`."""
-        if self._download is not None:
-            self._download.feed(data)
-
-    @property
-    def failed_there(self) -> bool:
-        """Return True if the OSError that was raised is the host's."""
-        return self._download is not None and self._download.failed_there
+        """Write the next chunk; only a hostile host sends one of what it receives."""
 
     def finish(self) -> list[tuple[str, str]]:
         """Complete a copy after its success on the host.
 
         Returns:
             What a download has skipped, as (path, kind).
-
-        Raises:
-            OSError: See `Download.finish`.
         """
-        skipped = [] if self._download is None else self._download.finish()
         if self.meter is not None:
             self.meter.report(last=True)
             self.meter.close()
-        return skipped
+        return []
 
     def abort(self) -> None:
         """Remove an incomplete copy and end the progress line; does nothing after `finish`."""
-        try:
-            if self._download is not None:
-                self._download.abort()
-        finally:
-            if self.meter is not None:
-                self.meter.close()
+        if self.meter is not None:
+            self.meter.close()
 
 
-class Download:
+class Download(Transfer):
     """Receive a file or folder under a temporary name and rename it once it is complete.
 
     Args:
+        meter: Counts the bytes; None without a progress callback.
         local_path: The target, see `paths.destination`.
         remote_path: The path that was asked for. The copy gets its last part as the name in a
             target folder, never a name that the host sends.
-        meter: Counts the bytes; None for no counting.
 
     Raises:
         ValueError: If the target is a folder and the remote path has no name of its own.
     """
 
-    def __init__(self, local_path: str, remote_path: str, meter: Meter | None) -> None:
+    def __init__(self, meter: Meter | None, local_path: str, remote_path: str) -> None:
+        super().__init__(meter)
         on_data = None if meter is None else meter.add
         self._unpacker = Unpacker(local_path, own_name(remote_path), on_data)
-        self._meter = meter
         self._link: str | None = None
+
+    @property
+    def failed_there(self) -> bool:  # type: ignore[override]
+        """Return True if the OSError that was raised is the host's, with a path on the host."""
+        return self._unpacker.failed_there
 
     def leave_to_guard(self, folder: str) -> None:
         """Let the guard remove an incomplete copy if the manager dies.
@@ -121,11 +106,6 @@ class Download:
             return
         self._link = link
 
-    @property
-    def failed_there(self) -> bool:
-        """Return True if the OSError that was raised is the host's, with a path on the host."""
-        return self._unpacker.failed_there
-
     def feed(self, data: bytes | memoryview) -> None:
         """Write the next chunk of the stream.
 
@@ -134,14 +114,11 @@ class Download:
             ValueError: If it is malformed; the incomplete copy has been removed.
         """
         self._unpacker.feed(data)
-        if self._meter is not None:
-            self._meter.total = self._unpacker.measure
+        if self.meter is not None:
+            self.meter.total = self._unpacker.measure
 
     def finish(self) -> list[tuple[str, str]]:
-        """Rename the complete copy to its target.
-
-        Returns:
-            What the host has skipped, as (path, kind).
+        """Rename the complete copy to its target and return what the host has skipped.
 
         Raises:
             OSError: If it cannot be renamed, or the guard has begun to remove it.
@@ -149,12 +126,17 @@ class Download:
         if not self._take_back():
             self._unpacker.abort()
             raise OSError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED), self._unpacker.path)
-        return self._unpacker.finish()
+        skipped = self._unpacker.finish()
+        super().finish()
+        return skipped
 
     def abort(self) -> None:
         """Remove an incomplete copy. A second call, or one after `finish`, does nothing."""
-        self._unpacker.abort()
-        self._take_back()
+        try:
+            self._unpacker.abort()
+            self._take_back()
+        finally:
+            super().abort()
 
     def _take_back(self) -> bool:
         """Return False if the guard has removed the link, and removes the copy."""

@@ -17,12 +17,7 @@ class Values:
         self._returned: set[int] = set()
 
     def append(self, index: int, data: memoryview) -> None:
-        """Store the next chunk of a value.
-
-        Args:
-            index: The step; never lower than the one before.
-            data: The chunk.
-        """
+        """Store the next chunk of a step's value; steps come in order."""
         self._spool.write(data)
         self._sizes[index] = self._sizes.get(index, 0) + len(data)
 

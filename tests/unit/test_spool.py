@@ -6,11 +6,12 @@ import copy
 import os
 import pickle
 import stat
+import tempfile
 import threading
 
 import pytest
 
-from lazycluster._spool import MEMORY_LIMIT, READ_LIMIT, Spool
+from lazycluster._spool import BLOCK, MEMORY_LIMIT, Spool
 
 pytestmark = pytest.mark.every_python
 
@@ -22,8 +23,7 @@ def spool(request):
     if request.param == "file":
         spool.write(bytes(MEMORY_LIMIT))
     spool.write(b"0123456789")
-    yield spool
-    spool.close()
+    return spool
 
 
 def open_files():
@@ -39,12 +39,6 @@ def test_read_across_the_end_gives_what_there_is(spool):
     """A read is short at the end and empty beyond it."""
     assert spool.read_at(len(spool) - 2, 10) == b"89"
     assert spool.read_at(len(spool) + 5, 10) == b""
-
-
-def test_negative_offset_is_refused(spool):
-    """A negative number is an error, not a position from the end."""
-    with pytest.raises(ValueError, match="negative"):
-        spool.read_at(-1, 1)
 
 
 def test_write_returns_the_number_of_bytes():
@@ -67,8 +61,8 @@ def test_few_bytes_open_no_file():
     """A small spool needs no file."""
     before = open_files()
     spool = Spool(b"tiny")
+    assert len(spool) == 4
     assert open_files() == before
-    spool.close()
 
 
 def test_many_bytes_are_in_one_unlinked_private_file(tmp_path, monkeypatch):
@@ -81,8 +75,21 @@ def test_many_bytes_are_in_one_unlinked_private_file(tmp_path, monkeypatch):
     status = os.fstat(spool._file.fd)
     assert stat.S_IMODE(status.st_mode) == 0o600
     assert status.st_size == MEMORY_LIMIT + 1
-    spool.close()
+    del spool
     assert open_files() == before
+
+
+def test_spools_share_one_descriptor_and_reuse_each_others_blocks(monkeypatch):
+    """Any number of large values takes one descriptor, and no more disk than they need at once."""
+    before = open_files()
+    first, second = Spool(b"1" * 2 * MEMORY_LIMIT), Spool(b"2" * 2 * MEMORY_LIMIT)
+    assert open_files() == before + 1
+    size = os.fstat(second._file.fd).st_size
+    for _ in range(10):
+        first = Spool(b"3" * 2 * MEMORY_LIMIT)
+    assert os.fstat(second._file.fd).st_size <= size + 3 * MEMORY_LIMIT
+    assert first.read_at(0, len(first)) == b"3" * 2 * MEMORY_LIMIT
+    assert second.read_at(BLOCK - 1, 2 * BLOCK) == b"2" * 2 * BLOCK
 
 
 def test_reader_reads_a_part(spool):
@@ -93,24 +100,16 @@ def test_reader_reads_a_part(spool):
     assert second.read() == b"0123456789"
 
 
-def test_reader_without_end_sees_what_comes_later(spool):
-    """The end of an open reader is the end of the spool at that moment."""
-    reader = spool.open(len(spool))
-    assert reader.read(1) == b""
-    spool.write(b"more")
-    assert reader.read(4) == b"more"
-
-
 def test_reader_asks_for_bounded_chunks(monkeypatch):
     """A large read is many bounded reads, so that nothing is in memory twice."""
-    spool = Spool(bytes(3 * READ_LIMIT))
+    spool = Spool(bytes(3 * MEMORY_LIMIT))
     sizes = []
     read_at = spool.read_at
     monkeypatch.setattr(
         spool, "read_at", lambda offset, size: sizes.append(size) or read_at(offset, size)
     )
-    assert len(spool.open().read(3 * READ_LIMIT)) == 3 * READ_LIMIT
-    assert max(sizes) <= READ_LIMIT
+    assert len(spool.open().read(3 * MEMORY_LIMIT)) == 3 * MEMORY_LIMIT
+    assert max(sizes) <= MEMORY_LIMIT
 
 
 @pytest.mark.parametrize("size", [3, 5 * MEMORY_LIMIT])
@@ -131,21 +130,6 @@ def test_pickles_as_its_contents(spool):
 def test_deep_copy_is_the_spool_itself(spool):
     """What was written never changes, so it need not be there twice."""
     assert copy.deepcopy(spool) is spool
-
-
-def test_spool_can_be_closed_twice_and_is_not_used_afterwards(spool):
-    """Reads and writes raise a ValueError."""
-    spool.close()
-    spool.close()
-    with pytest.raises(ValueError, match="closed"):
-        spool.read_at(0, 1)
-    with pytest.raises(ValueError, match="closed"):
-        spool.write(b"x")
-
-
-def test_empty_spool_is_true():
-    """An empty spool is not mistaken for None."""
-    assert Spool()
 
 
 def test_threads_write_whole_chunks():
@@ -188,15 +172,31 @@ def test_reads_are_right_while_memory_becomes_a_file():
     assert wrong == []
 
 
-def test_forked_child_reads_what_the_parent_reads(spool):
-    """A child has its own position and takes no lock."""
+def exit_status_of_child(function):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if function() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_forked_child_reads_what_is_in_memory():
+    """A child takes no lock."""
+    spool = Spool(b"0123456789")
     with spool._lock:  # as if another thread were writing at the fork
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0 if spool.read_at(len(spool) - 10, 10) == b"0123456789" else 1)
-    _, status = os.waitpid(pid, 0)
-    assert status == 0
-    assert spool.open(len(spool) - 10).read() == b"0123456789"
+        assert exit_status_of_child(lambda: spool.read_at(0, 10) == b"0123456789") == 0
+
+
+def test_forked_child_has_a_file_of_its_own():
+    """The parent may give a block to another value, so a child that reads it gets an error."""
+    spool = Spool(b"1" * 2 * MEMORY_LIMIT)
+
+    def use_spools():
+        with pytest.raises(OSError, match="only in process"):
+            spool.read_at(0, 1)
+        return Spool(b"2" * 2 * MEMORY_LIMIT).read_at(0, 1) == b"2"
+
+    assert exit_status_of_child(use_spools) == 0
+    assert spool.read_at(0, len(spool)) == b"1" * 2 * MEMORY_LIMIT
 
 
 def test_full_disk_names_the_folder_and_appends_nothing(spool, monkeypatch):
@@ -210,5 +210,5 @@ def test_full_disk_names_the_folder_and_appends_nothing(spool, monkeypatch):
     monkeypatch.setattr(os, "pwrite", no_room)
     with pytest.raises(OSError, match="No space left") as raised:
         spool.write(b"more")
-    assert raised.value.filename == spool._file.folder
+    assert raised.value.filename == tempfile.gettempdir()
     assert len(spool) == length

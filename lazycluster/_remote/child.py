@@ -2,9 +2,8 @@
 
 It has four pipes: the payload (to read: the job, then what the step reads), the value (to write,
 raw pickle or a stream), the report (to write, a JSON object per line, the outcome last), and the
-output, which is its fd 1 and 2.
-
-It may be forked before there is a job for it, since forking is most of the time that a call takes.
+output, which is its fd 1 and 2. It may be forked before there is a job for it, since forking is
+most of the time that a call takes.
 """
 
 import importlib
@@ -33,11 +32,9 @@ _exit = os._exit
 
 
 def fork(run: "Callable[[], object]") -> "int":
-    """Fork a process that calls `run` and exits; return its pid.
-
-    The child starts with END_SIGNALS blocked: the supervisor's handlers would swallow a signal that
-    comes before the child has its own.
-    """
+    """Fork a process that calls `run` and exits; return its pid."""
+    # Blocked in the child too: the supervisor's handlers would swallow a signal that comes before
+    # the child has its own.
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     try:
         pid = os.fork()
@@ -52,15 +49,7 @@ def fork(run: "Callable[[], object]") -> "int":
 
 
 def main(output: "int", value: "int", report: "int", payload: "int", warm: "bool") -> "None":
-    """Do the job of a step, report its outcome and exit.
-
-    Args:
-        output: The pipe for standard output and error.
-        value: The pipe for the value.
-        report: The pipe for reports.
-        payload: The pipe that the job comes through, and then what the step reads.
-        warm: Whether to warm up, since the job is still to come.
-    """
+    """Do the job of a step, report its outcome and exit; warm up first if the job is to come."""
     channel = streams.identity(report)
     outcome = _work(output, value, report, payload, warm)
     streams.flush_streams()
@@ -80,16 +69,18 @@ def _work(output: "int", value: "int", report: "int", payload: "int", warm: "boo
     kind = step["kind"]
     try:
         _settle(job["working_dir"], job["environment"])
+        if kind == "function":
+            return call(step["python"], job["missing"], payload, value)
+        if kind == "unpack":
+            return files.receive(payload, report, step["target"], step["name"])
+        if kind == "pack":
+            return files.send(step["path"], step["measured"], value)
+        module = importlib.import_module(job["module"])
+        return {"result": _operate(getattr(module, step["operation"]), job["arguments"])}
     except OSError as error:
         return files.os_failure(error)
-    if kind == "function":
-        return call(step["python"], job["missing"], payload, value)
-    if kind == "unpack":
-        return files.receive(payload, report, step["target"], step["name"])
-    if kind == "pack":
-        return files.send(step["path"], step["measured"], value)
-    module = importlib.import_module(job["module"])
-    return _operate(getattr(module, step["operation"]), job["arguments"])
+    except ValueError as error:  # no path can look like this
+        return {"failure": "os", "message": str(error)}
 
 
 def encode_job(job: "dict[str, Any]") -> "bytes":
@@ -161,11 +152,7 @@ def _prepare(output: "int") -> "None":
 
 
 def _settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":
-    """Set the step's variables and enter its working directory.
-
-    Raises:
-        OSError: If the directory cannot be entered.
-    """
+    """Set the step's variables and enter its working directory."""
     for name, value in environment.items():
         os.environb[files.to_bytes(name)] = files.to_bytes(value)
     if "TZ" in environment:
@@ -174,16 +161,10 @@ def _settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":
         os.chdir(files.to_bytes(working_dir))
 
 
-def _operate(operation: "Callable[..., object]", arguments: "dict[str, Any]") -> "Outcome":
-    """Call one of the library's operations, see `operations`; return the outcome."""
-    try:
-        arguments = {
-            name: files.to_native(value) if isinstance(value, str) else value
-            for name, value in arguments.items()
-        }
-        result = operation(**arguments)
-        return {"result": files.to_text(result) if isinstance(result, str) else result}
-    except OSError as error:
-        return files.os_failure(error)
-    except ValueError as error:  # no path can look like this
-        return {"failure": "os", "message": str(error)}
+def _operate(operation: "Callable[..., object]", arguments: "dict[str, Any]") -> "object":
+    """Call one of the library's operations, see `operations`; return its result."""
+    for name, value in arguments.items():
+        if isinstance(value, str):
+            arguments[name] = files.to_native(value)
+    result = operation(**arguments)
+    return files.to_text(result) if isinstance(result, str) else result

@@ -4,9 +4,8 @@ It reads what is to be cleaned up from a pipe that only the supervisor writes to
 
     +PID   a step's process leads a session
     ~PID   this leader has been waited for; its session may have more processes
-    -PID   the session has no process left
-    tPATH  the path (in hex) is temporary
-    kPATH  the path is kept, or has been removed
+    tPATH  the absolute path (in hex) is temporary
+    -PID, -PATH  the session has no process left; the path is kept, or has been removed
 
 At the end of the pipe it does what the supervisor would have done. If no process can be forked, the
 supervisor works without it.
@@ -29,19 +28,22 @@ NOTES_LIMIT = 1 << 20  # bytes that may wait for the pipe
 
 
 class CleanupProcess:
-    """The supervisor's side of the cleanup process."""
+    """The supervisor's side of the cleanup process.
+
+    Attributes:
+        temporary: The paths that are to be removed in the end.
+    """
 
     def __init__(self) -> "None":
+        self.temporary = set()  # type: set[str]
         self._pid = 0
         self._notes = -1
         self._waiting = bytearray()
 
     def start(self, null: "int", close: "Callable[[], None]") -> "None":
-        """Fork it.
+        """Fork it; it calls `close` to close the supervisor's descriptors.
 
-        Args:
-            null: `/dev/null`, for its standard streams: ssh would wait until they are closed.
-            close: Called in the child; closes the supervisor's descriptors.
+        `null` is for its standard streams, since ssh would wait until they are closed.
         """
         notes, self._notes = os.pipe()
         os.set_blocking(self._notes, False)
@@ -61,11 +63,13 @@ class CleanupProcess:
 
     def add_temporary(self, path: "str") -> "None":
         """Note that a path is to be removed in the end."""
+        self.temporary.add(path)
         self.note(b"t" + os.fsencode(path).hex().encode())
 
     def keep(self, path: "str") -> "None":
         """Note that a path is not, or no longer, to be removed."""
-        self.note(b"k" + os.fsencode(path).hex().encode())
+        self.temporary.discard(path)
+        self.note(b"-" + os.fsencode(path).hex().encode())
 
     def note(self, note: "bytes") -> "None":
         """Write a line to the process; it waits here while the pipe is full."""
@@ -107,7 +111,7 @@ def _clean_up_at_end(notes: "int") -> "None":
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in END_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    led, orphaned, temporary = set(), set(), set()  # type: set[int], set[int], set[bytes]
+    noted = {}  # type: dict[bytes, bytes]  # PID or PATH → its last note
     rest = b""
     while True:
         data = os.read(notes, 1 << 16)
@@ -115,19 +119,18 @@ def _clean_up_at_end(notes: "int") -> "None":
             break
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            kind, text = line[:1], line[1:].decode("ascii")
-            if kind in b"tk":
-                path = bytes.fromhex(text)
-                (temporary.add if kind == b"t" else temporary.discard)(path)
-                continue
-            pid = int(text)
-            (led.add if kind == b"+" else led.discard)(pid)
-            (orphaned.add if kind == b"~" else orphaned.discard)(pid)
+            if line[:1] == b"-":
+                noted.pop(line[1:], None)
+            else:
+                noted[line[1:]] = line[:1]
         time.sleep(NOTES_INTERVAL)
+    led = {int(pid) for pid, kind in noted.items() if kind == b"+"}
+    orphaned = {int(pid) for pid, kind in noted.items() if kind == b"~"}
     for number in (signal.SIGTERM, signal.SIGKILL):
         signal_sessions(led | orphaned, number, led)
         deadline = time.monotonic() + END_GRACE
         while living_groups(led | orphaned) and time.monotonic() < deadline:
             time.sleep(POLL_INTERVAL)
-    for path in temporary:
-        folders.remove_tree(os.fsdecode(path))
+    for path, kind in noted.items():
+        if kind == b"t":
+            folders.remove_tree(os.fsdecode(bytes.fromhex(path.decode("ascii"))))

@@ -48,11 +48,8 @@ def send(path: "str", measured: "bool", value: "int") -> "Outcome":
     """Write a file or folder to the value pipe, as a stream; return the outcome."""
     from .._shared import tree_stream
 
-    try:
-        for chunk in tree_stream.pack(paths.expand(to_native(path)), measured=measured):
-            streams.write_all(value, chunk)
-    except OSError as error:
-        return os_failure(error)
+    for chunk in tree_stream.pack(paths.expand(to_native(path)), measured=measured):
+        streams.write_all(value, chunk)
     return {"result": None}
 
 
@@ -64,11 +61,10 @@ def receive(payload: "int", report: "int", target: "str", name: "str | None") ->
     """
     from .._shared.unpacker import Unpacker
 
-    unpacker = None
+    unpacker = Unpacker(to_native(target), None if name is None else to_native(name))
+    streams.send_report(report, {"temporary": to_text(unpacker.temporary)})
+    buffer = memoryview(bytearray(READ))
     try:
-        unpacker = Unpacker(to_native(target), None if name is None else to_native(name))
-        streams.send_report(report, {"temporary": to_text(unpacker.temporary)})
-        buffer = memoryview(bytearray(READ))
         while not unpacker.is_complete:
             count = os.readv(payload, [buffer])
             if not count:
@@ -76,10 +72,6 @@ def receive(payload: "int", report: "int", target: "str", name: "str | None") ->
             unpacker.feed(buffer[:count])
         skipped = unpacker.finish()
     except OSError as error:
-        return dict(os_failure(error), there=unpacker is not None and unpacker.failed_there)
-    except ValueError as error:
-        return {"failure": "os", "message": str(error)}
-    return {
-        "result": to_text(unpacker.path),
-        "skipped": [[to_text(path), what] for path, what in skipped],
-    }
+        return dict(os_failure(error), there=unpacker.failed_there)
+    listed = [[to_text(path), what] for path, what in skipped]
+    return {"result": to_text(unpacker.path), "skipped": listed}

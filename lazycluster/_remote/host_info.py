@@ -35,8 +35,8 @@ def read_host_info(root: "str" = "/", timeout: "float" = PROGRAM_TIMEOUT) -> "di
     """Return everything, as plain values.
 
     Args:
-        root: Where `proc` and the mounted control groups are. Defaults to "/".
-        timeout: Seconds that nvidia-smi may take. Defaults to 10.
+        root: Where `proc` and the mounted control groups are.
+        timeout: Seconds that nvidia-smi may take.
     """
     return {
         "os": operating_system(),
@@ -66,15 +66,19 @@ def operating_system() -> "str":
     return name + "-with-" + libc.replace(" ", "") if libc else name
 
 
-# Cores
-
-
 def cpu_cores(root: "str" = "/") -> "int":
     """Return the minimum of the cores online, the cores allowed here, and the quotas; at least 1.
 
     A quota of 1.5 cores counts as 2: two threads have something to do, if not all the time.
     """
-    counts = [_online(), _allowed()]
+    try:  # not os.cpu_count(): from Python 3.13 on, PYTHON_CPU_COUNT replaces it
+        counts = [os.sysconf("SC_NPROCESSORS_ONLN")]
+    except (OSError, ValueError):
+        counts = [os.cpu_count() or 0]
+    try:  # what taskset and cpuset allow
+        counts.append(len(os.sched_getaffinity(0)))
+    except (AttributeError, OSError):
+        pass  # macOS has none; a filter of system calls may refuse it
     for folder in cgroup_folders(root, "cpu"):
         words = _words(folder, "cpu.max")
         if not words:
@@ -83,24 +87,6 @@ def cpu_cores(root: "str" = "/") -> "int":
         if quota and period:
             counts.append(-(-quota // period))
     return min((count for count in counts if count > 0), default=1)
-
-
-def _online() -> "int":
-    try:  # not os.cpu_count(): from Python 3.13 on, PYTHON_CPU_COUNT replaces it
-        return os.sysconf("SC_NPROCESSORS_ONLN")
-    except (OSError, ValueError):
-        return os.cpu_count() or 0
-
-
-def _allowed() -> "int":
-    """Return how many cores taskset and cpuset allow this process; 0 if that is unknown."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):  # macOS has none; a filter of system calls may refuse it
-        return 0
-
-
-# Memory
 
 
 def memory(root: "str" = "/") -> "int | None":
@@ -132,18 +118,11 @@ def _installed(root: "str") -> "int":
     return _natural(_printed(["sysctl", "-n", "hw.memsize"], PROGRAM_TIMEOUT).strip())
 
 
-# Control groups
-
-
 def cgroup_folders(root: "str", controller: "str") -> "list[str]":
     """Return the folders of the control groups that limit this process: its own and all parents.
 
     Both versions of control groups may be mounted at once, anywhere, each perhaps more than once;
-    a container often sees only the lower part of the path.
-
-    Args:
-        root: Where `proc` is.
-        controller: "cpu" or "memory".
+    a container often sees only the lower part of the path. The controller is "cpu" or "memory".
     """
     paths = {}  # type: dict[str, str]
     for line in _lines(root, "proc/self/cgroup"):  # number:controllers:path
@@ -200,9 +179,6 @@ def _unescaped(field: "str") -> "str":
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), field)
 
 
-# GPUs
-
-
 def gpus(timeout: "float" = PROGRAM_TIMEOUT) -> "list[Gpu]":
     """Return a dictionary for each NVIDIA GPU that programs see here; none without nvidia-smi.
 
@@ -257,16 +233,8 @@ def _part(found: "list[Gpu]", uuid: "str") -> "Gpu":
     """Return a part of a GPU (MIG); nvidia-smi lists only whole ones."""
     wholes = [gpu for gpu in found if gpu["uuid"] and gpu["uuid"] in uuid]  # before driver 470
     whole = wholes[0] if wholes else found[0] if len(found) == 1 else {}
-    return {
-        "id": whole.get("id"),
-        "name": whole.get("name"),
-        "uuid": uuid,
-        "memory": None,
-        "driver_version": found[0]["driver_version"],
-    }
-
-
-# Files and programs
+    part = {"id": whole.get("id"), "name": whole.get("name"), "uuid": uuid, "memory": None}
+    return dict(part, driver_version=found[0]["driver_version"])
 
 
 def _lines(folder: "str", name: "str") -> "list[str]":
@@ -311,6 +279,6 @@ def _printed(argv: "list[str]", timeout: "float") -> "str":
         try:
             process.wait(1)
         except subprocess.TimeoutExpired:
-            pass  # it hangs in a driver; init will wait for it
+            pass  # init will wait for it
         return ""
     return output.decode("utf-8", "replace") if process.returncode == 0 else ""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class SentModules:
     """Import cloudpickle and modules of this library from the archives that the manager has sent.
 
+    It is a finder and a loader, see importlib.abc.
+
     Attributes:
         count: How many were imported; a process forked before one was does not have it.
     """
@@ -31,11 +33,7 @@ class SentModules:
         self._contents.update(archive.unpack(data))
 
     def load(self, name: "str") -> "str | None":
-        """Import a module in the supervisor, once, so that each forked process has it.
-
-        Returns:
-            Why it cannot be imported; None if it can.
-        """
+        """Import a module once for all forked processes; return why it cannot be, or None."""
         if name not in self._contents:
             return "the manager has not sent it"
         if name not in self._missing:
@@ -65,7 +63,6 @@ class SentModules:
     def find_spec(
         self, name: "str", path: "object" = None, target: "object" = None
     ) -> "importlib.machinery.ModuleSpec | None":
-        """See importlib.abc.MetaPathFinder."""
         if name not in self._contents:
             return None
         package = any(other.startswith(name + ".") for other in self._contents)
@@ -75,7 +72,6 @@ class SentModules:
         """See importlib.abc.Loader."""
 
     def exec_module(self, module: "types.ModuleType") -> "None":
-        """See importlib.abc.Loader."""
         archive.execute(self._contents[module.__name__], module)
 
 
@@ -96,7 +92,6 @@ class LocalModules:
     def find_spec(
         self, name: "str", path: "object" = None, target: "object" = None
     ) -> "importlib.machinery.ModuleSpec | None":
-        """See importlib.abc.MetaPathFinder."""
         if name not in self._sources:
             return None
         _, file, is_package = self._sources[name]
@@ -108,7 +103,6 @@ class LocalModules:
         """See importlib.abc.Loader."""
 
     def exec_module(self, module: "types.ModuleType") -> "None":
-        """See importlib.abc.Loader."""
         text, file, _ = self._sources[module.__name__]
         exec(compile(text, file or module.__name__, "exec", dont_inherit=True), module.__dict__)
 

@@ -26,15 +26,7 @@ MOST_FRAMES = 64  # in one write; the system's limit is 1024
 QUEUE_LIMIT = 1 << 18  # bytes that may wait for the manager before the steps' pipes are paused
 
 # Raised for frames that no manager sends: JSON may be nested too deeply, a number infinite.
-_MALFORMED = (
-    frames.FrameError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class Loop:
@@ -114,11 +106,7 @@ class Loop:
     ) -> "None":
         """Write a frame, with all others of this turn: each write wakes half a dozen processes.
 
-        Args:
-            kind: The frame's.
-            request: The number of the request.
-            payload: The frame's.
-            may_wait: Whether the frame may wait up to FLUSH_DELAY for the next one.
+        With `may_wait` it may wait up to FLUSH_DELAY for the next one.
         """
         self._append(frames.encode(kind, request, payload), may_wait)
 
@@ -132,12 +120,6 @@ class Loop:
         self, fd: "int", kind: "int", request: "int", may_wait: "bool" = False
     ) -> "int | None":
         """Read what is there, CHUNK bytes at most, and send it, copied as little as possible.
-
-        Args:
-            fd: Where to read.
-            kind: The frame's.
-            request: The number of the request.
-            may_wait: As for `send`; only for a small frame.
 
         Returns:
             How many bytes it was: 0 at the end of the file, None if nothing is there now.
@@ -182,12 +164,11 @@ class Loop:
                     break
                 written -= len(first)
                 self._queue.popleft()
-        if bool(self._queue) != self._is_full:
-            self._is_full = not self._is_full
-            if self._is_full:
-                self.add_writer(self._sink, lambda _: self._flush())
-            else:
-                self.remove_writer(self._sink)
+        self._is_full = bool(self._queue)
+        if self._is_full:
+            self.add_writer(self._sink, lambda _: self._flush())
+        else:
+            self.remove_writer(self._sink)
 
     def _write(self, chunks: "list[memoryview]") -> "int":
         try:

@@ -17,16 +17,11 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """Steps that follow one another, and what they share.
-
-    Args:
-        number: The request's number.
-        description: What the manager has sent, see `frames`.
-        loop: The supervisor's.
+    """Steps that follow one another, and what they share; `frames` explains the description.
 
     Attributes:
         task: The number of the first request of the task.
-        index: The index of the running step.
+        index: The running step's.
         process: The running step's.
         outcome: What the running step has reported.
         temporary: Where the running step writes before the copy is complete.

@@ -35,24 +35,13 @@ class Sessions:
         self._note(b"+%d" % pid)
 
     def orphan(self, pid: "int", task: "int") -> "None":
-        """Take the end of a leader that has been waited for; its session may have more processes.
-
-        Args:
-            pid: The leader's.
-            task: The number of the task whose kill concerns the session.
-        """
+        """Take the end of a leader that was waited for; a kill of the task concerns its session."""
         self._led.discard(pid)
         self._orphaned[pid] = task
         self._note(b"~%d" % pid)
 
     def signal_task(self, number: "int", task: "int", pid: "int") -> "None":
-        """Send a signal to the orphaned sessions of a task, and to the session of a leader.
-
-        Args:
-            number: The signal.
-            task: The task's number.
-            pid: The leader's; it is skipped if the leader has ended, and may be 0.
-        """
+        """Send a signal to a task's orphaned sessions, and to the leader `pid` unless it is 0."""
         signal_sessions(self._of_task(task) | ({pid} & self._led), number, self._led)
 
     def has_living(self, task: "int") -> "bool":
@@ -70,11 +59,7 @@ class Sessions:
             self._note(b"-%d" % session)
 
     def end(self, on_reaped: "Callable[[int], object]") -> "None":
-        """End all processes of all sessions: SIGTERM, and SIGKILL after END_GRACE.
-
-        Args:
-            on_reaped: Called with the pid of each child that has been waited for.
-        """
+        """End all processes of all sessions: SIGTERM, and SIGKILL after END_GRACE."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             signal_sessions(self._led | set(self._orphaned), number, self._led)
             deadline = time.monotonic() + END_GRACE
@@ -105,11 +90,8 @@ def ended_children() -> "list[tuple[int, int]]":
 def living_groups(sessions: "set[int]") -> "dict[int, set[int]]":
     """Return the process groups, by session, that have a process which has not ended.
 
-    Only /proc shows the groups of a session; where there is no /proc, the leader's group stands for
-    the session.
-
-    A zombie does not count: the first process of a container may never wait for the orphans that it
-    gets.
+    Without /proc the leader's group stands for the session. A zombie does not count: the first
+    process of a container may never wait for the orphans that it gets.
     """
     found = {}  # type: dict[int, set[int]]
     if not sessions:
@@ -137,11 +119,7 @@ def signal_sessions(sessions: "set[int]", number: "int", led: "set[int]") -> "No
     The system gives a number to no new process while a session or group of that number has a
     member. So if a session's leader has been waited for and a process has the session's number,
     then the session ended some time ago and the number was given again: it is left alone.
-
-    Args:
-        sessions: Their numbers, which are their leaders' pids.
-        number: The signal.
-        led: The sessions whose leaders have not been waited for.
+    The leaders of `led` have not been waited for.
     """
     groups = living_groups(sessions)
     for session in sessions:

@@ -47,15 +47,7 @@ class StepProcess:
         null: "int",
         script: "str | None",
     ) -> "None":
-        """Run a command by a shell.
-
-        Args:
-            command: The command.
-            shell: The shell.
-            working_dir: Where; None for the supervisor's own directory.
-            environment: All its variables.
-            null: `/dev/null`, for its standard input.
-            script: The file to write the command to if it is too long for an argv, else None.
+        """Run a command by a shell; a command too long for an argv is written to `script`.
 
         Raises:
             OSError, ValueError: If the shell cannot be started; everything is closed then.
@@ -89,11 +81,7 @@ class StepProcess:
         self.pid = process.pid
 
     def start_fork(self, close: "Callable[[], None]", warm: "bool") -> "None":
-        """Fork a process that waits for its job, see `child.main`.
-
-        Args:
-            close: Called in the child; closes the supervisor's descriptors.
-            warm: Whether the job is still to come.
+        """Fork a process that waits for its job; it calls `close` to close what is not its own.
 
         Raises:
             OSError: If there are no descriptors or processes left; everything is closed then.

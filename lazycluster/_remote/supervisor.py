@@ -68,7 +68,6 @@ class Supervisor:
         self.waiting = collections.deque()  # type: collections.deque[Request]  # for a resource
         self.running = {}  # type: dict[int, Request]  # by the pid of its running step
         self.preforked = None  # type: StepProcess | None
-        self.temporary = set()  # type: set[str]
         self.scripts = None  # type: str | None  # the folder of commands too long for an argv
         self.modules = SentModules()
         self.cleanup = CleanupProcess()
@@ -89,7 +88,7 @@ class Supervisor:
         self._dismiss_preforked()
         self.sessions.end(self.cleanup.handle_reaped)
         self.loop.close_readers()  # removing a folder takes descriptors
-        for path in self.temporary:
+        for path in self.cleanup.temporary:
             folders.remove_tree(path)
         self.cleanup.dismiss()
 
@@ -133,11 +132,9 @@ class Supervisor:
             self._finish(request)
             return
         step = request.steps[request.index]
+        is_command = step["kind"] == "command"
         try:
-            if step["kind"] == "command":
-                self._start_command(request, step)
-            else:
-                self._start_fork(request, step)
+            (self._start_command if is_command else self._start_fork)(request, step)
         except ValueError:  # a NUL, or text that cannot be encoded
             message = "the command, a path or a variable cannot be passed to a process"
             self._end_step(request, {"failure": "os", "message": message})
@@ -156,7 +153,7 @@ class Supervisor:
         self.sessions.add(process.pid)
         started = {"step": request.index, "pid": process.pid}
         self.loop.send_json(frames.STARTED, request.number, started, may_wait=True)
-        if step["kind"] == "command":
+        if is_command:
             self.loop.add_reader(process.output, lambda _: self._read_output(process))
         else:
             if request.wanted > frames.CHUNK:
@@ -167,9 +164,9 @@ class Supervisor:
 
     def _start_command(self, request: "Request", step: "Description") -> "None":
         command = to_bytes(step["command"])
+        variables = request.environment.items()
         environment = dict(os.environb)
-        for name, value in request.environment.items():
-            environment[to_bytes(name)] = to_bytes(value)
+        environment.update((to_bytes(name), to_bytes(value)) for name, value in variables)
         request.process.start_command(
             command,
             to_bytes(step["shell"]) if step.get("shell") else account_shell(),
@@ -182,7 +179,7 @@ class Supervisor:
     def _script_path(self, number: "int") -> "str":
         if self.scripts is None:
             scripts = paths.temporary_path()
-            self._add_temporary(scripts)
+            self.cleanup.add_temporary(scripts)
             self.scripts = paths.make_private_directory(scripts)
         return os.path.join(self.scripts, str(number))
 
@@ -203,19 +200,12 @@ class Supervisor:
         if step.get("operation") == "make_private_directory":
             # Known before it is created, so that no way of ending leaves it behind.
             arguments["path"] = paths.temporary_path()
-            self._add_temporary(arguments["path"])
-        job = child.encode_job(
-            {
-                "step": step,
-                "working_dir": request.working_dir,
-                "environment": request.environment,
-                "missing": missing,
-                "module": module,
-                "arguments": arguments,
-            }
-        )
+            self.cleanup.add_temporary(arguments["path"])
+        job = {"step": step, "missing": missing, "module": module, "arguments": arguments}
+        job.update(working_dir=request.working_dir, environment=request.environment)
+        data = child.encode_job(job)
         request.process = self._take_process()
-        request.process.job = memoryview(job)
+        request.process.job = memoryview(data)
 
     def _take_process(self) -> "StepProcess":
         """Return a process for a job: the pre-forked one, if it has all modules, or a new one."""
@@ -283,9 +273,8 @@ class Supervisor:
 
     def _read_value(self, process: "StepProcess") -> "bool":
         request = process.request
-        if request is None:  # a pre-forked process has ended
-            count = 0  # type: int | None
-        else:
+        count = 0  # type: int | None
+        if request is not None:  # else a pre-forked process has ended
             # The manager cannot use it before the step has ended.
             count = self.loop.relay(process.value, frames.VALUE, request.number, may_wait=True)
         if count == 0:
@@ -300,7 +289,7 @@ class Supervisor:
                 for content in request.split_reports(data):
                     if "temporary" in content:
                         request.temporary = files.to_native(content["temporary"])
-                        self._add_temporary(request.temporary)
+                        self.cleanup.add_temporary(request.temporary)
                     else:
                         request.outcome = content
             except ValueError:
@@ -341,11 +330,11 @@ class Supervisor:
             outcome["exit_status"] = os.WEXITSTATUS(process.status)
         step = request.steps[request.index]
         if step.get("operation") == "remove_tree" and outcome.get("result"):
-            self._keep(files.to_native(step["arguments"]["path"]))
+            self.cleanup.keep(files.to_native(step["arguments"]["path"]))
         if request.temporary is not None:
             if "result" not in outcome:  # else it has been renamed to its destination
                 folders.remove_tree(request.temporary)
-            self._keep(request.temporary)
+            self.cleanup.keep(request.temporary)
         request.reset_step()
         self.loop.send_json(frames.ENDED, request.number, outcome)
         if step["kind"] == "function":
@@ -389,11 +378,3 @@ class Supervisor:
     def _check_orphaned_sessions(self) -> "None":
         self.sessions.forget_empty()
         self.loop.call_later(self.keepalive, self._check_orphaned_sessions)
-
-    def _add_temporary(self, path: "str") -> "None":
-        self.temporary.add(path)
-        self.cleanup.add_temporary(path)
-
-    def _keep(self, path: "str") -> "None":
-        self.temporary.discard(path)
-        self.cleanup.keep(path)

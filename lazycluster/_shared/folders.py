@@ -59,10 +59,7 @@ class Folder:
         self._above.append((status.st_dev, status.st_ino))
 
     def leave(self, attributes: "Attributes | None" = None) -> "bytes":
-        """Go up; return the name of the folder that was left.
-
-        Args:
-            attributes: What the folder gets, now that nothing is written to it any more.
+        """Set the folder's attributes, if given, and go up; return the name of the folder.
 
         Raises:
             OSError: ESTALE if another process has moved the folder.
@@ -92,22 +89,20 @@ class Folder:
 
     def close(self) -> "None":
         """Close the descriptor; a second call does nothing."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def walk(folder: "Folder", removing: "bool" = False) -> "Iterator[tuple[int, bytes]]":
     """Yield everything in a folder as (type, name), the type being S_IFREG or another of `stat`.
 
-    A folder comes twice: as S_IFDIR once `folder` has entered it, and as LEAVE once `folder` has
-    left it. The type 0 stands for a FIFO, socket or device, for an entry that has vanished, and for
-    a temporary of the library.
+    `folder` moves along with the walk. A folder comes twice: as S_IFDIR once `folder` has entered
+    it, and as LEAVE once `folder` has left it. The type 0 stands for a FIFO, socket or device, for
+    an entry that has vanished, and for a temporary of the library.
 
-    Args:
-        folder: Where to start; it moves along with the walk.
-        removing: Make each folder readable and writable, include temporaries, and yield a folder
-            that cannot be entered with the type 0.
+    With `removing` each folder is made readable and writable, temporaries are included, and a
+    folder that cannot be entered has the type 0.
     """
     waiting = []  # type: list[list[bytes]]  # per level, the folders still to enter
     while True:
@@ -121,24 +116,23 @@ def walk(folder: "Folder", removing: "bool" = False) -> "Iterator[tuple[int, byt
                 folder.entry = name
                 yield kind, name
         while True:
-            if waiting[-1]:
-                folder.entry = name = waiting[-1].pop()
-                try:
-                    if removing:
-                        call_if_supported(os.chmod, name, 0o700, dir_fd=folder.fd)
-                    folder.enter(name)
-                except OSError as error:
-                    if not removing and not isinstance(error, FileNotFoundError):
-                        raise
-                    yield 0, name
-                else:
-                    yield stat.S_IFDIR, name
-                    break
-            else:
+            while not waiting[-1]:
                 waiting.pop()
                 if not waiting:
                     return
                 yield LEAVE, folder.leave()
+            folder.entry = name = waiting[-1].pop()
+            try:
+                if removing:
+                    call_if_supported(os.chmod, name, 0o700, dir_fd=folder.fd)
+                folder.enter(name)
+            except OSError as error:
+                if not removing and not isinstance(error, FileNotFoundError):
+                    raise
+                yield 0, name
+            else:
+                yield stat.S_IFDIR, name
+                break
 
 
 def _entries(fd: "int") -> "list[tuple[int, bytes]]":
@@ -155,10 +149,8 @@ def _entries(fd: "int") -> "list[tuple[int, bytes]]":
                 kind = stat.S_IFREG
             elif entry.is_dir(follow_symlinks=False):
                 kind = stat.S_IFDIR
-            elif entry.is_symlink():
-                kind = stat.S_IFLNK
             else:
-                kind = 0
+                kind = stat.S_IFLNK if entry.is_symlink() else 0
             found.append((kind, os.fsencode(entry.name)))
     return found
 
@@ -216,7 +208,7 @@ def delete_directory(path: "str") -> "bool | None":
 
 
 def entry_status(path: "str | bytes", folder: "int | None" = None) -> "os.stat_result | None":
-    """Return the status of an entry, of a link itself; None if the entry does not exist."""
+    """Return the status of an entry, not of a link's target; None if it does not exist."""
     try:
         return os.stat(path, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -226,10 +218,17 @@ def entry_status(path: "str | bytes", folder: "int | None" = None) -> "os.stat_r
 def set_attributes(fd: "int", attributes: "Attributes", more: "int" = 0) -> "None":
     """Set the permission bits, plus the bits `more`, and the mtime."""
     call_if_supported(os.fchmod, fd, attributes[0] & 0o777 | more)
-    call_if_supported(os.utime, fd, ns=times(attributes))
+    call_if_supported(os.utime, fd, ns=_times(attributes))
 
 
-def times(attributes: "Attributes") -> "tuple[int, int]":
+def set_link_time(name: "bytes", folder: "int", attributes: "Attributes") -> "None":
+    """Set the mtime of a link where the system can."""
+    if os.utime in os.supports_follow_symlinks:
+        ns = _times(attributes)
+        call_if_supported(os.utime, name, ns=ns, dir_fd=folder, follow_symlinks=False)
+
+
+def _times(attributes: "Attributes") -> "tuple[int, int]":
     """Return atime and mtime in nanoseconds, as os.utime takes them."""
     time = attributes[1] * 10**9 + attributes[2]
     return time, time

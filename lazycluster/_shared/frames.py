@@ -65,9 +65,7 @@ TO_SUPERVISOR = frozenset([REQUEST_PART, REQUEST, INPUT, KILL, MODULES, HEARTBEA
 TO_MANAGER = frozenset([HELLO, STARTED, OUTPUT, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT])
 
 SILENT_PERIODS = 4  # of keepalive seconds without a frame, until the other side counts as gone
-
 BULK = frozenset([INPUT, OUTPUT, VALUE])  # their payload is a user's bytes, not a message
-
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python knows from 3.10 on
 
 # Bytes of INPUT that may be under way for a request: at first, and once a step wants a lot.
@@ -75,7 +73,7 @@ FIRST_WINDOW = 1 << 19
 WINDOW = 1 << 22
 
 
-class FrameError(Exception):
+class FrameError(ValueError):
     """Bytes that are not a frame."""
 
 
@@ -85,11 +83,7 @@ def encode(kind: "int", request: "int", payload: "bytes" = b"") -> "bytes":
 
 
 class FrameReader:
-    """Cut a stream of bytes into frames.
-
-    Args:
-        kinds: The kinds of frame that are allowed.
-    """
+    """Cut a stream of bytes into frames; other kinds than `kinds` are not allowed."""
 
     def __init__(self, kinds: "frozenset[int]") -> "None":
         self._kinds = kinds

@@ -15,9 +15,9 @@ def temporary_path() -> "str":
 
     Its parent is the first writable one of `$TMPDIR`, `/tmp` and `/var/tmp`.
     """
-    parents = [parent for parent in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp") if parent]
-    usable = [parent for parent in parents if os.access(parent, os.W_OK | os.X_OK)]
-    parent = (usable or parents)[0]
+    parents = list(filter(None, (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")))
+    usable = (parent for parent in parents if os.access(parent, os.W_OK | os.X_OK))
+    parent = next(usable, parents[0])
     return os.path.join(os.path.abspath(parent), "lazycluster-" + os.urandom(8).hex())
 
 

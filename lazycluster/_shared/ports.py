@@ -19,10 +19,7 @@ REFUSED = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 def first_free_port(ports: "list[int]") -> "int | None":
     """Return the first free port of a list; None if none is free."""
-    for port in ports:
-        if port_is_free(port):
-            return port
-    return None
+    return next(filter(port_is_free, ports), None)
 
 
 def port_is_free(port: "int") -> "bool":
@@ -37,9 +34,6 @@ def port_is_free(port: "int") -> "bool":
     An account that may not bind the port (below 1024, for example) cannot see a socket that is
     bound but does not listen.
 
-    Args:
-        port: From 1 to 65535.
-
     Raises:
         OSError: If the check failed, for lack of file descriptors for example.
     """
@@ -47,17 +41,10 @@ def port_is_free(port: "int") -> "bool":
 
 
 def port_state(port: "int") -> "dict[str, Any]":
-    """Return whether the port is free and which addresses are listened on.
+    """Return `free`, see `port_is_free`, and `listeners`.
 
-    Args:
-        port: From 1 to 65535.
-
-    Returns:
-        `free`: See `port_is_free`. `listeners`: The addresses of the port's listening sockets, such
-        as "127.0.0.1", "::1" and "::ffff:127.0.0.1"; None where the system has no socket tables.
-
-    Raises:
-        OSError: If the check failed, for lack of file descriptors for example.
+    These are the addresses of the port's listening sockets, such as "127.0.0.1", "::1" and
+    "::ffff:127.0.0.1"; None where the system has no socket tables.
     """
     return {"free": port_is_free(port), "listeners": _listeners(port)}
 
@@ -80,11 +67,7 @@ def _is_bound(port: "int") -> "bool":
 
 
 def _bind(family: "socket.AddressFamily", port: "int", reuse: "bool") -> "int | None":
-    """Bind the port on all addresses of the family and release it.
-
-    Returns:
-        The errno of what prevented it; None if it could be bound.
-    """
+    """Bind and release the port on all addresses of the family; return the errno of a failure."""
     import socket
 
     try:
@@ -104,8 +87,7 @@ def _bind(family: "socket.AddressFamily", port: "int", reuse: "bool") -> "int | 
 def _sockets(port: "int") -> "list[tuple[bytes, bytes]] | None":
     """Return address and state of each socket of that local port, as the socket tables have them.
 
-    A socket that is bound but neither listens nor is connected is not in the tables. None if the
-    system has no tables.
+    They lack a socket that is bound but neither listens nor is connected. None without tables.
     """
     found = []  # type: list[tuple[bytes, bytes]]
     readable = False
@@ -120,7 +102,6 @@ def _sockets(port: "int") -> "list[tuple[bytes, bytes]] | None":
 
 
 def _listeners(port: "int") -> "list[str] | None":
-    """Return the addresses of the port's listening sockets; None if the system has no tables."""
     sockets = _sockets(port)
     if sockets is None:
         return None

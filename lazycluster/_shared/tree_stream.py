@@ -22,7 +22,9 @@ from . import folders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator
+    from typing import Callable, Iterator, Optional
+
+    OnData = Optional[Callable[[int], object]]  # called with the bytes of each chunk of a file
 
 HEAD = struct.Struct(">BHHqI")  # kind, mode, length of the text, mtime: seconds, nanoseconds
 LENGTH = struct.Struct(">I")
@@ -56,9 +58,7 @@ class FormatError(ValueError):
     """A stream that `pack` never makes."""
 
 
-def pack(
-    path: "str", on_data: "Callable[[int], object] | None" = None, measured: "bool" = False
-) -> "Iterator[bytes]":
+def pack(path: "str", on_data: "OnData" = None, measured: "bool" = False) -> "Iterator[bytes]":
     """Yield the stream of a file or a folder, in chunks of 1 byte to 256 KiB.
 
     A link given as `path` is followed, as scp does; a link below it travels as a link. An entry
@@ -69,7 +69,7 @@ def pack(
 
     Args:
         path: The file or folder. `~` is not expanded.
-        on_data: Called with the number of bytes of each chunk of a file.
+        on_data: Called with the number of bytes of each chunk of a file. Defaults to None.
         measured: Whether the stream begins with the total number of bytes. Defaults to False.
 
     Raises:
@@ -128,7 +128,7 @@ def _record(kind: "int", text: "bytes" = b"", status: "os.stat_result | None" = 
     return HEAD.pack(kind, status.st_mode & 0o7777, len(text), seconds, nanoseconds) + text
 
 
-def _records(root: "bytes", on_data: "Callable[[int], object] | None") -> "Iterator[bytes]":
+def _records(root: "bytes", on_data: "OnData") -> "Iterator[bytes]":
     """Yield the stream in records of at most CHUNK bytes; its OSErrors have whole paths."""
     folder = folders.Folder(-1)
     try:
@@ -158,11 +158,7 @@ def _records(root: "bytes", on_data: "Callable[[int], object] | None") -> "Itera
 
 
 def _entry(
-    folder: "folders.Folder",
-    kind: "int",
-    name: "bytes",
-    root: "bytes",
-    on_data: "Callable[[int], object] | None",
+    folder: "folders.Folder", kind: "int", name: "bytes", root: "bytes", on_data: "OnData"
 ) -> "Iterator[bytes]":
     """Yield the records of an entry that is not a folder, or why it was skipped."""
     try:
@@ -195,10 +191,7 @@ def _skipped(folder: "folders.Folder", root: "bytes", skip: "int") -> "bytes":
 
 
 def _file(
-    fd: "int",
-    name: "bytes",
-    status: "os.stat_result",
-    on_data: "Callable[[int], object] | None",
+    fd: "int", name: "bytes", status: "os.stat_result", on_data: "OnData"
 ) -> "Iterator[bytes]":
     """Yield the records of an open file and close it."""
     try:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from lazycluster import Connection
+from lazycluster._ssh.options import ssh_version
 from support.hosts import commands
 
 # ── options of ssh ────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.skipif(ssh_version() < (8, 5), reason="this ssh does not know LogVerbose")
 def test_value_that_begins_with_a_dash_is_a_value(sshd):
     """An option of lazycluster's that is given a dash reaches ssh as a value, not as an option."""
     with Connection(

@@ -59,7 +59,7 @@ def test_f6_run_beyond_the_limit_is_refused(make_sshd, tmp_path, limit):
                 ]
                 for number in range(limit - 1):
                     wait_until((tmp_path / str(number)).exists)
-                with pytest.raises(SshError, match=r"\(MaxSessions\).*have MaxSessions raised"):
+                with pytest.raises(SshError, match=r"\(MaxSessions\).*Raise MaxSessions"):
                     connection.run("echo hi")
                 assert commands("echo hi").execute(connection).execution_log == ["hi\n"]
             finally:

@@ -35,6 +35,8 @@ def is_alive(pid: int | None) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:  # a process of another account
+        pass
     return state(pid) not in ("Z", None) or not os.path.isdir("/proc/self")
 
 

@@ -220,7 +220,6 @@ class PipeHost:
         self.send_modules()
         spool = dump_call(call, (), kwargs)
         payload = spool.read_at(0, len(spool))
-        spool.close()
         return self.ask(*before, function(payload), payload=payload)
 
     def call(self, call: Callable[..., object], /, **kwargs: Any) -> SentRequest:

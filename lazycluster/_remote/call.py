@@ -16,16 +16,13 @@ TEXT_LIMIT = 1 << 15  # characters of a message or a traceback that are reported
 
 
 def call(python: "list[int]", missing: "str | None", payload: "int", value: "int") -> "Outcome":
-    """Unpickle the function, call it and pickle what it returns.
+    """Unpickle the function, call it, pickle what it returns; return the outcome.
 
     Args:
         python: The manager's major and minor version.
         missing: Why cloudpickle cannot be imported here; None if it can.
-        payload: Where to read the pickle of (function, positional, keyword arguments).
+        payload: Where to read the pickles from, see `frames`.
         value: Where to write the pickle of the value.
-
-    Returns:
-        The outcome to report.
     """
     if not is_own_python(python):
         return {"failure": "python_version", "python": "%d.%d.%d" % sys.version_info[:3]}
@@ -64,10 +61,7 @@ def call(python: "list[int]", missing: "str | None", payload: "int", value: "int
 
 
 def _leave_fork(failure: "Outcome | None") -> "None":
-    """End a child that the function has forked and that has returned from it as well.
-
-    It ends as a Python does. The step's own process reports the outcome.
-    """
+    """End a child that the function has forked and that returned from it too, as a Python ends."""
     try:
         if failure is not None and failure["type"] != "SystemExit":
             print(failure["traceback"], end="", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Describe this host: system, cores, memory, Python and GPUs that a program can use here.
 
-In a container, the limits of its control groups count. They are read from files below `root`, as
-sched_getaffinity and the like know nothing of them. See cgroups(7), proc_pid_mountinfo(5) and
-Documentation/admin-guide/cgroup-v2.rst of the kernel.
+In a container, the limits of its control groups count, see cgroups(7), proc_pid_mountinfo(5) and
+Documentation/admin-guide/cgroup-v2.rst of the kernel. `proc` and the control groups are below
+`root`.
 """
 
 import os
@@ -32,12 +32,7 @@ def is_executable(name: "str") -> "bool":
 
 
 def read_host_info(root: "str" = "/", timeout: "float" = PROGRAM_TIMEOUT) -> "dict[str, Any]":
-    """Return everything, as plain values.
-
-    Args:
-        root: Where `proc` and the mounted control groups are.
-        timeout: Seconds that nvidia-smi may take.
-    """
+    """Return everything, as plain values; `timeout` is nvidia-smi's, in seconds."""
     return {
         "os": operating_system(),
         "cpu_cores": cpu_cores(root),
@@ -48,14 +43,10 @@ def read_host_info(root: "str" = "/", timeout: "float" = PROGRAM_TIMEOUT) -> "di
 
 
 def operating_system() -> "str":
-    """Return what platform.platform() does: "Linux-6.1.0-18-amd64-x86_64-with-glibc2.36".
-
-    On Linux `platform` is not used: its import costs 20 ms, and on Python 3.6 a process for
-    `uname -p`.
-    """
+    """Return what platform.platform() does: "Linux-6.1.0-18-amd64-x86_64-with-glibc2.36"."""
     system = os.uname()
     if system.sysname != "Linux":
-        import platform
+        import platform  # costs 20 ms, and on Python 3.6 a process for `uname -p`
 
         return platform.platform()
     name = "{0.sysname}-{0.release}-{0.machine}".format(system)
@@ -93,8 +84,7 @@ def memory(root: "str" = "/") -> "int | None":
     """Return the minimum of the installed memory and the limits, in bytes; None if unknown.
 
     `memory.high` and version 1's soft limit do not count: beyond these the system gives memory,
-    slowly, and Kubernetes sets `memory.high` below the limit that its users ask for. Swap does not
-    count.
+    slowly, and Kubernetes sets `memory.high` below the limit that its users ask for. Nor does swap.
     """
     amounts = [_installed(root)]
     for folder in cgroup_folders(root, "memory"):
@@ -182,9 +172,7 @@ def _unescaped(field: "str") -> "str":
 def gpus(timeout: "float" = PROGRAM_TIMEOUT) -> "list[Gpu]":
     """Return a dictionary for each NVIDIA GPU that programs see here; none without nvidia-smi.
 
-    Its keys are `id` (nvidia-smi's number), `name`, `uuid`, `memory` (bytes) and `driver_version`.
-    A value that the driver does not report is None.
-
+    `id` is nvidia-smi's number, `memory` in bytes; what the driver does not report is None.
     CUDA_VISIBLE_DEVICES chooses and orders the GPUs as it does for CUDA. Its numbers are read as
     nvidia-smi's, which is right if all GPUs are alike, or with CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """

@@ -18,11 +18,7 @@ POLL_INTERVAL = 0.02  # seconds; a group whose leader has ended sends no signal 
 
 
 class Sessions:
-    """Know the sessions of a supervisor's steps, and note them for the cleanup process.
-
-    Args:
-        note: Called with each change, see `cleanup_process`.
-    """
+    """Know the sessions of a supervisor's steps, and note each change for the cleanup process."""
 
     def __init__(self, note: "Callable[[bytes], object]") -> "None":
         self._note = note

@@ -1,8 +1,8 @@
 """Pack modules for a host: bytecode for a Python like the manager's, text for any other.
 
 Compiling the host's half takes as long as starting a Python. Both forms together, compressed, are
-smaller than the uncompressed text. An archive holds the lengths of its parts, a tag for the Python
-whose bytecode it has, the bytecode, and the text.
+smaller than the uncompressed text. An archive holds a tag for the Python whose bytecode it has,
+the bytecode, and the text.
 """
 
 import importlib.util
@@ -23,8 +23,7 @@ def pack(sources: "dict[str, str]") -> "bytes":
     codes = {name: _compile(name, text) for name, text in sources.items()}
     code = zlib.compress(marshal.dumps(codes), 9)
     text = zlib.compress(marshal.dumps(sources, TEXT_FORMAT), 9)
-    tag = _tag()
-    return b"%d %d %d\n" % (len(tag), len(code), len(text)) + tag + code + text
+    return marshal.dumps((_tag(), code, text), TEXT_FORMAT)
 
 
 def unpack(data: "bytes") -> "dict[str, Any]":
@@ -33,13 +32,9 @@ def unpack(data: "bytes") -> "dict[str, Any]":
     Raises:
         ValueError, TypeError: If the archive is malformed.
     """
-    head, _, rest = data.partition(b"\n")
-    tag, code, text = (int(size) for size in head.split())
-    if rest[:tag] == _tag():
-        part = rest[tag : tag + code]
-    else:
-        part = rest[tag + code : tag + code + text]
     try:
+        tag, code, text = marshal.loads(data)
+        part = code if tag == _tag() else text
         return marshal.loads(zlib.decompress(part))  # type: ignore[no-any-return]
     except (zlib.error, EOFError) as error:
         raise ValueError(str(error)) from error

@@ -156,14 +156,11 @@ def _entries(fd: "int") -> "list[tuple[int, bytes]]":
 
 
 def remove_tree(path: "str") -> "bool":
-    """Remove a file, a link (not its target) or a folder with everything in it.
+    """Remove a file, a link (not its target) or a folder; return True if nothing is left.
 
     Read-only folders are made writable first. An entry that cannot be removed does not save the
     others. shutil.rmtree would need a descriptor and a Python frame per level, leave read-only
     folders, and cost 5 ms for its import.
-
-    Returns:
-        True if nothing is left at the path.
     """
     try:
         if stat.S_ISDIR(os.lstat(path).st_mode):
@@ -193,11 +190,9 @@ def _empty(path: "str") -> "None":
 
 
 def delete_directory(path: "str") -> "bool | None":
-    """Remove a folder, or a link, that a user named.
+    """Remove a folder, or a link, that a user named; return None if it is refused.
 
-    Returns:
-        True if it was removed; False if it does not exist or something stayed; None if the path is
-        the root or the home directory, which is refused.
+    That is the root and the home directory. False: it does not exist, or something stayed.
     """
     path = paths.expand(path)
     if os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):

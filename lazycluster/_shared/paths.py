@@ -11,10 +11,7 @@ _VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*
 
 
 def temporary_path() -> "str":
-    """Return a path for a new temporary directory; it is not created.
-
-    Its parent is the first writable one of `$TMPDIR`, `/tmp` and `/var/tmp`.
-    """
+    """Return an unused path in the first writable one of `$TMPDIR`, `/tmp` and `/var/tmp`."""
     parents = list(filter(None, (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")))
     usable = (parent for parent in parents if os.access(parent, os.W_OK | os.X_OK))
     parent = next(usable, parents[0])
@@ -27,10 +24,9 @@ def expand(path: "str") -> "str":
 
 
 def expand_variables(text: "str") -> "str":
-    """Expand `$NAME` and `${NAME}` from the environment; a variable that is not set is empty.
+    """Expand `$NAME` and `${NAME}`; a variable that is not set is empty.
 
-    `PWD` is the current folder, as a shell sets it. Everything else is literal: `$(…)`, `$1`,
-    backticks and backslashes too.
+    `PWD` is the current folder, as a shell sets it. Everything else is literal, `$(…)` too.
     """
 
     def value(match: "Match[str]") -> "str":

@@ -28,9 +28,7 @@ def port_is_free(port: "int") -> "bool":
     A port is in use if it is bound on any address, and also if connecting to it on loopback meets
     anything but a refusal: a firewall rule can serve a port that no process has bound, as Docker
     publishes ports. What is left of closed connections (TIME_WAIT) does not matter as long as a
-    server with SO_REUSEADDR, which nearly all servers set, could bind the port: Linux allows it if
-    the earlier socket had SO_REUSEADDR too.
-
+    server with SO_REUSEADDR could bind the port: Linux allows it if the earlier socket had it too.
     An account that may not bind the port (below 1024, for example) cannot see a socket that is
     bound but does not listen.
 

@@ -50,6 +50,7 @@ class Unpacker:
     Attributes:
         path: The destination.
         temporary: Where it is until then, in the same folder; the constructor creates nothing.
+        is_complete: Whether the stream has come to its end.
         failed_there: Whether the OSError that was raised is the sender's, with a path there.
         measure: The approximate bytes of all files; None if the stream does not say.
 
@@ -68,7 +69,8 @@ class Unpacker:
         self.measure = None  # type: int | None
         self._on_data = on_data
         self._rest = b""  # an incomplete record
-        self._begun = self._complete = self._over = False
+        self.is_complete = False
+        self._over = False
         self._made = False  # the temporary
         self._folder = folders.Folder(-1)  # the stream's current one
         self._attributes = []  # type: list[Attributes]  # of the current folder and its parents
@@ -103,11 +105,6 @@ class Unpacker:
             self._move()
         self.abort()  # a merged folder leaves its own empty folders behind
         return self._skipped
-
-    @property
-    def is_complete(self) -> "bool":
-        """Return True once the stream has come to its end."""
-        return self._complete
 
     def abort(self) -> "None":
         """Remove what was written, unless it has reached its destination."""
@@ -156,7 +153,7 @@ class Unpacker:
                 if not self._left:
                     self._end_file()
             else:
-                if self._complete:
+                if self.is_complete:
                     raise stream.FormatError("something behind the end")
                 if end - at < stream.HEAD.size:
                     break
@@ -174,7 +171,7 @@ class Unpacker:
     def _handle_record(self, kind: "int", text: "bytes", attributes: "Attributes") -> "None":
         if kind in (stream.FILE, stream.FOLDER, stream.LINK):
             name, _, link = text.partition(b"\0") if kind == stream.LINK else (text, b"", b"")
-            if not self._begun:
+            if not self._made:
                 self._begin(kind, name)
             else:
                 self._make(kind, name, link, attributes)
@@ -185,7 +182,7 @@ class Unpacker:
         elif kind == stream.LEAVE:
             self._leave()
         elif kind == stream.MEASURE:
-            if self._begun or self.measure is not None or attributes[1] < 0:
+            if self._made or self.measure is not None or attributes[1] < 0:
                 raise stream.FormatError("an invalid measure, or one that comes too late")
             self.measure = attributes[1]
         elif kind == stream.SKIPPED:
@@ -196,9 +193,9 @@ class Unpacker:
         elif kind == stream.ERROR:
             self._raise_error(text)
         else:
-            if not self._begun or self._attributes:
+            if not self._made or self._attributes:
                 raise stream.FormatError("an end before the end")
-            self._complete = True
+            self.is_complete = True
 
     def _raise_error(self, text: "bytes") -> "None":
         path, _, symbol = text.partition(b"\0")
@@ -228,7 +225,6 @@ class Unpacker:
             os.mkdir(self.temporary, 0o700)
             self._made = True
             self._folder.fd = os.open(self.temporary, folders.OPEN_FOLDER)
-        self._begun = True
 
     def _make(self, kind: "int", name: "bytes", link: "bytes", attributes: "Attributes") -> "None":
         """Create a new entry in the stream's current folder."""
@@ -292,7 +288,7 @@ class Unpacker:
             self._folder.set_attributes(attributes)
 
     def _move(self) -> "None":
-        if not self._complete:
+        if not self.is_complete:
             raise OSError(errno.EIO, "The copy ended before it was complete")
         if self._merging is not None:
             there = folders.Folder(os.open(self.path, folders.OPEN_FOLDER))

@@ -28,22 +28,14 @@ class OsFailure:
 
 @dataclass(frozen=True)
 class PythonVersionFailure:
-    """The function was not called, because the host's Python has another minor version.
-
-    Attributes:
-        version: The host's version, for example "3.11.2".
-    """
+    """The function was not called: the host's Python, `version`, has another minor version."""
 
     version: str
 
 
 @dataclass(frozen=True)
 class PythonModulesFailure:
-    """The function was not called, because the host's Python lacks standard modules.
-
-    Attributes:
-        message: The reason.
-    """
+    """The function was not called: the host's Python lacks the standard modules in `message`."""
 
     message: str
 
@@ -124,28 +116,18 @@ def parse_outcome(content: Any) -> Outcome:
 
 
 def _os_failure(report: Mapping[str, Any]) -> OsFailure:
-    return OsFailure(
-        message=_text(report, "message"),
-        errno=_number(report, "errno"),
-        path=None if report.get("path") is None else _text(report, "path"),
-        on_sender=_flag(report, "there"),
-    )
-
-
-def _raised_failure(report: Mapping[str, Any]) -> RaisedFailure:
-    return RaisedFailure(
-        stage=_text(report, "stage"),
-        type=_text(report, "type"),
-        message=_text(report, "message"),
-        traceback=_text(report, "traceback"),
-    )
+    path = _text(report, "path") if report.get("path") is not None else None
+    errno, on_sender = _number(report, "errno"), _flag(report, "there")
+    return OsFailure(_text(report, "message"), errno, path, on_sender)
 
 
 _FAILURES: dict[str, Callable[[Mapping[str, Any]], Failure]] = {
     "os": _os_failure,
     "python_version": lambda report: PythonVersionFailure(_text(report, "python")),
     "python_modules": lambda report: PythonModulesFailure(_text(report, "message")),
-    "raised": _raised_failure,
+    "raised": lambda report: RaisedFailure(
+        *(_text(report, name) for name in ("stage", "type", "message", "traceback"))
+    ),
 }
 
 
@@ -153,26 +135,30 @@ def _number(report: Mapping[str, Any], name: str) -> int | None:
     number = report.get(name)
     if number is None or (isinstance(number, int) and 0 <= number <= MAX_NUMBER):
         return number
-    raise ValueError(f"an outcome with a malformed {name}")
+    raise _malformed(name)
 
 
 def _flag(report: Mapping[str, Any], name: str) -> bool:
     flag = report.get(name, False)
-    if not isinstance(flag, bool):
-        raise ValueError(f"an outcome with a malformed {name}")
-    return flag
+    if isinstance(flag, bool):
+        return flag
+    raise _malformed(name)
 
 
 def _text(report: Mapping[str, Any], name: str) -> str:
     text = report[name]
-    if not isinstance(text, str):
-        raise ValueError(f"an outcome with a malformed {name}")
-    return text
+    if isinstance(text, str):
+        return text
+    raise _malformed(name)
 
 
 def _skipped(entries: Any) -> tuple[tuple[str, str], ...]:
     pairs = tuple((path, kind) for path, kind in entries)
     texts = (text for pair in pairs for text in pair)
     if not isinstance(entries, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("an outcome with a malformed skipped")
+        raise _malformed("skipped")
     return pairs
+
+
+def _malformed(name: str) -> ValueError:
+    return ValueError(f"an outcome with a malformed {name}")

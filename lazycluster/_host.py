@@ -124,6 +124,13 @@ class Host:
             return False
         return True
 
+    def wait_until_back(self, timeout: float = 600.0) -> None:
+        """Wait for the end of the connection, as after `sudo reboot`, and log in again.
+
+        See `Connection.wait_until_back`. A temporary working directory is then a new one.
+        """
+        self._connection.wait_until_back(timeout)
+
     def _read_info(self) -> HostInfo:
         """Return what the host is and has, requested at the first call."""
         if self._info is None:  # two threads may both request it, without harm

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 
-from lazycluster._checks import checked_port
+from lazycluster._checks import check_seconds, checked_port
+from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
+    AuthenticationError,
     CommandError,
     ConnectError,
     ConnectionLostError,
+    HostKeyError,
     LazyclusterError,
     StepTimeoutError,
     command_message,
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 # Seconds before another login when sshd has dropped one; each is changed at random by up to half,
 # because logins that came at once would come at once again.
 BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
+BACK_INTERVAL = 2.0  # seconds between two logins to a host that is to come back
+MOST_LOST = 8  # tokens of lost connections that a login names
 
 logger: logging.Logger = logging.getLogger("lazycluster")
 
@@ -93,6 +98,9 @@ class Connection:
             our own program there. Defaults to 30.
         keepalive: Seconds between two heartbeats, each way; after four silent periods the
             connection is lost. Defaults to 15.
+        orphan_timeout: Seconds without a sign of this program after which the host ends what it has
+            started. It is longer than `keepalive`, because a program can be stopped or blocked for
+            a while. Defaults to 600.
         password: The answer if the host asks for a password; a jump host never gets it. ssh gets it
             by SSH_ASKPASS, over a pipe. If it is asked for twice, the login ends.
         passphrase: The answer if ssh asks for the passphrase of a key.
@@ -119,6 +127,7 @@ class Connection:
         jump_host: str | None = None,
         connect_timeout: float = 30.0,
         keepalive: float = 15.0,
+        orphan_timeout: float = 600.0,
         password: str | None = None,
         passphrase: str | None = None,
         interactive: bool = False,
@@ -134,16 +143,19 @@ class Connection:
             jump_host=jump_host,
             connect_timeout=connect_timeout,
             keepalive=keepalive,
+            orphan_timeout=orphan_timeout,
             password=password,
             passphrase=passphrase,
             interactive=interactive,
             python=python,
             options=options or {},
         )
+        self._config = ResolvedConfig(self._settings)
         self._lock = threading.RLock()  # a signal handler may close it
         self._pid = os.getpid()
         self._closed = threading.Event()
         self._current: Conversation | None = None
+        self._lost: list[str] = []  # tokens, see `_lost_tokens`
         self._finalizer: weakref.finalize[[], Connection] | None = None
 
     def __repr__(self) -> str:
@@ -192,6 +204,41 @@ class Connection:
             self._closed = threading.Event()
         if current is not None:
             current.transport.close()
+
+    def wait_until_back(self, timeout: float = 600.0) -> None:
+        """Wait for the end of the connection, as after `sudo reboot`, and log in again.
+
+        If there is no connection, or it has ended already, log in at once. Logins are repeated
+        every two seconds, but not after a wrong host key or a refused password.
+
+        Args:
+            timeout: Seconds for all of it. Defaults to 600.
+
+        Raises:
+            ConnectError: If the host did not come back in time, for the last login's reason.
+            LazyclusterError: If the connection did not end in time.
+            ValueError: If the timeout is not a positive number.
+        """
+        check_seconds(timeout, "timeout")
+        self._check_owner()
+        deadline = time.monotonic() + timeout
+        current = self._current
+        if current is not None and not current.transport.wait_until_ended(timeout):
+            raise LazyclusterError(
+                f"{self.host} is still connected after {timeout:g} s; wait_until_back first waits "
+                "for the end of the connection."
+            )
+        while True:
+            try:
+                self._open(by_person=True)
+                return
+            except ConnectError as error:
+                final = isinstance(error, HostKeyError) or (
+                    isinstance(error, AuthenticationError) and self._settings.may_be_asked
+                )
+                if final or time.monotonic() + BACK_INTERVAL > deadline:
+                    raise
+            self._closed.wait(BACK_INTERVAL)
 
     # What needs no Python on the host
 
@@ -396,6 +443,14 @@ class Connection:
             if closed.wait(pause):
                 return
 
+    def _lost_tokens(self, last: Conversation | None) -> list[str]:
+        """Return the tokens of connections whose steps may still run on the host."""
+        if last is None:
+            return []
+        # One that was open has ended the steps of those before it.
+        before = [] if last.transport.was_lost else self._lost[1 - MOST_LOST :]
+        return [*before, last.token]
+
     def _start(self, *, by_person: bool = False, began: float | None = None) -> Conversation:
         """Return the live conversation; begin one if there is none, without waiting for the login.
 
@@ -418,7 +473,9 @@ class Connection:
                 )
             from lazycluster._conversation.conversation import Conversation
 
-            current = self._current = Conversation(self._settings, began)
+            lost = self._lost_tokens(current)
+            current = Conversation(self._settings, self._config, began, lost)
+            self._current, self._lost = current, lost
             # If the user forgets to close, the host's program ends with this object.
             if self._finalizer is not None:
                 self._finalizer.detach()

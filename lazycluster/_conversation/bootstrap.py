@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lazycluster._conversation.host_sources import bootstrap_archive, read_source
@@ -47,11 +48,15 @@ class Handshake:
     def __init__(self, token: str) -> None:
         answer = rb" (python|old|none)((?: [\w.-]+)*)\n"
         self._pattern = re.compile(re.escape(token.encode()) + answer)
+        self._progress_line = f"{token} wait\n".encode()
         self._seen = b""
+        self.progress = 0  # lines of the loader that say that it is still receiving
 
     def feed(self, data: bytes) -> HandshakeReply | None:
         """Take output of the host; return its answer, or None until the answer is complete."""
         self._seen += data
+        self.progress += self._seen.count(self._progress_line)
+        self._seen = self._seen.replace(self._progress_line, b"")
         match = self._pattern.search(self._seen)
         if match is None:
             self._seen = self._seen[-NOISE_KEPT:]
@@ -65,8 +70,14 @@ class Handshake:
         return self._seen.decode("utf-8", "backslashreplace").strip()
 
 
-def bootstrap_input(token: str, settings: Settings) -> bytes:
-    """Return the first input of the host: the loader and its modules, with their lengths."""
+def bootstrap_input(token: str, settings: Settings, lost: Sequence[str] = ()) -> bytes:
+    """Return the first input of the host: the loader and its modules, with their lengths.
+
+    Args:
+        token: The token of this connection.
+        settings: What the user asked for.
+        lost: The tokens of connections that this one replaces.
+    """
     guards = "".join("#" * number + token + "\n" for number in range(1, TRIES + 1))
     loader = guards.encode() + read_source("_remote.loader")
     unpacker, packed = read_source("_shared.archive"), bootstrap_archive()
@@ -74,7 +85,9 @@ def bootstrap_input(token: str, settings: Settings) -> bytes:
         f"{SPARE_LINES}exit {OTHER_SHELL}; # "
         f"{token} {len(loader)} {_OWN_VERSION} {settings.python or ''}\n"
     )
-    head = f"{settings.keepalive} {len(unpacker)} {len(packed)}\n"
+    lengths = f"{len(unpacker)} {len(packed)}"
+    words = [f"{settings.keepalive} {settings.orphan_timeout} {lengths}", *lost]
+    head = " ".join(words) + "\n"
     return b"".join([first.encode(), loader, head.encode(), unpacker, packed])
 
 

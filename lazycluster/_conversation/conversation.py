@@ -29,8 +29,9 @@ from lazycluster._conversation.request import Request, Sink
 from lazycluster._conversation.writer import Writer
 from lazycluster._shared import frames
 from lazycluster._shared.operations import BOOTSTRAP_MODULES, OPERATIONS, STEP_MODULES
+from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
-from lazycluster._ssh.transport import Transport, is_exiting
+from lazycluster._ssh.transport import STOPPED, Transport, is_exiting
 from lazycluster.exceptions import (
     ConnectionLostError,
     LazyclusterError,
@@ -69,13 +70,22 @@ class Conversation:
 
     Args:
         settings: What the user asked of ssh.
+        config: What ssh makes of the user's ssh_config.
         began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
+        lost: The tokens of lost connections, whose steps the host ends before it starts new ones.
 
     Attributes:
+        token: A random word that names it on the host.
         transport: The login that it goes over.
     """
 
-    def __init__(self, settings: Settings, began: float | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        config: ResolvedConfig,
+        began: float | None = None,
+        lost: Sequence[str] = (),
+    ) -> None:
         self._settings = settings
         self._request_lock = threading.Lock()  # requests are written in the order of their numbers
         self._lock = threading.Lock()
@@ -84,13 +94,13 @@ class Conversation:
         self._modules_sent: set[str] = set()
         self._refusal: PythonNotFoundError | PythonVersionError | None = None
         self._received = time.monotonic()
-        token = make_token()
-        self._handshake = Handshake(token)
+        self.token = make_token()
+        self._handshake = Handshake(self.token)
         self._reply: HandshakeReply | None = None
-        self.transport = Transport(settings, bootstrap_command(), began)
+        self.transport = Transport(settings, config, bootstrap_command(), began)
         self._writer = Writer(self.transport.master.lifeline, f"lazycluster writer {settings.host}")
         self.transport.start(self)
-        self._writer.send(bootstrap_input(token, settings))
+        self._writer.send(bootstrap_input(self.token, settings, lost))
 
     @property
     def has_python(self) -> bool:
@@ -226,6 +236,11 @@ class Conversation:
         """Return the end of what came in place of a reply."""
         return self._handshake.noise
 
+    @property
+    def progress(self) -> int:
+        """Return how often the host has reported that it is receiving the program."""
+        return self._handshake.progress
+
     def _refuse_requests(self, error: PythonNotFoundError | PythonVersionError) -> None:
         with self._lock:
             self._refusal = error
@@ -245,6 +260,7 @@ class Conversation:
         host = self._settings.host
         self._received = time.monotonic()
         more: bytes | memoryview = data
+        stopped = 0.0  # seconds of the last time that this program could not run
         while True:
             try:
                 self._handle(reader.feed(more))
@@ -255,14 +271,22 @@ class Conversation:
                     host=host,
                 )
             silent_at = self._received + frames.SILENT_PERIODS * keepalive
-            received = self.transport.read(min(self._writer.last + keepalive, silent_at))
+            deadline = min(self._writer.last + keepalive, silent_at)
+            received = self.transport.read(deadline)
+            now = time.monotonic()
+            if now - deadline > STOPPED:
+                # Silence counts only while this program can run: it may have been stopped by
+                # Ctrl-Z or a debugger, or blocked by C code that holds the GIL.
+                stopped = now - deadline
+                self._received = now
             more = b""
             if received:
                 more = received
-                self._received = time.monotonic()
+                self._received = now
             elif received is not None:
-                return self.transport.lost_error(started=None)
-            elif time.monotonic() >= silent_at:
+                note = f" This program did not run for {stopped:.0f} s." if stopped else ""
+                return self.transport.lost_error(started=None, note=note)
+            elif now >= self._received + frames.SILENT_PERIODS * keepalive:
                 return self._silence_error(frames.SILENT_PERIODS * keepalive)
             else:
                 self._writer.heartbeat(frames.encode(frames.HEARTBEAT, 0))

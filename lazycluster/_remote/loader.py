@@ -3,20 +3,26 @@
 # the frames of the conversation follow at once, and gives the modules private names.
 import os
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # noqa: F401 - stands in a comment
 
 
-def read_exactly(count):  # type: (int) -> bytes
+def read_exactly(count, progress=b""):  # type: (int, bytes) -> bytes
     chunks = []
+    reported = float("-inf")
     while count > 0:
         chunk = os.read(0, min(count, 65536))
         if not chunk:
             os._exit(0)  # the manager has gone
         chunks.append(chunk)
         count -= len(chunk)
+        # A slow link is not a dead one: sshd hands on some 32 kB at once.
+        if progress and count > 0 and time.monotonic() - reported > 0.5:
+            reported = time.monotonic()
+            os.write(1, progress)
     return b"".join(chunks)
 
 
@@ -56,7 +62,8 @@ def load(token):  # type: (str) -> None
         while True:
             read_exactly(65536)  # until the manager has gone
     package = new_package("_lazycluster")
-    keepalive, text_length, archive_length = read_line()  # the lengths of what follows
+    words = read_line()
+    keepalive, orphan_timeout, text_length, archive_length = words[:4]  # lengths of what follows
     # Nor must a json.py in PYTHONPATH, which is for functions.
     library = os.path.dirname(os.__file__)
     sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
@@ -65,11 +72,13 @@ def load(token):  # type: (str) -> None
     archive = new_module("_lazycluster._shared.archive")
     text = read_exactly(int(text_length))
     exec(compile(text, "<lazycluster>/archive", "exec"), archive.__dict__)
-    for name, content in archive.unpack(read_exactly(int(archive_length))).items():
+    packed = read_exactly(int(archive_length), (token + " wait\n").encode("ascii"))
+    for name, content in archive.unpack(packed).items():
         archive.execute(content, new_module("_lazycluster." + name))
     del sys.path[:2]
+    package._remote.predecessors.end_predecessors(words[4:])
     os.write(1, (token + " python\n").encode("ascii"))
-    package._remote.supervisor.main(float(keepalive))
+    package._remote.supervisor.main(float(keepalive), float(orphan_timeout))
 
 
 # Not sys.exit: with PYTHONINSPECT Python would go on and read the frames as a program.

@@ -36,6 +36,7 @@ class Loop:
         source: The descriptor that the manager's frames come from.
         sink: The descriptor that frames for the manager go to.
         keepalive: Seconds between two heartbeats.
+        orphan_timeout: Seconds without a frame until the manager is considered gone.
         on_frame: Called with each frame's kind, request and payload; one of _MALFORMED from it ends
             the loop.
         on_child: Called when a child process may have ended.
@@ -46,11 +47,13 @@ class Loop:
         source: "int",
         sink: "int",
         keepalive: "float",
+        orphan_timeout: "float",
         on_frame: "Callable[[int, int, Any], None]",
         on_child: "Callable[[], None]",
     ) -> "None":
         self._source, self._sink = source, sink
         self._keepalive = keepalive
+        self._orphan_timeout = orphan_timeout
         self._on_frame, self._on_child = on_frame, on_child
         self._frames = frames.FrameReader(frames.TO_SUPERVISOR)
         self._selector = selectors.DefaultSelector()
@@ -228,7 +231,7 @@ class Loop:
 
     def _heartbeat(self) -> "None":
         now = time.monotonic()
-        if now - self._received > frames.SILENT_PERIODS * self._keepalive:
+        if now - self._received > self._orphan_timeout:
             self._ending = True
         elif now - self._sent >= self._keepalive and not self._queue:
             self.send(frames.HEARTBEAT, 0)

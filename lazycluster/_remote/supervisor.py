@@ -35,13 +35,13 @@ PREFORK_DELAY = 0.001  # seconds in which the value is on its way and needs the 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # until another step ends
 
 
-def main(keepalive: "float") -> "None":
+def main(keepalive: "float", orphan_timeout: "float") -> "None":
     """Serve on standard input and output until the manager has gone; see `Supervisor`."""
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)  # what else prints, a start hook of this Python for example, goes to ssh's log
-    supervisor = Supervisor(source, sink, null, keepalive)
+    supervisor = Supervisor(source, sink, null, keepalive, orphan_timeout)
     try:
         supervisor.run()
     finally:
@@ -56,12 +56,20 @@ class Supervisor:
         sink: The descriptor that frames for the manager go to.
         null: `/dev/null`.
         keepalive: Seconds between two heartbeats.
+        orphan_timeout: Seconds without a frame until the manager is considered gone.
     """
 
-    def __init__(self, source: "int", sink: "int", null: "int", keepalive: "float") -> "None":
+    def __init__(
+        self,
+        source: "int",
+        sink: "int",
+        null: "int",
+        keepalive: "float",
+        orphan_timeout: "float",
+    ) -> "None":
         self.null = null
         self.keepalive = keepalive
-        self.loop = Loop(source, sink, keepalive, self._handle_frame, self._reap)
+        self.loop = Loop(source, sink, keepalive, orphan_timeout, self._handle_frame, self._reap)
         self.parts = {}  # type: dict[int, list[bytes]]  # of descriptions, by request
         self.requests = {}  # type: dict[int, Request]
         self.last_request = 0

@@ -40,5 +40,6 @@ BOOTSTRAP_MODULES = (
     "_remote.step_process",
     "_remote.loop",
     "_remote.request",
+    "_remote.predecessors",
     "_remote.supervisor",
 )

@@ -7,7 +7,6 @@ StrictHostKeyChecking, because host key checking belongs to the user.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
@@ -15,15 +14,16 @@ import shlex
 from lazycluster._ssh.options import MASTER_OPTIONS, PROMPTS_NAME_HOSTS, SCP_WITH_SFTP, Version
 from lazycluster._ssh.settings import Settings
 
-# ssh keeps `seconds * 1000` in an int.
-_LONGEST_CONNECT_TIMEOUT = 2_147_483  # seconds
-
 # The destination of every mux client. Any name works: the control socket decides on the host.
 _ON_THE_MASTER = "lazycluster"
 
 
 def master_argv(
-    settings: Settings, control_path: str, version: Version, remote_command: str
+    settings: Settings,
+    control_path: str,
+    version: Version,
+    remote_command: str,
+    connect_timeout: int | None = None,
 ) -> list[str]:
     """Make the argv of the ssh that is the control master and runs one command.
 
@@ -32,6 +32,7 @@ def master_argv(
         control_path: The absolute path of the control socket; see `check_control_path`.
         version: The version of the ssh that will run; it decides which options are known.
         remote_command: The command line for the remote shell.
+        connect_timeout: Seconds for each address (`-o ConnectTimeout`); None for ssh_config's.
     """
     # -M once: twice means "ask".
     argv = ["ssh", "-M", "-S", control_path.replace("%", "%%"), "-T"]
@@ -41,8 +42,8 @@ def master_argv(
             argv += ["-o", f"{name}={value}"]
     for name, value in _login_options(settings, version).items():
         argv += ["-o", f"{name}={value}"]
-    seconds = min(math.ceil(settings.connect_timeout), _LONGEST_CONNECT_TIMEOUT)
-    argv += ["-o", f"ConnectTimeout={seconds}"]
+    if connect_timeout is not None:
+        argv += ["-o", f"ConnectTimeout={connect_timeout}"]
     return [*argv, *_user_arguments(settings), "--", settings.destination, remote_command]
 
 

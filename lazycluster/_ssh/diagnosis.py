@@ -9,23 +9,22 @@ import os
 import pwd
 import subprocess
 
-from lazycluster._ssh.argv import resolve_argv
-from lazycluster._ssh.settings import Settings
+from lazycluster._ssh.resolved import ResolvedConfig
 
 _TIMEOUT = 5.0  # seconds for each program, which takes milliseconds
 
 
-def jump_host(settings: Settings) -> str:
+def jump_host(config: ResolvedConfig) -> str:
     """Return the jump hosts on the way to the host, as `-J` takes them; "" if there are none."""
-    return "".join(_resolved(settings, "proxyjump")[:1])
+    return "".join(config.values("proxyjump")[:1])
 
 
-def locked_key(settings: Settings) -> str:
+def locked_key(config: ResolvedConfig) -> str:
     """Return a key that ssh did not offer because it has a passphrase; "" if there is none.
 
     In batch mode ssh skips such a key and prints nothing.
     """
-    for name in _resolved(settings, "identityfile"):
+    for name in config.values("identityfile"):
         path = name
         if name.startswith("~/"):  # ssh takes the account's home directory, whatever HOME is
             try:
@@ -35,12 +34,6 @@ def locked_key(settings: Settings) -> str:
         if os.path.isfile(path) and "passphrase" in _output_of("ssh-keygen", "-yP", "", "-f", path):
             return path
     return ""
-
-
-def _resolved(settings: Settings, option: str) -> list[str]:
-    """Return the values that ssh would use of an option; none if `ssh -G` fails."""
-    lines = _output_of(*resolve_argv(settings)).splitlines()
-    return [line[len(option) + 1 :] for line in lines if line.startswith(option + " ")]
 
 
 def _output_of(*argv: str) -> str:

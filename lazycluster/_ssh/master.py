@@ -30,6 +30,7 @@ class Master:
     Args:
         settings: What the user asked of ssh.
         remote_command: The line for the account's login shell.
+        connect_timeout: Seconds for each address (`-o ConnectTimeout`); None for ssh_config's.
 
     Attributes:
         folder: The control folder.
@@ -42,7 +43,9 @@ class Master:
         LazyclusterError: If there is no usable ssh, or no folder for its socket.
     """
 
-    def __init__(self, settings: Settings, remote_command: str) -> None:
+    def __init__(
+        self, settings: Settings, remote_command: str, connect_timeout: int | None = None
+    ) -> None:
         version = ssh_version()
         self._lock = threading.Lock()
         self._last_log = b""
@@ -57,7 +60,7 @@ class Master:
                 self.askpass = Askpass(self.folder, settings)
                 on_error.callback(self.askpass.close)
             plain = _with_plain_config_file(settings, self.folder)
-            argv = master_argv(plain, self.control_path, version, remote_command)
+            argv = master_argv(plain, self.control_path, version, remote_command, connect_timeout)
             environment = login_environment(version, self.askpass.path if self.askpass else None)
             with contextlib.ExitStack() as theirs:
                 ssh_input, self.lifeline = lifelines.pipe()

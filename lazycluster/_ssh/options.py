@@ -60,11 +60,9 @@ MASTER_OPTIONS: tuple[tuple[Version, str, str], ...] = (
     (Version(7, 0), "VisualHostKey", "no"),
 )
 
-# Settings refuses these in `options`: ConnectTimeout has a parameter of its own, and BatchMode
-# follows from password, passphrase and interactive.
+# Settings refuses these in `options`: BatchMode follows from password, passphrase and interactive.
 RESERVED_OPTIONS = frozenset(
-    {name.lower() for _, name, _ in MASTER_OPTIONS}
-    | {"batchmode", "connecttimeout", "controlmaster", "controlpath"}
+    {name.lower() for _, name, _ in MASTER_OPTIONS} | {"batchmode", "controlmaster", "controlpath"}
 )
 
 

@@ -51,6 +51,7 @@ class Settings:
     jump_host: str | None = None
     connect_timeout: float = 30.0
     keepalive: float = 15.0
+    orphan_timeout: float = 600.0
     password: str | None = field(default=None, repr=False)
     passphrase: str | None = field(default=None, repr=False)
     interactive: bool = False
@@ -75,6 +76,7 @@ class Settings:
         _check_jump_host(self.jump_host)
         check_seconds(self.connect_timeout, "connect_timeout")
         check_seconds(self.keepalive, "keepalive")
+        check_seconds(self.orphan_timeout, "orphan_timeout")
         _check_secret("password", self.password)
         _check_secret("passphrase", self.passphrase)
         if not isinstance(self.interactive, bool):
@@ -247,8 +249,7 @@ def _checked_options(options: Any) -> dict[str, str]:
                 "'Compression'."
             )
         if name.lower() in RESERVED_OPTIONS:
-            cure = "use connect_timeout" if name.lower() == "connecttimeout" else "leave it out"
-            raise ValueError(f"{name} in options is set by lazycluster itself; {cure}.")
+            raise ValueError(f"{name} in options is set by lazycluster itself; leave it out.")
         text = _option_value(name, value)
         given = {name.lower(): text for name, text in checked.items()}.get(name.lower())
         if given is None:

@@ -20,12 +20,15 @@ from lazycluster._ssh import diagnosis, lifelines
 from lazycluster._ssh.argv import login_command
 from lazycluster._ssh.errors import NOISE, login_error, silence_error, was_dropped
 from lazycluster._ssh.master import GUARD_TIMEOUT, Master
+from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
 from lazycluster._text import last_lines
 from lazycluster.exceptions import ConnectionLostError, LazyclusterError, ProtocolError
 
 PERSON_TIMEOUT = 150.0  # seconds for a person to answer; sshd itself waits 120 (LoginGraceTime)
 CLOSE_TIMEOUT = 6.0  # seconds for the host's program to end what it started; it needs at most 4
+STOPPED = 1.0  # seconds that a wait lasts too long if this program could not run meanwhile
+SLOW_LOGIN = 10  # times connect_timeout for a login that makes progress all the time
 READ = 1 << 18  # bytes from the host, at most, at once
 
 logger = logging.getLogger("lazycluster")
@@ -57,6 +60,10 @@ class Session(Protocol):
     def noise(self) -> str:
         """Return the end of what came in place of a reply."""
 
+    @property
+    def progress(self) -> int:
+        """Return how often the host has reported that it is receiving the program."""
+
     def serve(self, data: bytes) -> LazyclusterError:
         """Handle what comes until the transport ends; return the reason."""
 
@@ -74,6 +81,7 @@ class Transport:
 
     Args:
         settings: What the user asked of ssh.
+        config: What ssh makes of the user's ssh_config.
         remote_command: The line for the account's login shell.
         began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
 
@@ -85,7 +93,13 @@ class Transport:
         forwarding: Held while a forward is made or ended, so that two of one port do not cross.
     """
 
-    def __init__(self, settings: Settings, remote_command: str, began: float | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        config: ResolvedConfig,
+        remote_command: str,
+        began: float | None = None,
+    ) -> None:
         self.settings = settings
         self.state = State.LOGGING_IN
         self.session_ended = -math.inf
@@ -97,10 +111,12 @@ class Transport:
         self._dependents: list[Callable[[bool], str]] = []
         self._clients: set[int] = set()
         self._buffer = memoryview(bytearray(READ))
-        # ssh's own ConnectTimeout names the hop that failed; ours is for what that does not cover.
+        self._config = config
+        # ssh's own ConnectTimeout names the address that failed; ours is for the rest.
         started = time.monotonic() if began is None else began
         self._login_deadline = started + settings.connect_timeout + 1
-        self.master = Master(settings, remote_command)
+        self._last_deadline = started + SLOW_LOGIN * settings.connect_timeout
+        self.master = Master(settings, remote_command, config.connect_timeout())
 
     def start(self, session: Session) -> None:
         """Start the reader thread."""
@@ -152,6 +168,11 @@ class Transport:
         """Return True if sshd dropped the login, so that another one may work."""
         return self.state is State.DROPPED
 
+    @property
+    def was_lost(self) -> bool:
+        """Return True if it was open and then ended by itself."""
+        return self.state is State.LOST
+
     def wait_until_open(self) -> None:
         """Wait until the host has replied, `connect_timeout` at most.
 
@@ -177,8 +198,8 @@ class Transport:
             error.started = started
         return error
 
-    def lost_error(self, started: bool | None) -> ConnectionLostError:
-        """Make the error for a connection that ends now."""
+    def lost_error(self, started: bool | None, note: str = "") -> ConnectionLostError:
+        """Make the error for a connection that ends now; `note` is a sentence to add."""
         host = self.settings.host
         if self.closing:
             return ConnectionLostError(
@@ -188,7 +209,10 @@ class Transport:
         printed = last_lines(log, NOISE)
         reason = f" ssh printed: {printed}." if printed else ""
         return ConnectionLostError(
-            f"The connection to {host} was lost.{reason}", host=host, stderr=log, started=started
+            f"The connection to {host} was lost.{reason}{note}",
+            host=host,
+            stderr=log,
+            started=started,
         )
 
     # What depends on it
@@ -271,7 +295,8 @@ class Transport:
         poller = select.poll()
         poller.register(self.master.output, select.POLLIN)
         left = max(0.0, deadline - time.monotonic())
-        if not poller.poll(None if left == math.inf else left * 1000 + 1):
+        # Look again: a program that was stopped finds the deadline passed, though data has come.
+        if not poller.poll(None if left == math.inf else left * 1000 + 1) and not poller.poll(0):
             return None
         return self._buffer[: os.readv(self.master.output, [self._buffer])]
 
@@ -298,17 +323,26 @@ class Transport:
 
     def _log_in(self) -> bytes:
         """Wait for the host's reply; return what came behind it."""
+        progress = 0
         while True:
-            data = self.read(self._login_deadline)
+            deadline = self._login_deadline
+            data = self.read(deadline)
             rest = self._session.find_reply(bytes(data)) if data else None
             if rest is not None:
                 return rest
+            now = time.monotonic()
+            if self._session.progress > progress:
+                progress = self._session.progress
+                slow = min(now + self.settings.connect_timeout, self._last_deadline)
+                self._login_deadline = max(self._login_deadline, slow)
+            if data is None and now > deadline + STOPPED:  # this program did not run meanwhile
+                self._login_deadline += now - deadline
             if self.closing and not data:
                 raise self.lost_error(started=False)
             if data is not None and not data:
                 raise self._login_error()
             # Noise came, which may never end; or a person is asked, or was.
-            if time.monotonic() >= self._login_deadline:
+            if now >= self._login_deadline:
                 raise self._silence_error()
 
     def _silence_error(self) -> LazyclusterError:
@@ -319,7 +353,7 @@ class Transport:
             connect_timeout=self.settings.connect_timeout,
             noise=self._session.noise,
             ssh_command=login_command(self.settings),
-            jump_host=diagnosis.jump_host(self.settings),
+            jump_host=diagnosis.jump_host(self._config),
         )
 
     def _login_error(self) -> LazyclusterError:
@@ -338,8 +372,8 @@ class Transport:
             noise=self._session.noise,
             given=given,
             ssh_command=login_command(settings),
-            jump_host=diagnosis.jump_host(settings),
-            locked_key="" if settings.may_be_asked else diagnosis.locked_key(settings),
+            jump_host=diagnosis.jump_host(self._config),
+            locked_key="" if settings.may_be_asked else diagnosis.locked_key(self._config),
         )
 
     def _end(self, error: LazyclusterError) -> None:

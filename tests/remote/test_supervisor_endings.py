@@ -96,8 +96,8 @@ def test_nothing_is_left_after(ending, new_host, temporary):
 
 
 def test_nothing_is_left_after_silence(make_host, host_python, temporary):
-    """Four silent periods of heartbeats are the end, though the pipes are open."""
-    host = make_host(host_python, keepalive=SHORT)
+    """A silence of orphan_timeout is the end, though the pipes are open."""
+    host = make_host(host_python, keepalive=SHORT, orphan_timeout=4 * SHORT)
     pids = [host.wait_for_hello()["pid"]]
     path = host.run(operation("make_private_directory")).ended[0]["result"]
     asked = host.ask(command("echo $$; exec sleep 1000"))
@@ -109,7 +109,7 @@ def test_nothing_is_left_after_silence(make_host, host_python, temporary):
 
 def test_any_frame_is_a_sign_of_life(make_host, host_python):
     """Heartbeats keep it, for longer than it would bear silence; and it sends its own."""
-    host = make_host(host_python, keepalive=SHORT)
+    host = make_host(host_python, keepalive=SHORT, orphan_timeout=4 * SHORT)
     asked = host.ask(command("sleep 0.4; echo done"))
     while not asked.finished:
         beats = host.heartbeats

@@ -355,7 +355,7 @@ KEEPALIVE = 1.0  # seconds; the end comes after four times that
 
 @pytest.fixture
 def impatient(own_sshd):
-    runtime = open_runtime(own_sshd, keepalive=KEEPALIVE)
+    runtime = open_runtime(own_sshd, keepalive=KEEPALIVE, orphan_timeout=4 * KEEPALIVE)
     yield runtime
     own_sshd.resume()
     runtime.cleanup()

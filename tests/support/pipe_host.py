@@ -122,6 +122,7 @@ class PipeHost:
     Args:
         python: The `python=` of the user, None to let the host look for one.
         keepalive: Seconds between heartbeats.
+        orphan_timeout: Seconds of silence after which the supervisor ends.
         environment: Variables, in addition to a few; None removes one.
         folder: Where it starts, and its home directory.
         temporary: Its `$TMPDIR`.
@@ -137,6 +138,7 @@ class PipeHost:
         folder: Path,
         temporary: Path,
         keepalive: float = KEEPALIVE,
+        orphan_timeout: float = 600.0,
         environment: Mapping[str, str | None] | None = None,
         login_shell: str = "/bin/sh",
         under: Sequence[str] = (),
@@ -168,7 +170,9 @@ class PipeHost:
             for fd in theirs:
                 os.close(fd)
         os.set_blocking(self.stdin, False)
-        settings = Settings("localhost", python=python, keepalive=keepalive)
+        settings = Settings(
+            "localhost", python=python, keepalive=keepalive, orphan_timeout=orphan_timeout
+        )
         self.write(bootstrap.bootstrap_input(self.token, settings))
 
     def write(self, data: bytes) -> None:

@@ -12,6 +12,7 @@ import pytest
 from lazycluster._conversation import conversation as conversation_module
 from lazycluster._conversation.conversation import DESCRIPTION_LIMIT, Conversation
 from lazycluster._shared import frames
+from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import (
     ConnectionLostError,
@@ -24,6 +25,7 @@ from lazycluster.exceptions import (
 pytestmark = pytest.mark.every_python
 
 KEEPALIVE = 60.0
+SETTINGS = Settings("host", keepalive=KEEPALIVE)
 COMMAND = {"kind": "command", "command": "true", "shell": "/bin/sh"}
 
 
@@ -36,7 +38,7 @@ class FakeTransport:
         error: The reason of the end, None before it.
     """
 
-    def __init__(self, settings, remote_command, began):
+    def __init__(self, settings, config, remote_command, began):
         self.master = SimpleNamespace(folder="/nonexistent", lifeline=-1, log=lambda: "the log")
         self.script = []
         self.deadlines = []
@@ -59,8 +61,8 @@ class FakeTransport:
         error.started = started
         return error
 
-    def lost_error(self, started):
-        return ConnectionLostError("lost", host="host", started=started)
+    def lost_error(self, started, note=""):
+        return ConnectionLostError(f"lost{note}", host="host", started=started)
 
 
 class FakeWriter:
@@ -93,7 +95,7 @@ class Host:
     """A conversation and the script of its host."""
 
     def __init__(self):
-        self.conversation = Conversation(Settings("host", keepalive=KEEPALIVE))
+        self.conversation = Conversation(SETTINGS, ResolvedConfig(SETTINGS))
         self.transport = self.conversation.transport
         self.writer = self.conversation._writer
         (bootstrap,) = self.writer.sent

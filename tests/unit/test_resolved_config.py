@@ -1,0 +1,47 @@
+"""ResolvedConfig: what ssh makes of the user's ssh_config, asked by `ssh -G`."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from lazycluster._ssh.resolved import ResolvedConfig
+from lazycluster._ssh.settings import Settings
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh")
+
+
+def resolved(folder, text="", **settings):
+    config = folder / "config"
+    config.write_text(text)
+    return ResolvedConfig(Settings("h", config_file=config, **settings))
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(30, 10), (0.01, 1), (31, 11), (1e12, 2147483)])
+def test_without_a_connect_timeout_ssh_gets_a_third_in_whole_seconds(tmp_path, seconds, expected):
+    """0 would be no limit at all, and ssh keeps milliseconds in an int."""
+    assert resolved(tmp_path, connect_timeout=seconds).connect_timeout() == expected
+
+
+@pytest.mark.parametrize("name", ["ConnectTimeout", "connecttimeout"])
+def test_a_connect_timeout_of_the_user_is_left_alone(tmp_path, name):
+    assert resolved(tmp_path, f"{name} 3\n").connect_timeout() is None
+    assert resolved(tmp_path, options={name: "3"}).connect_timeout() is None
+
+
+def test_a_config_that_ssh_refuses_is_left_to_the_login(tmp_path):
+    """The login fails with ssh's own words."""
+    assert resolved(tmp_path, "NoSuchOption yes\n").connect_timeout() is None
+
+
+def test_a_slow_match_exec_does_not_hold_up_the_login_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("lazycluster._ssh.resolved.TIMEOUT", 0.1)
+    assert resolved(tmp_path, 'Match exec "sleep 1000"\n').connect_timeout() is None
+
+
+def test_ssh_is_asked_once(tmp_path):
+    config = resolved(tmp_path, "ProxyJump a,b\n")
+    assert config.values("proxyjump") == ["a,b"]
+    (tmp_path / "config").write_text("ProxyJump c\n")
+    assert config.values("proxyjump") == ["a,b"]

@@ -8,12 +8,19 @@ import pickle
 import stat
 import tempfile
 import threading
+import weakref
 
 import pytest
 
 from lazycluster._spool import BLOCK, MEMORY_LIMIT, Spool
 
 pytestmark = pytest.mark.every_python
+
+
+@pytest.fixture(autouse=True)
+def _own_file(monkeypatch):
+    """Give each test a file of its own: a spool that an earlier test left alive keeps its file."""
+    monkeypatch.setattr("lazycluster._spool._files", weakref.WeakValueDictionary())
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -277,6 +277,8 @@ class Connection:
         from lazycluster._ssh.run import run, session_command
 
         session_command(command)  # raises before any process is started
+        if timeout is not None:
+            check_seconds(timeout, "timeout")
         ending = self._use(lambda transport: run(transport, command, timeout))
         if ending.timed_out or (check and ending.exit_status != 0):
             raise _command_error(self.host, command, ending, timeout)

@@ -15,8 +15,10 @@ import threading
 import time
 from typing import Protocol
 
+from lazycluster._ssh.waiting import wait_writable
+
 PIPE_BUF = select.PIPE_BUF  # bytes that a pipe takes whole or not at all, see pipe(7)
-POLL_INTERVAL_MS = 100  # between two looks at whether a full pipe is to be closed
+POLL_INTERVAL = 0.1  # seconds between two looks at whether a full pipe is to be closed
 
 
 class FrameSource(Protocol):
@@ -98,9 +100,9 @@ class Writer:
             self._queue.clear()
             self._sources.clear()
             self._changed.notify_all()
-            until = time.monotonic() + 5 * POLL_INTERVAL_MS / 1000
+            until = time.monotonic() + 5 * POLL_INTERVAL
             while self._writing and time.monotonic() < until:
-                self._changed.wait(POLL_INTERVAL_MS / 1000)
+                self._changed.wait(POLL_INTERVAL)
             return not self._writing
 
     def _notify(self) -> None:
@@ -140,15 +142,13 @@ class Writer:
 
     def _write(self, data: bytes) -> bool:
         view = memoryview(data)
-        poller = select.poll()
-        poller.register(self._fd, select.POLLOUT)
         while view:
             if self._closed:
                 return False
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                poller.poll(POLL_INTERVAL_MS)
+                wait_writable(self._fd, POLL_INTERVAL)
             except OSError:
                 return False
         self.last = time.monotonic()

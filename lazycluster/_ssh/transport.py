@@ -9,7 +9,7 @@ import enum
 import logging
 import math
 import os
-import select
+import re
 import threading
 import time
 import weakref
@@ -22,6 +22,7 @@ from lazycluster._ssh.errors import NOISE, login_error, silence_error, was_dropp
 from lazycluster._ssh.master import GUARD_TIMEOUT, Master
 from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
+from lazycluster._ssh.waiting import wait_readable
 from lazycluster._text import last_lines
 from lazycluster.exceptions import ConnectionLostError, LazyclusterError, ProtocolError
 
@@ -30,6 +31,9 @@ CLOSE_TIMEOUT = 6.0  # seconds for the host's program to end what it started; it
 STOPPED = 1.0  # seconds that a wait lasts too long if this program could not run meanwhile
 SLOW_LOGIN = 10  # times connect_timeout for a login that makes progress all the time
 READ = 1 << 18  # bytes from the host, at most, at once
+
+# What ssh prints for a single forward or mux client does not end a connection.
+_OF_CHANNELS = re.compile(NOISE.pattern + r"|^channel \d+: |^stdio forwarding failed|^mux_")
 
 logger = logging.getLogger("lazycluster")
 
@@ -127,8 +131,8 @@ class Transport:
             on_error.callback(self.master.wait)
             on_error.callback(self.master.release)
             _register_exit()
-            _live.add(self)
             self._thread.start()
+            _live.add(self)
             on_error.pop_all()
 
     def answer_questions(self) -> None:
@@ -206,7 +210,7 @@ class Transport:
                 f"The connection to {host} was closed.", host=host, started=started
             )
         log = self.master.log()
-        printed = last_lines(log, NOISE)
+        printed = last_lines(log, _OF_CHANNELS)
         reason = f" ssh printed: {printed}." if printed else ""
         return ConnectionLostError(
             f"The connection to {host} was lost.{reason}{note}",
@@ -292,11 +296,10 @@ class Transport:
             The bytes, which are valid until the next call: a new buffer for each would cost more
             than the reading. Empty at the end, None if the deadline passes first.
         """
-        poller = select.poll()
-        poller.register(self.master.output, select.POLLIN)
-        left = max(0.0, deadline - time.monotonic())
+        output = self.master.output
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         # Look again: a program that was stopped finds the deadline passed, though data has come.
-        if not poller.poll(None if left == math.inf else left * 1000 + 1) and not poller.poll(0):
+        if not wait_readable(output, left) and not wait_readable(output, 0):
             return None
         return self._buffer[: os.readv(self.master.output, [self._buffer])]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lazycluster import Runtime
+from lazycluster import Connection, Runtime
 from lazycluster._ssh import scp
 from lazycluster._ssh.options import Version, ssh_version
 from lazycluster.connection import CommandResult
@@ -435,3 +435,10 @@ def test_unusable_host_is_a_connect_error(own_sshd, connect):
     ):
         with pytest.raises(ConnectError):
             use()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "x", True])
+def test_a_timeout_that_is_none_is_refused_before_anything_starts(timeout):
+    """There is no such host, and none is asked."""
+    with pytest.raises(ValueError, match="Invalid timeout"):
+        Connection("host.invalid").run("true", timeout=timeout)

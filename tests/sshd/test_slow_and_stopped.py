@@ -242,3 +242,16 @@ def test_a_dead_first_address_costs_what_it_costs_ssh(own_sshd, tmp_path):
         ["unshare", "-m", "/bin/sh", "-c", script], capture_output=True, text=True, timeout=TIMEOUT
     )
     assert done.stdout == "b'in\\n'\n", done.stderr
+
+
+def test_the_error_of_a_lost_link_names_no_channel(own_sshd):
+    """A probe of ours that sshd refused is not the reason; ssh's own last words are."""
+    connection = Connection(own_sshd.alias, config_file=own_sshd.config_file)
+    with connection, connection.forward_local(0, 1):  # the probe finds a closed port
+        transport = connection._open().transport
+        assert "channel" in transport.master.log()
+        own_sshd.kill_connections()
+        assert transport.wait_until_ended(TIMEOUT)
+        error = transport.end_error(None)
+    assert "channel" not in str(error)
+    assert "closed by remote host" in str(error)

@@ -267,6 +267,7 @@ TABLE = (
     Row(r"^Connection (?:closed|reset) by UNKNOWN port 65535", _PROXY_CURE),
     Row(
         r"^(?:kex_exchange_identification: (?:banner line|No SSH version|client sent invalid)"
+        r"|banner exchange: .*: invalid format"  # the only line of 10.0
         r"|Bad remote protocol version identification|Protocol major versions differ).*",
         "The program that listens there is not sshd; check the port.",
     ),

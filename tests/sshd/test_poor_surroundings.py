@@ -17,6 +17,7 @@ from lazycluster import Connection, Runtime
 from lazycluster.exceptions import LazyclusterError
 from support.hosts import call, commands, run
 from support.interpreters import OWN_PYTHON
+from support.machine import needs_mounts
 from support.programs import poor_manager
 
 MANAGER_TIMEOUT = 250  # seconds for a manager that logs in and does a bit of everything
@@ -97,17 +98,7 @@ def test_f40_folders_too_long_for_a_socket(manager, tmp_path):
 UNUSABLE_TMP = 'mount --bind /tmp /tmp && mount -o remount,ro,bind /tmp && exec "$@"'
 
 
-def can_mount():
-    """Whether there can be file systems for one process alone."""
-    argv = ["unshare", "-m", "/bin/sh", "-c", "mount -t tmpfs none /mnt"]
-    return (
-        os.geteuid() == 0
-        and shutil.which("unshare") is not None
-        and subprocess.run(argv, capture_output=True, check=False).returncode == 0
-    )
-
-
-@pytest.mark.skipif(not can_mount(), reason="needs root and unshare")
+@needs_mounts
 def test_f40_tmp_that_is_read_only(sshd, short_folder):
     """With TMPDIR elsewhere it works, without it one sentence says what to set."""
     argv = ["unshare", "-m", "/bin/sh", "-c", UNUSABLE_TMP, "sh"]
@@ -124,7 +115,7 @@ def test_f40_tmp_that_is_read_only(sshd, short_folder):
     assert "/tmp: Read-only file system." in said
 
 
-@pytest.mark.skipif(not can_mount(), reason="needs root and unshare")
+@needs_mounts
 def test_f42_home_that_is_read_only(sshd, short_folder):
     """It works: the logs, which would be there, go to a temporary folder."""
     (short_folder / "home").mkdir()
@@ -139,7 +130,7 @@ def test_f42_home_that_is_read_only(sshd, short_folder):
     assert (short_folder / "result").read_text() == "works"
 
 
-@pytest.mark.skipif(not can_mount(), reason="needs root and unshare")
+@needs_mounts
 def test_f40_file_system_without_room_for_a_socket(short_folder):
     """A folder can be made there and no more; another place is tried."""
     module = "lazycluster._ssh.control_folder"

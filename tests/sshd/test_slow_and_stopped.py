@@ -14,6 +14,7 @@ import pytest
 from lazycluster import Connection
 from lazycluster.exceptions import ConnectError, ConnectionLostError, LazyclusterError
 from support.hosts import await_step, commands, ended, open_runtime, run, supervisor
+from support.machine import needs_mounts
 from support.managers import await_nothing_on_manager, sshs
 from support.processes import await_gone
 from support.waiting import TIMEOUT, wait_until
@@ -148,17 +149,20 @@ def test_what_a_silent_link_left_behind_ends_before_the_next_step(own_sshd, tmp_
         runtime.cleanup()
 
 
-def test_a_signal_handler_can_close_during_a_login(own_sshd, monkeypatch):
+def test_a_signal_handler_can_close_during_a_login(own_sshd):
     """With a password the calling thread answers ssh; a lock held meanwhile would be a deadlock."""
-    own_sshd.pause()  # the login hangs
     connection = Connection(
-        own_sshd.alias, config_file=own_sshd.config_file, password="x", connect_timeout=TIMEOUT
+        own_sshd.alias,
+        config_file=own_sshd.config_file,
+        password="x",
+        connect_timeout=TIMEOUT,
+        options={"ProxyCommand": "sleep 1000"},
     )
     before = signal.signal(signal.SIGUSR1, lambda *_: connection.close())
     main = threading.get_ident()
 
     def interrupt():
-        wait_until(lambda: sshs(own_sshd), "ssh has not started")
+        wait_until(lambda: connection._current and sshs(own_sshd), "ssh has not started")
         signal.pthread_kill(main, signal.SIGUSR1)
 
     thread = threading.Thread(target=interrupt)
@@ -169,7 +173,6 @@ def test_a_signal_handler_can_close_during_a_login(own_sshd, monkeypatch):
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, before)
-        own_sshd.resume()
         connection.close()
     await_nothing_on_manager(own_sshd)
 
@@ -228,7 +231,7 @@ with Connection({alias!r}, config_file={config!r}, options=OPTIONS) as c:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount namespace")
+@needs_mounts
 def test_a_dead_first_address_costs_what_it_costs_ssh(own_sshd, tmp_path):
     """ssh_config's ConnectTimeout counts for each address; ours is for the whole login."""
     hosts, program, config = tmp_path / "hosts", tmp_path / "program.py", tmp_path / "config"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,12 +83,26 @@ def takes_deep_folders() -> bool:
     return True
 
 
+@functools.cache
+def can_mount() -> bool:
+    """Return True if this account can mount a file system for one process alone."""
+    argv = ["unshare", "-m", "/bin/sh", "-c", "mount -t tmpfs none /mnt"]
+    return (
+        os.geteuid() == 0
+        and shutil.which("unshare") is not None
+        and subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    )
+
+
 needs_ipv6 = pytest.mark.skipif(not may_bind("::1"), reason="needs ::1")
 needs_privileged_ports = pytest.mark.skipif(
     may_bind("127.0.0.1", LOW_PORT), reason=f"this account may listen on port {LOW_PORT}"
 )
 needs_link_counts = pytest.mark.skipif(
     not counts_links(), reason="the file system does not count links"
+)
+needs_mounts = pytest.mark.skipif(
+    not can_mount(), reason="needs root, and a mount namespace by unshare"
 )
 needs_deep_folders = pytest.mark.skipif(
     not takes_deep_folders(), reason="the file system takes no path longer than PATH_MAX"

@@ -143,6 +143,12 @@ SEEN = [
         ["banner line contains invalid characters", "not sshd", "port"],
     ),
     (
+        "something else than sshd, as 10.0 has it",
+        "banner exchange: Connection to 127.0.0.1 port 2302: invalid format\n",
+        ConnectError,
+        ["port 2302: invalid format", "not sshd"],
+    ),
+    (
         "something else than sshd, or one of another century",
         "Protocol major versions differ: 2 vs. 1\n"
         "banner exchange: Connection to 127.0.0.1 port 2302: could not read protocol version\n",

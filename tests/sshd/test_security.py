@@ -200,7 +200,12 @@ def test_secrets_are_in_no_argv_environment_log_or_repr(own_runtime, caplog, tmp
     task.run_function(wait, argument=secret, path=str(release))
     task.env_variables = {"OTHER": secret}
     own_runtime.execute_task(task)
-    step = wait_until(lambda: len(task._execution._request.outcomes) == 1 and task.process.pid)
+
+    def second_step():
+        request = task._execution._request  # None until the first step is sent
+        return request and len(request.outcomes) == 1 and request.pid
+
+    step = wait_until(second_step)
     running = every_process()
     environments = {pid for pid, (_, environ) in running.items() if secret.encode() in environ}
     # A fork's own is that of the supervisor: what was set since is in its memory.

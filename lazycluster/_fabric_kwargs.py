@@ -26,13 +26,8 @@ _SWITCHES = {
 def translate_connection_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the `connection_kwargs` of a Runtime to the parameters of a Connection.
 
-    Args:
-        kwargs: Parameters of Connection, or names of paramiko and fabric that have a meaning in
-            OpenSSH: `username`, `key_filename`, `timeout`, `gateway`, `allow_agent`,
-            `look_for_keys`, and `connect_kwargs` with a mapping of these. None means not given.
-
-    Returns:
-        The parameters that were given.
+    These are parameters of Connection, names of paramiko and fabric that have a meaning in OpenSSH,
+    and `connect_kwargs` with a mapping of such names. None means not given.
 
     Raises:
         ValueError: If a name is unknown (the message lists the known names), or two spellings of

@@ -53,7 +53,8 @@ class LazyclusterError(Exception):
 
     def __init__(self, message: str, **attributes: Any) -> None:
         super().__init__(escaped(message))
-        declared = _declared_attributes(type(self))
+        bases = [base for base in type(self).__mro__ if base.__module__ == __name__]
+        declared = {name for base in bases for name in vars(base).get("__annotations__", ())}
         required = {name for name in declared if not hasattr(type(self), name)}
         if not required <= attributes.keys() <= declared:
             raise TypeError(
@@ -101,12 +102,6 @@ class LazyclusterError(Exception):
             error.__cause__ = cause
             error = cause
         self.__suppress_context__ = suppress_context
-
-
-def _declared_attributes(cls: type) -> set[str]:
-    """Return the names that the classes of this module annotate, for `cls` and its bases."""
-    bases = [base for base in cls.__mro__ if base.__module__ == __name__]
-    return {name for base in bases for name in vars(base).get("__annotations__", ())}
 
 
 def _blank(cls: type[_Error], args: tuple[Any, ...]) -> _Error:
@@ -302,7 +297,6 @@ class PortInUseError(LazyclusterError):
     """Another process listens on the port.
 
     Attributes:
-        port: The port.
         side: The side that the port is on: "manager" or the host as the user typed it.
     """
 
@@ -340,23 +334,17 @@ def command_message(
 ) -> str:
     """Return the message of a CommandError or StepTimeoutError, a small table.
 
-    Args:
-        host: The host as the user typed it.
-        command: The command; a long one is shortened to 200 characters.
-        exit_status: The exit status, if it has one.
-        signal: The number of the signal that ended it, if one did.
-        timeout: The timeout in seconds that it exceeded, if it did.
-        output: What it printed; the last 5 lines are shown, shortened to 200 characters each.
+    A long command or line is shortened to 200 characters, and the output to its last 5 lines.
     """
+    headline = "A command failed" if timeout is None else "A command took too long"
+    rows: list[tuple[str, str]] = []
     if timeout is not None:
-        headline, ending = "A command took too long", [("timeout", f"{timeout:g} seconds")]
-    else:
-        headline, ending = "A command failed", []
+        rows.append(("timeout", f"{timeout:g} seconds"))
     if exit_status is not None:
-        ending.append(("exit status", str(exit_status)))
+        rows.append(("exit status", str(exit_status)))
     if signal is not None:
-        ending.append(("signal", _signal_name(signal)))
-    rows = [*ending, ("command", one_line(command, 200)), ("host", one_line(host, 200))]
+        rows.append(("signal", _signal_name(signal)))
+    rows += [("command", one_line(command, 200)), ("host", one_line(host, 200))]
     lines = [line for line in output[-4096:].splitlines() if line.strip()][-5:]
     rows += [("output" if i == 0 else "", one_line(line, 200)) for i, line in enumerate(lines)]
     return "\n".join([f"{headline}.", *(f"  {name:<12}{value}" for name, value in rows)])

@@ -12,6 +12,8 @@ from lazycluster._shared import archive
 from lazycluster._shared.operations import BOOTSTRAP_MODULES, IMPORTED_MODULES
 from lazycluster.exceptions import SerializationError
 
+HOST_PACKAGE = "_lazycluster"  # the package's name on the host, see `_remote/loader.py`
+
 
 @cache
 def read_source(name: str) -> bytes:
@@ -31,19 +33,17 @@ def bootstrap_archive() -> bytes:
 
 @cache
 def cloudpickle_sources() -> dict[str, str]:
-    """Return the source of the installed cloudpickle, which hosts are sent.
-
-    Returns:
-        The texts by the names of the modules, the package first.
+    """Return the source of each module of cloudpickle by its name, the package first.
 
     Raises:
         SerializationError: If cloudpickle was installed without its source.
     """
     sources = {}
-    for name in _CLOUDPICKLE_MODULES:
+    # cloudpickle_fast exists only for old pickles, and not in every version.
+    for name in ("cloudpickle", "cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast"):
         spec = importlib.util.find_spec(name)
         if spec is None:
-            continue  # cloudpickle_fast exists only for old pickles
+            continue
         get_source = getattr(spec.loader, "get_source", None)  # also from within a zip
         source = get_source(name) if get_source is not None else None
         if source is None:
@@ -62,8 +62,3 @@ def module_archive(name: str) -> bytes:
         return archive.pack(cloudpickle_sources())
     names = (*IMPORTED_MODULES.get(name, ()), name)
     return archive.pack({f"{HOST_PACKAGE}.{name}": read_source(name).decode() for name in names})
-
-
-_CLOUDPICKLE_MODULES = ("cloudpickle", "cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast")
-
-HOST_PACKAGE = "_lazycluster"  # the package's name on the host, see `_remote/loader.py`

@@ -11,19 +11,12 @@ MAX_NUMBER = (1 << 31) - 1  # of an exit status, signal or errno that is believe
 
 @dataclass(frozen=True)
 class OsFailure:
-    """The step's process could not start, or a copy or operation failed.
-
-    Attributes:
-        message: The reason.
-        errno: The error number; None if there is none.
-        path: The path that the error is about; None if there is none.
-        on_sender: True if the side that sent a file could not read it.
-    """
+    """The step's process could not start, or a copy or operation failed."""
 
     message: str
     errno: int | None
     path: str | None
-    on_sender: bool
+    on_sender: bool  # True if the side that sent a file could not read it
 
 
 @dataclass(frozen=True)
@@ -42,17 +35,9 @@ class PythonModulesFailure:
 
 @dataclass(frozen=True)
 class RaisedFailure:
-    """An exception ended the function call.
+    """An exception ended the function call."""
 
-    Attributes:
-        stage: "load" while unpickling the call, "call" in the function, "dump" while pickling its
-            value.
-        type: The name of the exception's class.
-        message: The exception as text.
-        traceback: The host's traceback.
-    """
-
-    stage: str
+    stage: str  # "load" unpickles the call, "call" runs the function, "dump" pickles its value
     type: str
     message: str
     traceback: str
@@ -63,25 +48,15 @@ Failure = Union[OsFailure, PythonVersionFailure, PythonModulesFailure, RaisedFai
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended.
+    """How a step ended."""
 
-    Attributes:
-        exit_status: The exit status of its process; None if a signal ended it or none ran.
-        signal: The number of the signal that ended its process; None if none did.
-        failure: What the step itself reports as the reason of a failure; None if nothing.
-        returned: True if a function returned, and its value has been sent.
-        completed: True if a copy or an operation came to its end.
-        result: The result of an operation, as JSON has it.
-        skipped: What a copy left out, as (path, kind).
-    """
-
-    exit_status: int | None = None
+    exit_status: int | None = None  # None if a signal ended the process, or none ran
     signal: int | None = None
-    failure: Failure | None = None
-    returned: bool = False
-    completed: bool = False
-    result: Any = None
-    skipped: tuple[tuple[str, str], ...] = ()
+    failure: Failure | None = None  # the reason that the step itself reports
+    returned: bool = False  # True if a function returned, and its value has been sent
+    completed: bool = False  # True if a copy or an operation came to its end
+    result: Any = None  # of an operation, as JSON has it
+    skipped: tuple[tuple[str, str], ...] = ()  # what a copy left out, as (path, kind)
 
 
 _NUMBERS = ("step", "exit_status", "signal", "errno")
@@ -90,10 +65,7 @@ _KEYS = frozenset((*_NUMBERS, *_TEXTS, "failure", "there", "returned", "skipped"
 
 
 def parse_outcome(content: Any) -> Outcome:
-    """Return the outcome that a host has sent.
-
-    Args:
-        content: What the JSON of the frame holds; a hostile host may send anything.
+    """Return the outcome that a host has sent; a hostile host may send anything.
 
     Raises:
         ValueError: If a supervisor never sends such an outcome.

@@ -26,15 +26,6 @@ class Request:
         on_output: Called in the reader thread with a step's index and what it printed.
         on_value: Called in the reader thread with a step's index and a chunk of its value.
         live: If True, output notifies the waiting thread, too.
-
-    Attributes:
-        number: The request's number.
-        step: The index of the step that was started last, None before the first.
-        pid: The pid of the running step's process on the host, None between steps.
-        step_started: The start of that step, by the manager's `time.monotonic()`.
-        outcomes: The outcomes of the steps that have ended, in order.
-        finished: True if the request is over.
-        closed: True if it ended because the manager closed the connection.
     """
 
     def __init__(
@@ -60,18 +51,15 @@ class Request:
         self._news = False
         self._credit = frames.FIRST_WINDOW
         self._error: BaseException | None = None
-        self.step: int | None = None
-        self.pid: int | None = None
-        self.step_started = 0.0
-        self.outcomes: list[Outcome] = []
+        self.step: int | None = None  # the index of the step that was started last
+        self.pid: int | None = None  # of the running step's process on the host
+        self.step_started = 0.0  # by the manager's `time.monotonic()`
+        self.outcomes: list[Outcome] = []  # of the steps that have ended, in order
         self.finished = False
-        self.closed = False
+        self.closed = False  # True if it ended because the manager closed the connection
 
     def wait(self, deadline: float | None = None) -> None:
         """Wait until something has changed since the last call, or the deadline has passed.
-
-        Args:
-            deadline: By `time.monotonic()`; None for no deadline.
 
         Raises:
             LazyclusterError: If the connection was lost or did not come up.
@@ -95,8 +83,6 @@ class Request:
         """
         payload = json.dumps({"grace": grace}).encode("ascii")
         self._writer.send(frames.encode(frames.KILL, self.number, payload))
-
-    # For the writer
 
     @property
     def has_input(self) -> bool:
@@ -122,17 +108,8 @@ class Request:
                 self._error = error
                 self._changed.notify_all()
 
-    # For the reader
-
     def handle_frame(self, kind: int, payload: Any) -> bool:
-        """Store what came.
-
-        Args:
-            kind: The frame's kind.
-            payload: Bytes; for BULK a view that is valid until this returns.
-
-        Returns:
-            True if the waiting thread must be notified.
+        """Store what came; return True if the waiting thread must be notified.
 
         Raises:
             ValueError, KeyError, TypeError: If the frame is malformed.

@@ -32,18 +32,10 @@ class FrameSource(Protocol):
 
 
 class Writer:
-    """Writes to a non-blocking pipe.
-
-    Args:
-        fd: The pipe.
-        name: The name of the thread.
-
-    Attributes:
-        last: The time of the last write, by `time.monotonic()`.
-    """
+    """Writes to a non-blocking pipe; its thread gets the name."""
 
     def __init__(self, fd: int, name: str) -> None:
-        self.last = time.monotonic()
+        self.last = time.monotonic()  # when something was written
         self._fd = fd
         self._pid = os.getpid()
         self._name = name

@@ -61,16 +61,10 @@ def is_local(name: object) -> bool:
         module = sys.modules.get(name)
         if module is None:
             return False  # made at run time: cloudpickle pickles its contents by value
-        known = _known[name] = _module_is_local(name, module)
+        file = getattr(module, "__file__", None)
+        folders = [folder for folder in getattr(module, "__path__", ()) if isinstance(folder, str)]
+        known = _known[name] = name == "__main__" or _is_local_path(name, file, folders)
     return known
-
-
-def _module_is_local(name: str, module: types.ModuleType) -> bool:
-    if name == "__main__":
-        return True
-    file = getattr(module, "__file__", None)
-    folders = [folder for folder in getattr(module, "__path__", ()) if isinstance(folder, str)]
-    return _is_local_path(name, file, folders)
 
 
 def _is_local_path(name: str, file: object, folders: Collection[str]) -> bool:

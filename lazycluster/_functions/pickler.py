@@ -87,36 +87,21 @@ def _reduce_new_type(new: Any) -> tuple[object, ...]:
     return type(new), (new.__name__, new.__supertype__), state
 
 
-def _local_reducers() -> dict[type, Callable[[Any], tuple[object, ...]]]:
-    """Return reducers of types whose objects pickle by name only.
-
-    The host does not have the local module in which it would look for the name.
-    """
-    reducers: dict[type, Callable[[Any], tuple[object, ...]]] = {
-        type(functools.lru_cache(len)): _reduce_lru_cache,
-        typing.TypeVar: _reduce_type_variable,
-    }
-    for name in ("ParamSpec", "TypeVarTuple"):  # new in Python 3.10 and 3.11
-        if hasattr(typing, name):
-            reducers[getattr(typing, name)] = _reduce_named_type
-    if isinstance(typing.NewType, type):  # a plain function before Python 3.10
-        reducers[typing.NewType] = _reduce_new_type
-    return reducers
-
-
-_LOCAL_REDUCERS = _local_reducers()
+# Reducers of types whose objects pickle by name only: the host does not have the local module in
+# which it would look for the name.
+_LOCAL_REDUCERS: dict[type, Callable[[Any], tuple[object, ...]]] = {
+    type(functools.lru_cache(len)): _reduce_lru_cache,
+    typing.TypeVar: _reduce_type_variable,
+}
+for _name in ("ParamSpec", "TypeVarTuple"):  # new in Python 3.10 and 3.11
+    if hasattr(typing, _name):
+        _LOCAL_REDUCERS[getattr(typing, _name)] = _reduce_named_type
+if isinstance(typing.NewType, type):  # a plain function before Python 3.10
+    _LOCAL_REDUCERS[typing.NewType] = _reduce_new_type
 
 
 class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickle by value what is not installed.
-
-    Args:
-        file: A binary file to write to.
-
-    Attributes:
-        modules_by_value: The modules that were pickled as a whole, in order.
-        imported: By name the local modules that the bodies of pickled functions import.
-    """
+    """Pickle by value what is not installed."""
 
     dispatch_table: ClassVar[Any] = ChainMap(
         {types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
@@ -124,28 +109,24 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
 
     def __init__(self, file: object) -> None:
         super().__init__(file)
-        self.modules_by_value: list[types.ModuleType] = []
-        self.imported: dict[str, Source] = {}
+        self.modules_by_value: list[types.ModuleType] = []  # those pickled as a whole, in order
+        self.imported: dict[str, Source] = {}  # what the bodies of pickled functions import
         self._bare_modules: dict[str, _BareModule] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """See pickle.Pickler; called for each object that is not of a basic type."""
         kind = type(obj)
-        if kind is types.FunctionType:
-            if is_local(obj.__module__):
-                return self._reduce_function(obj)
-        elif issubclass(kind, type):
-            if is_local(obj.__module__):
-                return self._reduce_class(obj)
-        elif kind is types.ModuleType:
-            if is_local(obj.__name__):
-                return self._reduce_module(obj)
-        elif kind in _LOCAL_REDUCERS:
-            if is_local(obj.__module__):
-                return _LOCAL_REDUCERS[kind](obj)
-        elif kind is functools.cached_property:  # it holds a lock before Python 3.12
+        if kind is types.FunctionType and is_local(obj.__module__):
+            return self._reduce_function(obj)
+        if issubclass(kind, type) and is_local(obj.__module__):
+            return self._reduce_class(obj)
+        if kind is types.ModuleType and is_local(obj.__name__):
+            return self._reduce_module(obj)
+        if kind in _LOCAL_REDUCERS and is_local(obj.__module__):
+            return _LOCAL_REDUCERS[kind](obj)
+        if kind is functools.cached_property:  # it holds a lock before Python 3.12
             return kind, (obj.func,), {"attrname": obj.attrname}
-        elif obj is dataclasses.MISSING:
+        if obj is dataclasses.MISSING:
             return "MISSING"  # by name, since code compares it with `is`
         return super().reducer_override(obj)
 

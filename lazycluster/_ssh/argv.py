@@ -27,12 +27,7 @@ def master_argv(
 ) -> list[str]:
     """Make the argv of the ssh that is the control master and runs one command.
 
-    Args:
-        settings: What the user asked for.
-        control_path: The absolute path of the control socket; see `check_control_path`.
-        version: The version of the ssh that will run; it decides which options are known.
-        remote_command: The command line for the remote shell.
-        connect_timeout: Seconds for each address (`-o ConnectTimeout`); None for ssh_config's.
+    `connect_timeout` is in seconds, for each address; without it, that of ssh_config counts.
     """
     # -M once: twice means "ask".
     argv = ["ssh", "-M", "-S", control_path.replace("%", "%%"), "-T"]
@@ -116,12 +111,9 @@ def _client_argv(control_path: str, *options: str, command: str | None = None) -
 def run_argv(control_path: str, log_file: str, remote_command: str) -> list[str]:
     """Make the argv of a mux client that runs one command in a session of its own.
 
-    Args:
-        control_path: The master's control socket.
-        log_file: The file for the client's own messages (`-E`), so that stderr holds only the
-            command's. The level is DEBUG2, the first that prints the exit status the host sent.
-        remote_command: The command line for the remote shell.
+    Its own messages go to `log_file`, so that stderr holds only the command's.
     """
+    # DEBUG2 is the first level that prints the exit status the host sent.
     options = ("-o", "LogLevel=DEBUG2", "-E", log_file, "-T")
     return _client_argv(control_path, *options, command=remote_command)
 
@@ -136,12 +128,8 @@ def forward_argv(
 ) -> list[str]:
     """Make the argv of a mux client that makes the master begin or end a forward on loopback.
 
-    Args:
-        control_path: The master's control socket.
-        action: "forward" or "cancel" (`-O`).
-        flag: "-L" to listen on the manager, or "-R" to listen on the host.
-        listen_port: The port to listen on, on 127.0.0.1; 0 only with "-R".
-        to_port: The port on the other side's localhost to connect to, IPv4 or IPv6.
+    `action` is "forward" or "cancel", `flag` "-L" or "-R". Only with "-R" can `listen_port` be 0.
+    The connection to the other side's localhost may be IPv4 or IPv6.
     """
     forward = f"127.0.0.1:{listen_port}:localhost:{to_port}"
     return _client_argv(control_path, "-O", action, flag, forward)
@@ -168,14 +156,8 @@ def scp_argv(
 ) -> list[str]:
     """Make the argv of the scp that copies a file or folder through the master.
 
-    Args:
-        control_path: The master's control socket.
-        version: The version of ssh, and so of scp.
-        source: The path to copy from.
-        target: The path to copy to; into an existing folder, under the source's name.
-        to_host: True if the target is on the host, False if the source is.
-        sftp: Speak SFTP if scp can. Otherwise speak the old protocol, for which the account's shell
-            reads the names.
+    With `sftp`, scp speaks SFTP if it can. Otherwise it speaks the old protocol, for which the
+    account's shell reads the names.
 
     Raises:
         ValueError: If a shell would read the name on the host and it contains a line break.

@@ -53,11 +53,7 @@ def make_control_folder() -> str:
 
 
 def _is_shared(parent: str) -> bool:
-    """Return True if other users can rename what is in the folder.
-
-    Raises:
-        LazyclusterError: If it belongs to another user.
-    """
+    """Return True if other users can rename what is in the folder."""
     status = os.stat(parent)
     owners = {status.st_uid, os.lstat(parent).st_uid}
     # /tmp is trusted with any owner: in a container that may be an unknown uid.
@@ -67,12 +63,7 @@ def _is_shared(parent: str) -> bool:
 
 
 def _control_folder_in(parent: str) -> str:
-    """Make a private folder there, with an empty log, in which a socket can be made.
-
-    Raises:
-        OSError: If the folder, the log or a socket in it cannot be made.
-        LazyclusterError: If the path is too long, or other users can reach the folder.
-    """
+    """Make a private folder there, with an empty log, in which a socket can be made."""
     folder = os.path.join(parent, "lazycluster-" + os.urandom(4).hex())  # short, for the socket
     os.mkdir(folder, 0o700)
     with ExitStack() as on_error:

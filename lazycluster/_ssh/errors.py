@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 from lazycluster._ssh.error_table import (
     BEHIND_PROXY,
@@ -67,11 +68,9 @@ def login_error(
         given: The secret that ssh got: "password", "passphrase", or "".
         ssh_command: The command that logs in by hand, for the cure.
         jump_host: The jump host, if it is known.
-        locked_key: A key that ssh could not offer because of its passphrase, if there is one.
-
-    Returns:
-        A ConnectError, AuthenticationError or HostKeyError.
+        locked_key: A key that ssh could not offer because of its passphrase.
     """
+    attributes: dict[str, Any] = {"host": host, "exit_status": exit_status, "stderr": stderr}
     text = _plain(stderr)
     message = f"Cannot connect to {host}"
     if BEHIND_PROXY.search(text):
@@ -81,7 +80,7 @@ def login_error(
     found = find_row(text) if exit_status in (None, 255) else None
     if found is None:
         message += f": {_unknown_reason(exit_status, text, noise, ssh_command)}"
-        return ConnectError(message, host=host, exit_status=exit_status, stderr=stderr)
+        return ConnectError(message, **attributes)
     row, match = found
     groups = {name: quoted(value or "…") for name, value in match.groupdict().items()}
     message += f": {quoted(match.groupdict().get('reason') or match[0])}. "
@@ -92,8 +91,10 @@ def login_error(
         option=OPTIONS_OF_ALGORITHMS.get(groups.get("algorithm", "")),
     )
     if row.error is HostKeyError:
-        return _host_key_error(message, text, host, exit_status, stderr)
-    return row.error(message, host=host, exit_status=exit_status, stderr=stderr)
+        file, line, hint = _known_hosts(text)
+        message += hint
+        attributes.update(known_hosts_file=file, known_hosts_line=line)
+    return row.error(message, **attributes)
 
 
 def silence_error(
@@ -105,10 +106,7 @@ def silence_error(
     ssh_command: str,
     jump_host: str,
 ) -> ConnectError:
-    """Return the exception for a host that did not answer within `connect_timeout` seconds.
-
-    The other arguments are those of `login_error`.
-    """
+    """Return the exception for a host that did not answer in time; see `login_error`."""
     behind = f", behind the jump host {jump_host}," if jump_host else ""
     printed = last_lines(noise, NOISE) or last_lines(stderr, NOISE)
     return ConnectError(
@@ -138,27 +136,16 @@ def _cure(row: Row, given: str, locked_key: str) -> str:
     return LOCKED_KEY_CURE if locked_key and row.cure == KEY_CURE else row.cure
 
 
-def _host_key_error(
-    message: str, text: str, host: str, exit_status: int | None, stderr: str
-) -> HostKeyError:
-    """Add the known_hosts file and the line, if ssh printed them."""
-    file, line = None, None
-    offending = re.search(r"^Offending .*?key .*?in (?P<file>.+):(?P<line>\d+)$", text, re.M)
-    correct = re.search(r"^Add correct host key in (?P<file>.+) to get rid of this", text, re.M)
+def _known_hosts(text: str) -> tuple[str | None, int | None, str]:
+    """Return the known_hosts file and the line, if ssh printed them, and a sentence about them."""
+    offending = re.search(r"^Offending .*?key .*?in (.+):(\d+)$", text, re.M)
     if offending:
-        file, line = offending["file"], int(offending["line"])
-        message += f" The old key is in line {line} of {file}."
-    elif correct:
-        file = correct["file"]
-        message += f" The right key belongs in {file}."
-    return HostKeyError(
-        message,
-        host=host,
-        exit_status=exit_status,
-        stderr=stderr,
-        known_hosts_file=file,
-        known_hosts_line=line,
-    )
+        file, line = offending[1], int(offending[2])
+        return file, line, f" The old key is in line {line} of {file}."
+    correct = re.search(r"^Add correct host key in (.+) to get rid of this", text, re.M)
+    if correct:
+        return correct[1], None, f" The right key belongs in {correct[1]}."
+    return None, None, ""
 
 
 def _unknown_reason(exit_status: int | None, text: str, noise: str, ssh: str) -> str:

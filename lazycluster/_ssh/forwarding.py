@@ -56,13 +56,7 @@ class Route(NamedTuple):
 def open_forward(transport: Transport, wanted: Route, host_ports: HostPorts) -> Route:
     """Make a forward, and verify that its port is listened on.
 
-    Args:
-        transport: What it goes over.
-        wanted: The forward; port 0 stands for any free port.
-        host_ports: Reports the state of a port of the host.
-
-    Returns:
-        The forward, with the port that was chosen.
+    Port 0 stands for any free port; the forward that is returned has the port that was chosen.
 
     Raises:
         PortInUseError: If the port is in use on the side that should listen.
@@ -98,9 +92,6 @@ def close_forward(transport: Transport, forward: Route, host_ports: HostPorts) -
         else:
             report = host_ports
             _wait_until_over(transport, forward, lambda: _is_over_on_host(report(forward.port)))
-
-
-# The manager listens
 
 
 def _listen_here(transport: Transport, wanted: Route) -> Route:
@@ -179,9 +170,6 @@ def _probe(transport: Transport, port: int) -> tuple[int | None, str]:
     return status, printed
 
 
-# The host listens
-
-
 def _listen_on_host(transport: Transport, wanted: Route, host_ports: HostPorts) -> Route:
     forward = wanted
     if not forward.port:
@@ -238,9 +226,6 @@ def _request_listener(transport: Transport, forward: Route, host_ports: HostPort
 def _is_over_on_host(state: PortState) -> bool:
     # Another process may have begun to listen on the same port of another address meanwhile.
     return state.free or (bool(state.listeners) and not _LISTENING_SSHD & {*state.listeners})
-
-
-# Both
 
 
 def _argv(transport: Transport, action: str, forward: Route) -> list[str]:

@@ -101,10 +101,7 @@ def _version_of(path: str) -> Version:
 
 
 def parse_version(text: str) -> Version:
-    """Parse the output of `ssh -V`.
-
-    Args:
-        text: The output, like "OpenSSH_9.2p1 Debian-2, OpenSSL 3.0.19 27 Jan 2026".
+    """Parse the output of `ssh -V`, like "OpenSSH_9.2p1 Debian-2, OpenSSL 3.0.19 27 Jan 2026".
 
     Raises:
         LazyclusterError: If the program is not OpenSSH, is older than 7.0, or is the build for

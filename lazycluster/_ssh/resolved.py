@@ -1,43 +1,31 @@
-"""Ask ssh what it makes of the user's ssh_config for one host."""
+"""Ask ssh what it makes of the user's ssh_config for one host; nothing here logs in anywhere."""
 
 from __future__ import annotations
 
 import functools
 import math
 import os
+import pwd
 import subprocess
 
 from lazycluster._ssh.argv import resolve_argv
 from lazycluster._ssh.settings import Settings
 
 TIMEOUT = 2.0  # seconds for `ssh -G`, which takes milliseconds unless a `Match exec` is slow
+_KEYGEN_TIMEOUT = 5.0  # seconds for `ssh-keygen`, which takes milliseconds
 _LONGEST_CONNECT_TIMEOUT = 2_147_483  # seconds; ssh keeps `seconds * 1000` in an int
 
 
 class ResolvedConfig:
-    """The options that ssh uses for a host, from `ssh -G`, which runs once and does not log in.
-
-    Args:
-        settings: What the user asked of ssh.
-    """
+    """The options that ssh uses for a host, from `ssh -G`, which runs once and does not log in."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     @functools.cached_property
     def _lines(self) -> list[str]:
-        try:
-            done = subprocess.run(
-                resolve_argv(self._settings),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                timeout=TIMEOUT,
-                start_new_session=True,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return []
-        return os.fsdecode(done.stdout).splitlines()
+        argv = resolve_argv(self._settings)
+        return _output_of(argv, subprocess.DEVNULL, TIMEOUT).splitlines()
 
     def values(self, option: str) -> list[str]:
         """Return the values of an option, given in lower case; none if `ssh -G` failed."""
@@ -55,3 +43,41 @@ class ResolvedConfig:
         if self.values("connecttimeout") not in (["none"], ["0"]):
             return None
         return min(math.ceil(self._settings.connect_timeout / 3), _LONGEST_CONNECT_TIMEOUT)
+
+    def jump_host(self) -> str:
+        """Return the jump hosts on the way to the host, as `-J` takes them; "" without any."""
+        return "".join(self.values("proxyjump")[:1])
+
+    def locked_key(self) -> str:
+        """Return a key that ssh did not offer because it has a passphrase; "" if there is none.
+
+        In batch mode ssh skips such a key and prints nothing.
+        """
+        for path in self.values("identityfile"):
+            if path.startswith("~/"):  # ssh takes the account's home directory, whatever HOME is
+                try:
+                    path = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, path[2:])
+                except KeyError:  # no such account; ssh has printed that
+                    return ""
+            argv = ["ssh-keygen", "-yP", "", "-f", path]
+            if os.path.isfile(path) and "passphrase" in _output_of(
+                argv, subprocess.STDOUT, _KEYGEN_TIMEOUT
+            ):
+                return path
+        return ""
+
+
+def _output_of(argv: list[str], stderr: int, timeout: float) -> str:
+    """Return what a program prints; "" if it cannot be run or takes too long."""
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            timeout=timeout,
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return os.fsdecode(done.stdout)

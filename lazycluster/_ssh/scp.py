@@ -24,25 +24,20 @@ def get(transport: Transport, remote_path: str, local_path: str) -> None:
 
 
 def _copy(transport: Transport, source: str, target: str, *, to_host: bool) -> None:
-    status, printed = _scp(transport, source, target, to_host=to_host, sftp=True)
-    if status and "Connection closed" in printed and _lacks_sftp(transport):
+    path = transport.master.control_path
+    for sftp in (True, False):
+        argv = scp_argv(path, ssh_version(), source, target, to_host=to_host, sftp=sftp)
+        status, _, printed = control(argv, timeout=None)
+        if not status:
+            return
+        if not sftp or "Connection closed" not in printed or not _lacks_sftp(transport):
+            raise client_error(
+                transport, f"copy {source!r} to {target!r}", status, printed, started=None
+            )
         # Nothing was copied. The host's own scp may be there, for the old protocol.
-        status, printed = _scp(transport, source, target, to_host=to_host, sftp=False)
-    if status:
-        what = f"copy {source!r} to {target!r}"
-        raise client_error(transport, what, status, printed, started=None)
 
 
 def _lacks_sftp(transport: Transport) -> bool:
     """Return True if the host refuses SFTP; over a master scp does not print that."""
     argv = sftp_argv(transport.master.control_path)
     return control(argv)[0] != 0 and master_answers(transport)
-
-
-def _scp(
-    transport: Transport, source: str, target: str, *, to_host: bool, sftp: bool
-) -> tuple[int | None, str]:
-    control_path = transport.master.control_path
-    argv = scp_argv(control_path, ssh_version(), source, target, to_host=to_host, sftp=sftp)
-    status, _, printed = control(argv, timeout=None)
-    return status, printed

@@ -32,12 +32,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asks of ssh, checked.
-
-    The arguments are documented at `Connection`.
-
-    Attributes:
-        destination: The host alone, as it stands on the command line of ssh.
+    """What the user asks of ssh, checked; the arguments are documented at `Connection`.
 
     Raises:
         ValueError: If an argument is invalid; the message names it and the cure.
@@ -57,7 +52,7 @@ class Settings:
     interactive: bool = False
     python: str | None = None
     options: Mapping[str, str] = field(default_factory=dict, hash=False)
-    destination: str = field(init=False, compare=False)
+    destination: str = field(init=False, compare=False)  # the host alone, for ssh's command line
 
     def __post_init__(self) -> None:
         user, destination, port = _split_host(self.host)
@@ -81,7 +76,8 @@ class Settings:
         _check_secret("passphrase", self.passphrase)
         if not isinstance(self.interactive, bool):
             raise ValueError(f"Invalid interactive {self.interactive!r}: use True or False.")
-        _check_python(self.python)
+        if self.python is not None:
+            _check_python(self.python)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
         names = {name.lower() for name in self.options}
@@ -114,30 +110,22 @@ def _split_host(host: str) -> tuple[str | None, str, int | None]:
 
         user = unquote(user)
     port: str | None = None
-    bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::([0-9]+))?", rest)
-    if bracketed:
-        rest, port = bracketed[1], bracketed[2]
-    else:
-        # A name with two or more colons is an IPv6 literal.
-        with_port = re.fullmatch(r"([^:]*):([0-9]+)", rest)
-        if with_port:
-            rest, port = with_port[1], with_port[2]
-    _check_host_name(host, rest)
-    if user:
-        _check_user("user in host", user)
-    if port is None:
-        return user or None, rest, None
-    return user or None, rest, checked_port(int(port), "port in host")
-
-
-def _check_host_name(host: str, name: str) -> None:
-    if not name:
+    # A name with two or more colons is an IPv6 literal.
+    parts = re.fullmatch(r"\[([^\[\]]*)\](?::([0-9]+))?", rest) or re.fullmatch(
+        r"([^:]*):([0-9]+)", rest
+    )
+    if parts:
+        rest, port = parts[1], parts[2]
+    if not rest:
         raise ValueError(f"Invalid host {host!r}: the name is missing; write it like 'user@host'.")
-    if name.startswith("-") or host.startswith("-"):
+    if rest.startswith("-") or host.startswith("-"):
         raise ValueError(
             f"Invalid host {host!r}: it begins with '-', which ssh takes for an option."
         )
-    _check_characters("host", host, name, _BAD_IN_HOST)
+    _check_characters("host", host, rest, _BAD_IN_HOST)
+    if user:
+        _check_user("user in host", user)
+    return user or None, rest, None if port is None else checked_port(int(port), "port in host")
 
 
 def _check_user(what: str, user: Any) -> None:
@@ -154,15 +142,14 @@ def _check_characters(what: str, value: str, part: str, bad: frozenset[str]) -> 
     """Check a part of the value: no blanks, no control characters, and none of `bad`."""
     for character in part:
         if character == " ":
-            raise ValueError(f"Invalid {what} {value!r}: it contains a blank.")
-        if character.isspace() or not character.isprintable():
-            raise ValueError(
-                f"Invalid {what} {value!r}: it contains the control character {character!r}."
-            )
-        if character in bad:
-            raise ValueError(
-                f"Invalid {what} {value!r}: it contains {character}, which ssh refuses."
-            )
+            found = "a blank"
+        elif character.isspace() or not character.isprintable():
+            found = f"the control character {character!r}"
+        elif character in bad:
+            found = f"{character}, which ssh refuses"
+        else:
+            continue
+        raise ValueError(f"Invalid {what} {value!r}: it contains {found}.")
 
 
 def _agreed(name: str, parameter: Any, in_host: Any, host: str) -> Any:
@@ -226,8 +213,6 @@ def _check_secret(name: str, secret: Any) -> None:
 
 
 def _check_python(python: Any) -> None:
-    if python is None:
-        return
     if not isinstance(python, str) or not python.strip() or re.search("[\0\r\n]", python):
         raise ValueError(
             f"Invalid python {python!r}: it must be the command line of a Python on the host, "

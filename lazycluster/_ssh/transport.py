@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-from lazycluster._ssh import diagnosis, lifelines
+from lazycluster._ssh import lifelines
 from lazycluster._ssh.argv import login_command
 from lazycluster._ssh.errors import NOISE, login_error, silence_error, was_dropped
 from lazycluster._ssh.master import GUARD_TIMEOUT, Master
@@ -356,7 +356,7 @@ class Transport:
             connect_timeout=self.settings.connect_timeout,
             noise=self._session.noise,
             ssh_command=login_command(self.settings),
-            jump_host=diagnosis.jump_host(self._config),
+            jump_host=self._config.jump_host(),
         )
 
     def _login_error(self) -> LazyclusterError:
@@ -375,8 +375,8 @@ class Transport:
             noise=self._session.noise,
             given=given,
             ssh_command=login_command(settings),
-            jump_host=diagnosis.jump_host(self._config),
-            locked_key="" if settings.may_be_asked else diagnosis.locked_key(self._config),
+            jump_host=self._config.jump_host(),
+            locked_key="" if settings.may_be_asked else self._config.locked_key(),
         )
 
     def _end(self, error: LazyclusterError) -> None:

@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import pwd
+import signal
 import subprocess
 
 from lazycluster._ssh.argv import resolve_argv
@@ -70,14 +71,21 @@ class ResolvedConfig:
 def _output_of(argv: list[str], stderr: int, timeout: float) -> str:
     """Return what a program prints; "" if it cannot be run or takes too long."""
     try:
-        done = subprocess.run(
+        program = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            timeout=timeout,
             start_new_session=True,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return ""
-    return os.fsdecode(done.stdout)
+    try:
+        printed, _ = program.communicate(timeout=timeout)
+    except BaseException as error:
+        os.killpg(program.pid, signal.SIGKILL)  # the program of a `Match exec`, too
+        program.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        return ""
+    return os.fsdecode(printed)

@@ -55,6 +55,27 @@ def check_text(text: str, what: str) -> None:
         raise ValueError(f"{what} must not contain half of a surrogate pair.") from None
 
 
+def checked_words(line: str, what: str) -> tuple[str, ...]:
+    """Return the words of a command line, split as a shell splits them.
+
+    Args:
+        line: The command line.
+        what: What the message calls it, like "The shell".
+
+    Raises:
+        ValueError: If it is empty, has an unclosed quote, or a host cannot have it.
+    """
+    import shlex
+
+    if not isinstance(line, str) or not line.strip():
+        raise ValueError(f"{what} must be a string that is not empty.")
+    check_text(line, what)
+    try:
+        return tuple(shlex.split(line))
+    except ValueError as error:
+        raise ValueError(f"{what} {line!r} cannot be split into words: {error}.") from None
+
+
 def checked_timeout(timeout: float | None) -> float | None:
     """Return a timeout in seconds, or None.
 
@@ -75,6 +96,20 @@ def check_seconds(seconds: float, what: str) -> None:
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not number or not math.isfinite(seconds) or seconds <= 0:
         raise ValueError(f"Invalid {what} {seconds!r}: it must be a positive number of seconds.")
+
+
+def checked_wait(timeout: float | None) -> float | None:
+    """Return how many seconds to wait at most, or None; 0 does not wait.
+
+    Raises:
+        ValueError: If it is negative or not a number.
+    """
+    if timeout is None:
+        return None
+    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not number or math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"Invalid timeout {timeout!r}: it must be a number of seconds, 0 or more.")
+    return timeout
 
 
 def checked_port(port: int, what: str = "port", *, lowest: int = 1) -> int:

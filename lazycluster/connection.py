@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import threading
 import time
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 
 from lazycluster._checks import check_seconds, checked_port
-from lazycluster._ssh.resolved import ResolvedConfig
+from lazycluster._conversation.login import Login
 from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
-    AuthenticationError,
     CommandError,
-    ConnectError,
     ConnectionLostError,
-    HostKeyError,
-    LazyclusterError,
     StepTimeoutError,
     command_message,
 )
@@ -36,13 +29,6 @@ if TYPE_CHECKING:
     from lazycluster._ssh.transport import Transport
     from lazycluster.forwards import Forward
 
-# Seconds before another login when sshd has dropped one; each is changed at random by up to half,
-# because logins that came at once would come at once again.
-BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
-BACK_INTERVAL = 2.0  # seconds between two logins to a host that is to come back
-MOST_LOST = 8  # tokens of lost connections that a login names
-
-logger: logging.Logger = logging.getLogger("lazycluster")
 
 _Result = TypeVar("_Result")
 
@@ -74,7 +60,7 @@ class CommandResult:
         return self.stderr.decode("utf-8", "backslashreplace")
 
 
-class Connection:
+class Connection(Login):
     """One authenticated connection to a host, with one session for everything that runs there.
 
     Tasks, functions and a Runtime need Python on the host. `run`, `send`, `get` and the forwards do
@@ -104,6 +90,9 @@ class Connection:
         password: The answer if the host asks for a password; a jump host never gets it. ssh gets it
             by SSH_ASKPASS, over a pipe. If it is asked for twice, the login ends.
         passphrase: The answer if ssh asks for the passphrase of a key.
+        password_prompt: A regular expression that is found in the question for the password, and in
+            no other. Defaults to None: any question of the host, in any language, unless it names
+            something else (a code, a token, a new password).
         interactive: If True, ssh's other questions are asked at the terminal: a password, a code,
             whether to trust a host key; `connect_timeout` stands still meanwhile. After a loss,
             only `open` logs in again. Defaults to False: then a question is an AuthenticationError
@@ -130,11 +119,12 @@ class Connection:
         orphan_timeout: float = 600.0,
         password: str | None = None,
         passphrase: str | None = None,
+        password_prompt: str | None = None,
         interactive: bool = False,
         python: str | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
-        self._settings = Settings(
+        settings = Settings(
             host=host,
             user=user,
             port=port,
@@ -146,17 +136,12 @@ class Connection:
             orphan_timeout=orphan_timeout,
             password=password,
             passphrase=passphrase,
+            password_prompt=password_prompt,
             interactive=interactive,
             python=python,
             options=options or {},
         )
-        self._config = ResolvedConfig(self._settings)
-        self._lock = threading.RLock()  # a signal handler may close it
-        self._pid = os.getpid()
-        self._closed = threading.Event()
-        self._current: Conversation | None = None
-        self._lost: list[str] = []  # tokens, see `_lost_tokens`
-        self._finalizer: weakref.finalize[[], Connection] | None = None
+        super().__init__(settings)
 
     def __repr__(self) -> str:
         return f"<Connection to {self.host!r}>"
@@ -196,14 +181,7 @@ class Connection:
 
     def close(self) -> None:
         """End all that runs over it on the host, and ssh; a second call does nothing."""
-        if not self._is_owner:
-            return
-        with self._lock:
-            current, self._current = self._current, None
-            self._closed.set()
-            self._closed = threading.Event()
-        if current is not None:
-            current.transport.close()
+        self._close()
 
     def wait_until_back(self, timeout: float = 600.0) -> None:
         """Wait for the end of the connection, as after `sudo reboot`, and log in again.
@@ -220,30 +198,17 @@ class Connection:
             ValueError: If the timeout is not a positive number.
         """
         check_seconds(timeout, "timeout")
-        self._check_owner()
-        deadline = time.monotonic() + timeout
-        current = self._current
-        if current is not None and not current.transport.wait_until_ended(timeout):
-            raise LazyclusterError(
-                f"{self.host} is still connected after {timeout:g} s; wait_until_back first waits "
-                "for the end of the connection."
-            )
-        while True:
-            try:
-                self._open(by_person=True)
-                return
-            except ConnectError as error:
-                final = isinstance(error, HostKeyError) or (
-                    isinstance(error, AuthenticationError) and self._settings.may_be_asked
-                )
-                if final or time.monotonic() + BACK_INTERVAL > deadline:
-                    raise
-            self._closed.wait(BACK_INTERVAL)
+        self._log_in_again(time.monotonic() + timeout, timeout)
 
     # What needs no Python on the host
 
     def run(
-        self, command: str, *, check: bool = True, timeout: float | None = None
+        self,
+        command: str,
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        shell: str | None = None,
     ) -> CommandResult:
         """Run a command in the account's shell, as `ssh host command` does, and wait for its end.
 
@@ -252,15 +217,22 @@ class Connection:
         with `/dev/null` as standard input. Its output is kept in memory.
 
         The command ends with the shell that runs it: what that leaves running in its process
-        group gets SIGTERM then. `setsid` is the way out.
+        group gets SIGTERM then. `setsid` is the way out. Where neither the server nor `setsid`
+        makes a process group (dropbear on a router whose busybox has no setsid), only the shell
+        itself is stopped, and what it has started goes on.
+
+        An account whose shell runs no commands (nologin, false) gets `/bin/sh`, where its sshd
+        starts the session at all.
 
         Args:
-            command: The command; encoded for any shell, at most 100 kB.
+            command: The command; encoded, at most 100 kB.
             check: If True, a command that fails raises. Defaults to True.
             timeout: Seconds until the command is stopped: SIGTERM to its process group, SIGKILL two
                 seconds later. What has left the group (`setsid`, `timeout`, a shell with job
                 control) goes on, and so may all of it if the host no longer answers: a task ends
                 all of it. Defaults to None, no bound.
+            shell: The command line of another shell, which gets `-c` and the command: `/bin/sh`,
+                `bash --norc`. Defaults to None, the account's shell.
 
         Returns:
             How it ended, and what it printed.
@@ -272,14 +244,15 @@ class Connection:
             ConnectionLostError: If the connection ended meanwhile; the command was not repeated.
             SshError: If the host refused the session.
             ConnectError: If no connection came up.
-            ValueError: If the command holds a NUL or is too long.
+            ValueError: If the command holds a NUL or is too long, or the shell is not a command
+                line.
         """
-        from lazycluster._ssh.run import run, session_command
+        from lazycluster._ssh.run import run, session_input
 
-        session_command(command)  # raises before any process is started
+        data = session_input(command, shell)  # raises before any process is started
         if timeout is not None:
             check_seconds(timeout, "timeout")
-        ending = self._use(lambda transport: run(transport, command, timeout))
+        ending = self._use(lambda transport: run(transport, data, timeout))
         if ending.timed_out or (check and ending.exit_status != 0):
             raise _command_error(self.host, command, ending, timeout)
         return CommandResult(command, ending.stdout, ending.stderr, ending.exit_status)
@@ -393,97 +366,6 @@ class Connection:
             if error.started is not False:
                 raise
         return use(self._open())
-
-    # Logging in
-
-    @property
-    def _is_owner(self) -> bool:
-        """Return True in the process that made it, False in a child forked from that process."""
-        return os.getpid() == self._pid
-
-    def _check_owner(self) -> None:
-        """Raise a LazyclusterError in a child forked from the process that made it."""
-        if not self._is_owner:
-            raise LazyclusterError(
-                f"The connection to {self.host} belongs to process {self._pid}; this is a child "
-                "forked from it. Make a new Runtime or Connection in the child."
-            )
-
-    def _open(self, *, by_person: bool = False) -> Conversation:
-        """Return the live conversation, after the host's reply."""
-        error: ConnectError | None = None
-        for conversation in self._logins(by_person=by_person):
-            try:
-                conversation.transport.wait_until_open()
-            except ConnectError as failure:
-                error = failure
-            else:
-                return conversation
-        assert error is not None
-        raise error
-
-    def _logins(self, *, by_person: bool = False) -> Iterator[Conversation]:
-        """Yield the live conversation, and another one each time that sshd drops the login.
-
-        The caller stops the iteration when one works, and raises the last error at its end.
-
-        Args:
-            by_person: True if the user asked for a login, so that a person can be asked again.
-        """
-        began = time.monotonic()
-        closed = self._closed
-        for pause in (*BACK_OFF, 0.0):
-            conversation = self._start(by_person=by_person, began=began)
-            yield conversation
-            import random
-
-            pause *= random.uniform(0.5, 1.5)
-            left = began + self._settings.connect_timeout - time.monotonic()
-            if not conversation.transport.was_dropped or not pause or pause > left:
-                return
-            logger.info("%s dropped a login; the next follows in %.1f s.", self.host, pause)
-            if closed.wait(pause):
-                return
-
-    def _lost_tokens(self, last: Conversation | None) -> list[str]:
-        """Return the tokens of connections whose steps may still run on the host."""
-        if last is None:
-            return []
-        # One that was open has ended the steps of those before it.
-        before = [] if last.transport.was_lost else self._lost[1 - MOST_LOST :]
-        return [*before, last.token]
-
-    def _start(self, *, by_person: bool = False, began: float | None = None) -> Conversation:
-        """Return the live conversation; begin one if there is none, without waiting for the login.
-
-        Args:
-            by_person: True if the user asked for a login, so that a person can be asked again.
-            began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
-        """
-        self._check_owner()
-        with self._lock:
-            current = self._current
-            if current is not None and not current.transport.ended:
-                return current
-            if current is not None and self._settings.interactive and not by_person:
-                raise ConnectionLostError(
-                    f"The connection to {self.host} was lost, and a person logged in to it "
-                    "(interactive=True), so it is not opened again by itself. Call open(), or make "
-                    "a new Runtime.",
-                    host=self.host,
-                    started=False,
-                )
-            from lazycluster._conversation.conversation import Conversation
-
-            lost = self._lost_tokens(current)
-            current = Conversation(self._settings, self._config, began, lost)
-            self._current, self._lost = current, lost
-            # If the user forgets to close, the host's program ends with this object.
-            if self._finalizer is not None:
-                self._finalizer.detach()
-            self._finalizer = weakref.finalize(self, current.transport.begin_close)
-        current.transport.answer_questions()  # not under the lock: a person may take a while
-        return current
 
 
 def _host_ports(conversation: Conversation) -> HostPorts:

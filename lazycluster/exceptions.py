@@ -48,11 +48,17 @@ class LazyclusterError(Exception):
     Args:
         message: What happened, to which input, and the cure if there is one. Control characters are
             escaped, because some of the text may come from a host.
+        predecessor_excp: The cause, as `raise … from` sets it.
         **attributes: The attributes of the class, by name. Those without a default are required.
     """
 
-    def __init__(self, message: str, **attributes: Any) -> None:
+    def __init__(
+        self, message: str, predecessor_excp: BaseException | None = None, **attributes: Any
+    ) -> None:
         super().__init__(escaped(message))
+        self._unpickled_cause: BaseException | None = None
+        if predecessor_excp is not None:
+            self.__cause__ = predecessor_excp
         bases = [base for base in type(self).__mro__ if base.__module__ == __name__]
         declared = {name for base in bases for name in vars(base).get("__annotations__", ())}
         required = {name for name in declared if not hasattr(type(self), name)}
@@ -64,28 +70,41 @@ class LazyclusterError(Exception):
         for name, value in attributes.items():
             setattr(self, name, value)
 
+    @property
+    def msg(self) -> str:
+        """Return the message."""
+        return str(self)
+
+    @property
+    def predecessor_excp(self) -> BaseException | None:
+        """Return the cause, also where a process pool has replaced `__cause__` by a traceback."""
+        return self._unpickled_cause or self.__cause__
+
     def __str__(self) -> str:
         # With an errno and a strerror, OSError would return "[Errno …] …".
         return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException would call the class with self.args alone, and would lose the cause.
-        return self._reduced(_portable)
+        return self._reduced(self.predecessor_excp, _portable)
 
     def __copy__(self: _Error) -> _Error:
-        make_blank, arguments, state = self._reduced(lambda cause: cause)
+        make_blank, arguments, state = self._reduced(self.__cause__, lambda cause: cause)
         copied: _Error = make_blank(*arguments)
         copied.__setstate__(state)
+        copied._unpickled_cause = self._unpickled_cause
         return copied
 
-    def _reduced(self, replace: Callable[[BaseException], BaseException]) -> tuple[Any, ...]:
+    def _reduced(
+        self, cause: BaseException | None, replace: Callable[[BaseException], BaseException]
+    ) -> tuple[Any, ...]:
         attributes = dict(self.__dict__)
+        del attributes["_unpickled_cause"]
         if isinstance(self, OSError):  # these two are in the C struct, not in __dict__
             attributes.update(errno=self.errno, strerror=self.strerror)
         # Other exceptions lose their cause when they are pickled, so list the causes up to the
         # first LazyclusterError, which has a state of its own.
         causes: list[BaseException] = []
-        cause = self.__cause__
         while cause is not None:
             causes.append(replace(cause))
             cause = None if isinstance(cause, LazyclusterError) else cause.__cause__
@@ -97,6 +116,7 @@ class LazyclusterError(Exception):
         attributes, causes, suppress_context = state
         for name, value in attributes.items():
             setattr(self, name, value)
+        self._unpickled_cause = causes[0] if causes else None
         error: BaseException = self
         for cause in causes:
             error.__cause__ = cause
@@ -211,8 +231,10 @@ class FileTransferError(TaskExecutionError, OSError):
     remote_path: str | None = None
     errno: int | None
 
-    def __init__(self, message: str, **attributes: Any) -> None:
-        super().__init__(message, **attributes)
+    def __init__(
+        self, message: str, predecessor_excp: BaseException | None = None, **attributes: Any
+    ) -> None:
+        super().__init__(message, predecessor_excp, **attributes)
         self.strerror: str | None = None if self.errno is None else os.strerror(self.errno)
 
 

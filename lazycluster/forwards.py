@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
+from lazycluster._checks import checked_wait
+
 
 class Forward:
     """A forwarded TCP port, made by `Connection.forward_local` and `forward_remote`.
@@ -69,8 +71,12 @@ class Forward:
         """Wait for its end; return True if that has come.
 
         Args:
-            timeout: Seconds to wait at most. Defaults to None, no bound.
+            timeout: Seconds to wait at most, 0 or more. Defaults to None, no bound.
+
+        Raises:
+            ValueError: If the timeout is negative or not a number.
         """
+        timeout = checked_wait(timeout)
         return self._ended.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
     def cancel(self) -> None:

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from lazycluster._conversation.host_sources import bootstrap_archive, read_source
 from lazycluster._ssh.errors import INPUT_TAKEN, NOISE, OTHER_SHELL, PROGRAM_FAILED
-from lazycluster._ssh.scripts import read_line
+from lazycluster._ssh.scripts import SPARE_LINES, read_line
 from lazycluster._ssh.settings import Settings
 from lazycluster._text import last_lines
 from lazycluster.exceptions import PythonNotFoundError, PythonVersionError
 
-SPARE_LINES = "\n" * 8  # for start files that read a line or two
 TRIES = 2  # interpreters that are looked for, at most
 NOISE_KEPT = 2048  # bytes of what came before the reply, for the message of an error
 _OWN_VERSION = "{}.{}".format(*sys.version_info)
@@ -122,7 +121,8 @@ def python_error(
         f"There is no Python on {host} that can be used; looked for: {tried}"
         f"{f', which printed: {printed}' if printed else ''}. "
         f"Install Python 3.6 or newer there, or name it with python=…"
-        f"{f' (there is: {others})' if others else ''}.",
+        f"{f' (there is: {others})' if others else ''}. "
+        "Without it a Connection still runs commands, copies files and forwards ports.",
         host=host,
     )
 

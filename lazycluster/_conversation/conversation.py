@@ -201,14 +201,21 @@ class Conversation:
         """
         step = {"kind": "operation", "operation": operation, "arguments": arguments}
         request = self.request([step], working_dir=working_dir, environment=environment or {})
-        while not request.finished and (deadline is None or time.monotonic() < deadline):
-            request.wait(deadline)
+        try:
+            while not request.finished and (deadline is None or time.monotonic() < deadline):
+                request.wait(deadline)
+        except BaseException:  # of a signal handler, for example
+            request.kill(0)
+            raise
         outcome = request.outcomes[0] if request.outcomes else Outcome()
         failure = outcome.failure
         if isinstance(failure, OsFailure):
             raise OSError(failure.errno, failure.message, failure.path)
         if not outcome.completed:
-            raise LazyclusterError(f"{self._settings.host} could not do {operation}: {outcome}.")
+            status, number = outcome.exit_status, outcome.signal
+            how = f"signal {number}" if number is not None else f"exit status {status}"
+            host = self._settings.host
+            raise LazyclusterError(f"{operation} on {host} did not come to its end ({how}).")
         return outcome.result
 
     def _register(self, request: Request) -> None:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from functools import cache
-from importlib.abc import ResourceLoader
-from typing import cast
 
 from lazycluster._shared import archive
 from lazycluster._shared.operations import BOOTSTRAP_MODULES, IMPORTED_MODULES
+from lazycluster._ssh.scripts import read_file
 from lazycluster.exceptions import SerializationError
 
 HOST_PACKAGE = "_lazycluster"  # the package's name on the host, see `_remote/loader.py`
 
 
-@cache
 def read_source(name: str) -> bytes:
     """Return the text of a module, named relative to the package: `_remote.loader`."""
-    spec = archive.__spec__
-    assert spec is not None and spec.origin is not None  # noqa: PT018 - this is not a test
-    package = os.path.dirname(os.path.dirname(spec.origin))
-    loader = cast(ResourceLoader, spec.loader)
-    return loader.get_data(os.path.join(package, *name.split(".")) + ".py")
+    return read_file(name.replace(".", "/") + ".py")
 
 
 @cache

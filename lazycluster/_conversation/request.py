@@ -50,7 +50,7 @@ class Request:
         self._changed = threading.Condition()
         self._news = False
         self._credit = frames.FIRST_WINDOW
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None  # what `wait` raises
         self.step: int | None = None  # the index of the step that was started last
         self.pid: int | None = None  # of the running step's process on the host
         self.step_started = 0.0  # by the manager's `time.monotonic()`
@@ -67,14 +67,14 @@ class Request:
             SystemExit: If the interpreter exits, which closes the connection.
         """
         with self._changed:
-            while not self._news and not self.finished and self._error is None:
+            while not self._news and not self.finished and self.error is None:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return
                 self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
             self._news = False
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
 
     def kill(self, grace: float) -> None:
         """Send SIGTERM to all that the request started, and SIGKILL after `grace` seconds.
@@ -93,7 +93,7 @@ class Request:
         """Return the next chunk of input as a frame; None while the host takes no more."""
         with self._changed:
             chunk = self._next
-            over = self.finished or self._error is not None
+            over = self.finished or self.error is not None
             if chunk is None or over or self._credit < len(chunk):
                 return None
             self._credit -= len(chunk)
@@ -104,8 +104,8 @@ class Request:
     def fail(self, error: BaseException) -> None:
         """Raise an error in the waiting thread, unless the request is over."""
         with self._changed:
-            if not self.finished and self._error is None:
-                self._error = error
+            if not self.finished and self.error is None:
+                self.error = error
                 self._changed.notify_all()
 
     def handle_frame(self, kind: int, payload: Any) -> bool:
@@ -140,7 +140,7 @@ class Request:
         return True
 
     def _store(self, kind: int, payload: memoryview) -> bool:
-        if self.step is None or self._error is not None:
+        if self.step is None or self.error is not None:
             return False
         sink = self._on_output if kind == frames.OUTPUT else self._on_value
         try:

@@ -89,5 +89,5 @@ except BaseException:
 
     traceback.print_exc()
     sys.stderr.flush()
-    os._exit(int(sys.argv[3]))  # the bootstrap then ends and tries no other Python
+    os._exit(int(sys.argv[-1]))  # the bootstrap then ends and tries no other Python
 os._exit(0)

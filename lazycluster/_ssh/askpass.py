@@ -13,31 +13,32 @@ import contextlib
 import errno
 import os
 import re
-import select
 import termios
 import time
 from typing import Callable, NamedTuple
 
 from lazycluster._ssh.options import ASKPASS_REQUIRE, PROMPTS_NAME_HOSTS, Version, ssh_version
+from lazycluster._ssh.scripts import read_script
 from lazycluster._ssh.settings import Settings
+from lazycluster._ssh.waiting import readable, wait_readable
 from lazycluster._text import escaped
 from lazycluster.exceptions import AuthenticationError
 
-# $PPID is the ssh that asks. For a notice about a security key, the kind is "none", and ssh itself
-# ends the program.
-SCRIPT = """#!/bin/sh
-folder=${0%/*}
-printf '%s %s %s\\0' "$PPID" "${SSH_ASKPASS_PROMPT:-secret}" "$1" >"$folder/question"
-IFS= read -r answer <"$folder/answer" && printf '%s\\n' "$answer"
-"""
 QUESTION_LIMIT = 1 << 16  # bytes; the host chooses the words of a question
 READER_TIMEOUT = 10.0  # seconds until a program that has asked opens its pipe; it does so at once
 POLL_INTERVAL = 0.005  # seconds
 
 _HOST_KEY = re.compile(r"\(yes/no(?:/\[fingerprint\])?\)\?|type 'yes', 'no'")
 _PASSPHRASE = re.compile(r"Enter passphrase for key '")
-_PASSWORD = re.compile(r"password(?: for [^:]*)?: ?$", re.IGNORECASE)
-_ANOTHER_PASSWORD = re.compile(r"\b(?:new|old|current|retype|again|one.time)\b", re.IGNORECASE)
+# ssh does not report whether the host wants the answer hidden. So a password is the answer to any
+# question of the host, in any language, unless a word in it stands for something else.
+_OF_A_KEY = re.compile(r"(?:Enter|Bad) passphrase|Enter PIN for |Allow use of key |Confirm user ")
+_FROM_HOST = re.compile(r"\([^()]*@[^()]*\) ")  # ssh 8.5 and newer; see PROMPTS_NAME_HOSTS
+_ANOTHER_SECRET = re.compile(
+    r"\b(?:new|old|current|retype|again|one.time|pin|user ?name|login)\b"
+    r"|code|código|codice|token|otp|einmal|verif|factor|验证|驗證|確認",
+    re.IGNORECASE,
+)
 
 
 def login_environment(version: Version, askpass: str | None) -> dict[str, str]:
@@ -88,7 +89,7 @@ class Askpass:
         self._pipes = _Pipes(folder, settings.host)
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
         with open(fd, "w") as script:
-            script.write(SCRIPT)
+            script.write("#!/bin/sh\n" + read_script("askpass"))
 
     def finish(self) -> None:
         """Make `attend` return, because the login is over. Any thread may call this."""
@@ -137,15 +138,28 @@ class Askpass:
             return None
         if _PASSPHRASE.match(prompt):
             return self._passphrase(question)
-        if (
-            settings.password is not None
-            and _PASSWORD.search(prompt)
-            and not _ANOTHER_PASSWORD.search(prompt)
-        ):
+        if settings.password is not None and self._is_for_password(prompt):
             return self._password(question, settings.password)
         if settings.interactive:
             return None
-        raise self._error(question, "no person can be asked for that; give interactive=True")
+        problem = "no person can be asked for that; give interactive=True"
+        if settings.password is not None and not _OF_A_KEY.match(prompt):
+            problem = (
+                "that is not recognised as the question for the password; give password_prompt=…, "
+                "a regular expression that is found in it, or interactive=True"
+            )
+        raise self._error(question, problem)
+
+    def _is_for_password(self, prompt: str) -> bool:
+        if _OF_A_KEY.match(prompt):
+            return False
+        pattern = self._settings.password_prompt
+        if pattern is not None:
+            return bool(re.search(pattern, prompt))
+        from_host = bool(_FROM_HOST.match(prompt)) or ssh_version() < PROMPTS_NAME_HOSTS
+        words = _FROM_HOST.sub("", prompt, count=1)
+        own = words.endswith("'s password: ")  # of ssh itself; the name of the host may be any
+        return own or (from_host and not _ANOTHER_SECRET.search(words))
 
     def _passphrase(self, question: Question) -> str | None:
         """Return the passphrase, once for each ssh and key; None lets ssh try another key."""
@@ -247,16 +261,12 @@ class _Pipes:
                 os.unlink(os.path.join(self._folder, name))
 
     def pending(self) -> bool:
-        poller = select.poll()
-        poller.register(self.questions, select.POLLIN)
-        return bool(self._buffer or poller.poll(0))
+        return bool(self._buffer) or wait_readable(self.questions, 0)
 
     def next_question(self) -> Question | None:
         """Wait for the next question; return None if the login is over."""
-        poller = select.poll()
-        poller.register(self.questions, select.POLLIN)
         while not self._over and b"\0" not in self._buffer:
-            poller.poll()  # without a timeout: `finish` is called at the login's deadline
+            wait_readable(self.questions, None)  # `finish` is called at the login's deadline
             with contextlib.suppress(BlockingIOError):
                 self._buffer += os.read(self.questions, QUESTION_LIMIT)
             if len(self._buffer) > QUESTION_LIMIT:
@@ -306,12 +316,8 @@ def _read_line(terminal: int, prompt: str, until: int) -> str | None:
     try:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, quiet)  # before the person starts to type
         _write(terminal, prompt)
-        poller = select.poll()
-        poller.register(terminal, select.POLLIN)
-        poller.register(until, select.POLLIN)
         while not line.endswith(b"\n"):
-            ready = {fd for fd, _ in poller.poll()}
-            if until in ready:
+            if until in readable((terminal, until), None):
                 return None
             data = os.read(terminal, 4096)
             if not data:

@@ -126,6 +126,11 @@ TABLE = (
         r"^(?:hostname|remote username) contains invalid characters",
         "Correct the host, or Hostname and User in ssh_config.",
     ),
+    Row(
+        r"^(?P<reason>KnownHostsCommand\S* .* failed, .*)",
+        "Correct KnownHostsCommand in ssh_config.",
+        HostKeyError,
+    ),
     Row(r"^No user exists for uid \d+", "Add an entry for this user to /etc/passwd."),
     # The control socket.
     Row(

@@ -79,7 +79,12 @@ def login_error(
     # Any other exit status is the shell's, and then a start file may have printed `text`.
     found = find_row(text) if exit_status in (None, 255) else None
     if found is None:
-        message += f": {_unknown_reason(exit_status, text, noise, ssh_command)}"
+        # ssh ends its own lines with a carriage return; programs on the host end theirs without.
+        own = [line for line in re.findall(r"^(.*)\r\n", stderr, re.M) if not NOISE.search(line)]
+        if exit_status == 255 and own:
+            message += f": {quoted(own[-1])}. ssh itself prints that; try `{ssh_command} true`."
+        else:
+            message += f": {_unknown_reason(exit_status, text, noise, ssh_command)}"
         return ConnectError(message, **attributes)
     row, match = found
     groups = {name: quoted(value or "…") for name, value in match.groupdict().items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -12,7 +13,14 @@ from typing import NamedTuple, Optional
 
 from lazycluster._shared import ports
 from lazycluster._ssh.argv import forward_argv, probe_argv
-from lazycluster._ssh.mux import CONTROL_TIMEOUT, client_error, control, master_answers, reason
+from lazycluster._ssh.mux import (
+    CONTROL_TIMEOUT,
+    NOTICE_TIMEOUT,
+    client_error,
+    control,
+    master_answers,
+    reason,
+)
 from lazycluster._ssh.transport import Transport
 from lazycluster.exceptions import ForwardError, LazyclusterError, PortInUseError
 
@@ -25,6 +33,8 @@ PROBED_PORT = 1  # of the host; tcpmux, which is never in use
 # The addresses that sshd may listen on, as `PortState` has them.
 _ANY_ADDRESS = {"0.0.0.0", "::", "::ffff:0.0.0.0"}
 _LISTENING_SSHD = _ANY_ADDRESS | {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+_ENDS_LATER = "The forward ends with the connection"
 
 logger = logging.getLogger("lazycluster")
 
@@ -63,13 +73,15 @@ def open_forward(transport: Transport, wanted: Route, host_ports: HostPorts) -> 
         ForwardError: If it cannot be made, for ssh's reason.
         ConnectionLostError: If the connection has ended; there is no forward then.
     """
+    # Without Python on the host, a port in use there is refused for no reason that ssh prints.
+    in_use = ForwardError if wanted.on_host and host_ports is None else PortInUseError
     with transport.forwarding:
         for tries_left in reversed(range(TRIES)):
             try:
                 if wanted.on_host:
                     return _listen_on_host(transport, wanted, host_ports)
                 return _listen_here(transport, wanted)
-            except PortInUseError:
+            except in_use:
                 if wanted.port or not tries_left:
                     raise
     raise AssertionError("not reached")
@@ -101,7 +113,7 @@ def _listen_here(transport: Transport, wanted: Route) -> Route:
     _check_permission(transport, forward.to_port)
     before = transport.master.log_size()
     status, _, printed = control(_argv(transport, "forward", forward))
-    what = f"port {forward.port} of this computer"
+    what = f"forward port {forward.port} of this computer"
     if status != 0:
         log = transport.master.log_since(before)
         why = re.search(r"^bind \[.*?\]:\d+: (.*)$", log, re.MULTILINE)
@@ -156,7 +168,7 @@ def _check_permission(transport: Transport, to_port: int) -> None:
             return
     raise _error(
         transport,
-        f"this computer to port {to_port} of the host",
+        f"forward this computer to port {to_port} of the host",
         "its sshd does not let connections through (AllowTcpForwarding, PermitOpen)",
         status,
         log + printed,
@@ -171,15 +183,7 @@ def _probe(transport: Transport, port: int) -> tuple[int | None, str]:
 
 
 def _listen_on_host(transport: Transport, wanted: Route, host_ports: HostPorts) -> Route:
-    forward = wanted
-    if not forward.port:
-        # Asked for port 0, sshd chooses one. But ssh knows that forward as "port 0" and can have
-        # one of them for each target, so the chosen port is requested again by its number.
-        chosen = int(_request_listener(transport, forward, host_ports))
-        _cancel(transport, forward)
-        forward = forward._replace(port=chosen)
-    # The port that sshd chose, too: it looks at no other address than its own, and Docker's name
-    # server listens on any port of 127.0.0.11.
+    forward = wanted._replace(port=wanted.port or _dynamic_port())
     if host_ports is not None and not host_ports(forward.port).free:
         raise _in_use(transport, forward)
     _request_listener(transport, forward, host_ports)
@@ -188,7 +192,7 @@ def _listen_on_host(transport: Transport, wanted: Route, host_ports: HostPorts) 
     try:
         state = host_ports(forward.port)
         if state.free:
-            what = f"port {forward.port} of the host"
+            what = f"forward port {forward.port} of the host"
             raise _error(transport, what, "ssh reports success, but the port is closed")
     except BaseException:
         _cancel(transport, forward)
@@ -203,24 +207,32 @@ def _listen_on_host(transport: Transport, wanted: Route, host_ports: HostPorts) 
     return forward
 
 
-def _request_listener(transport: Transport, forward: Route, host_ports: HostPorts) -> str:
-    """Make sshd listen; return what ssh printed."""
-    status, output, printed = control(_argv(transport, "forward", forward))
-    if status == 0 and (forward.port or output.strip().isdigit()):
-        return output
+def _dynamic_port() -> int:
+    """Return a port of the range that IANA gives to no service.
+
+    sshd is not asked for port 0: ssh knows that forward as "port 0" and can have one of them for
+    each target, and dropbear does not end it to make it again by its number.
+    """
+    return 49152 + secrets.randbelow(1 << 14)
+
+
+def _request_listener(transport: Transport, forward: Route, host_ports: HostPorts) -> None:
+    """Make sshd listen."""
+    status, _, printed = control(_argv(transport, "forward", forward))
+    if status == 0:
+        return
     if not master_answers(transport):
         raise client_error(transport, "forward", status, printed, started=False)
     if status is None:  # a late answer must not leave a listener
         _cancel(transport, forward)
-    if forward.port and host_ports is not None and not host_ports(forward.port).free:
+    if host_ports is not None and not host_ports(forward.port).free:
         raise _in_use(transport, forward)
     why = f"no answer came within {CONTROL_TIMEOUT:g} s"
     if status is not None:
         why = reason(printed).rpartition("request failed: ")[2].partition(" / ")[0]
         why += "; its sshd does not report why: AllowTcpForwarding, PermitListen, "
         why += "a port below 1024" if host_ports is not None else "a port below 1024 or in use"
-    what = f"port {forward.port} of the host" if forward.port else "a port of the host"
-    raise _error(transport, what, why, status, printed)
+    raise _error(transport, f"forward port {forward.port} of the host", why, status, printed)
 
 
 def _is_over_on_host(state: PortState) -> bool:
@@ -235,10 +247,15 @@ def _argv(transport: Transport, action: str, forward: Route) -> list[str]:
 
 def _cancel(transport: Transport, forward: Route) -> None:
     status, _, printed = control(_argv(transport, "cancel", forward))
-    if status == 0 or transport.ended or not master_answers(transport):
+    if status == 0 or transport.ended:
         return  # it answers 0 as well when there is no such forward
-    why = f"it cannot be ended: {reason(printed)}"
-    raise _error(transport, f"port {forward.port}", why, status, printed)
+    why = reason(printed)
+    if not master_answers(transport):
+        if transport.wait_until_ended(NOTICE_TIMEOUT):
+            return
+        path = transport.master.control_path
+        why = f"ssh runs, but nothing answers at its control socket {path}. {_ENDS_LATER}"
+    raise _error(transport, f"end the forward of port {forward.port}", why, status, printed)
 
 
 def _wait_until_over(transport: Transport, forward: Route, is_over: Callable[[], bool]) -> None:
@@ -252,8 +269,11 @@ def _wait_until_over(transport: Transport, forward: Route, is_over: Callable[[],
                 return
             raise
         if time.monotonic() > deadline:
-            why = f"it was cancelled, but is still listened on after {CANCEL_TIMEOUT:g} s"
-            raise _error(transport, f"port {forward.port}", why)
+            why = (
+                f"it was cancelled, but the port is still listened on after {CANCEL_TIMEOUT:g} s; "
+                f"dropbear ends no forward. {_ENDS_LATER}"
+            )
+            raise _error(transport, f"end the forward of port {forward.port}", why)
         time.sleep(CANCEL_INTERVAL)
 
 
@@ -269,7 +289,7 @@ def _error(
 ) -> ForwardError:
     host = transport.settings.host
     return ForwardError(
-        f"Cannot forward {what} over the connection to {host}: {why}.",
+        f"Cannot {what} over the connection to {host}: {why}.",
         host=host,
         exit_status=status,
         stderr=printed,

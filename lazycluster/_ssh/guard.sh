@@ -7,11 +7,20 @@
 # Standard input and output belong to ssh.
 # Standard error is the manager's pipe, because dash takes no descriptor above 9 by its number.
 # Everything that ssh starts, for example the ssh of a jump host, is in the guard's process group.
+# Signals go to that group, so the guard runs nothing unless it leads the group.
 # The trap is set after ssh was started: before its exec, ssh would have it too and lose a SIGTERM.
 # The timer has the trap and therefore gets SIGKILL.
 # An ssh that is about to end by itself ("ending") gets no SIGTERM, to keep its exit status.
+# The last line of the log is that status: another part of the manager may reap the guard.
 # Links in the folder lead to unfinished copies from the host.
 # The process that removes a link, guard or manager, removes the copy.
+#
+# The environment is the user's, and ssh gets it as it is. In bash it may hold options (SHELLOPTS,
+# BASHOPTS, and so no pattern for files), functions with the name of a command, and TMOUT, which
+# ends `read`.
+set +aCefmuvx
+unset -f chmod echo kill ls read readlink rm sleep ssh wait
+kill -0 -$$ || exit
 exec 3<&2 9<&0 </dev/null 2>>"$1/log"
 folder=$1
 shift
@@ -22,20 +31,24 @@ trap : TERM
 exec 9<&- >/dev/null
 PATH=/bin:/usr/bin:$PATH
 tidy() {
-    for copy in "$folder"/.lazycluster-*; do
-        path=$(readlink "$copy") && rm "$copy" && {
-            rm -rf "$path" || { chmod -R u+rwx "$path"; rm -rf "$path"; }
-        }
+    # shellcheck disable=SC2045 # no name has a blank, and a pattern depends on the environment
+    for name in $(ls -A "$folder"); do
+        case $name in .lazycluster-*)
+            path=$(readlink "$folder/$name") && rm "$folder/$name" && {
+                rm -rf "$path" || { chmod -R u+rwx "$path"; rm -rf "$path"; }
+            } ;;
+        esac
     done
     rm -rf "$folder"
 }
-read -r end <&3
-[ "$end" ] || kill -s TERM 0
-(sleep 3; tidy; kill -s KILL 0) &
+TMOUT=0 read -r end <&3
+[ "$end" ] || kill -TERM -$$
+(sleep 3; tidy; kill -KILL -$$) &
 timer=$!
 wait "$ssh"
 status=$?
-kill -s KILL "$timer"
+kill -KILL "$timer"
 tidy
-kill -s TERM 0
+kill -TERM -$$
+echo "lazycluster: the exit status of ssh is $status" >&2
 exit "$status"

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import re
 import shutil
-import signal
 import subprocess
 import threading
 
@@ -17,11 +16,16 @@ from lazycluster._ssh.argv import master_argv
 from lazycluster._ssh.askpass import Askpass, login_environment
 from lazycluster._ssh.control_folder import make_control_folder
 from lazycluster._ssh.options import ssh_version
+from lazycluster._ssh.processes import kill_group
 from lazycluster._ssh.scripts import read_script
 from lazycluster._ssh.settings import Settings
 
 GUARD_TIMEOUT = 8.0  # seconds until a guard that should end is killed; it needs at most 3
 LOG_READ = 1 << 16  # bytes of ssh's log, at most
+
+# The last line of the log, by the guard. What subprocess reports for the guard is not reliable:
+# with SIGCHLD ignored, or where another part of the program reaps all children, it is 0.
+_STATUS = re.compile(rb"lazycluster: the exit status of ssh is (\d+)\n\Z")
 
 
 class Master:
@@ -49,6 +53,7 @@ class Master:
         version = ssh_version()
         self._lock = threading.Lock()
         self._last_log = b""
+        self._exit_status: int | None = None
         self.askpass: Askpass | None = None
         with contextlib.ExitStack() as on_error:
             self.folder = make_control_folder()
@@ -103,7 +108,7 @@ class Master:
                 data = os.pread(self._log, LOG_READ, size)
             else:
                 data = self._last_log[size:]
-        return data.decode("utf-8", "backslashreplace")
+        return _STATUS.sub(b"", data).decode("utf-8", "backslashreplace")
 
     def close_lifeline(self) -> None:
         """End the standard input of the host's program, which ends then, and ssh with it."""
@@ -122,27 +127,30 @@ class Master:
                     os.write(self._guard_pipe, b"ending\n")
             self._guard_pipe = lifelines.close(self._guard_pipe)
 
-    def wait(self) -> int:
+    def wait(self) -> int | None:
         """Wait until ssh, its guard and their folder have gone; a second call is harmless.
 
         Call it only after `release`.
 
         Returns:
-            ssh's exit status.
+            ssh's exit status; None if it is not known.
         """
         try:
-            status = self._guard.wait(GUARD_TIMEOUT)
+            self._guard.wait(GUARD_TIMEOUT)
         except subprocess.TimeoutExpired:
-            os.killpg(self._guard.pid, signal.SIGKILL)
-            status = self._guard.wait()
+            kill_group(self._guard)
+            self._guard.wait()
         shutil.rmtree(self.folder, ignore_errors=True)  # it is still there if the guard was killed
         with self._lock:
             self.output = lifelines.close(self.output)
             if self._log >= 0:
                 self._last_log = os.pread(self._log, LOG_READ, 0)
+                end = os.pread(self._log, 99, max(0, os.fstat(self._log).st_size - 99))
+                if status := _STATUS.search(end):
+                    self._exit_status = int(status[1])
                 os.close(self._log)
                 self._log = -1
-        return status
+        return self._exit_status
 
 
 def _with_plain_config_file(settings: Settings, folder: str) -> Settings:

@@ -6,10 +6,10 @@ import functools
 import math
 import os
 import pwd
-import signal
 import subprocess
 
 from lazycluster._ssh.argv import resolve_argv
+from lazycluster._ssh.processes import kill_group
 from lazycluster._ssh.settings import Settings
 
 TIMEOUT = 2.0  # seconds for `ssh -G`, which takes milliseconds unless a `Match exec` is slow
@@ -83,7 +83,7 @@ def _output_of(argv: list[str], stderr: int, timeout: float) -> str:
     try:
         printed, _ = program.communicate(timeout=timeout)
     except BaseException as error:
-        os.killpg(program.pid, signal.SIGKILL)  # the program of a `Match exec`, too
+        kill_group(program)  # the program of a `Match exec`, too
         program.communicate()
         if not isinstance(error, subprocess.TimeoutExpired):
             raise

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import subprocess
+from select import PIPE_BUF
 from typing import NamedTuple
 
+from lazycluster._shared import frames
 from lazycluster._ssh import lifelines
 from lazycluster._ssh.argv import run_argv
+from lazycluster._ssh.errors import INPUT_TAKEN
 from lazycluster._ssh.mux import client_error, in_session, master_answers, start_client
-from lazycluster._ssh.scripts import read_line
+from lazycluster._ssh.scripts import SPARE_LINES, read_line
 from lazycluster._ssh.transport import Transport
 from lazycluster.exceptions import SshError
 
@@ -28,44 +32,70 @@ class Ending(NamedTuple):
     timed_out: bool
 
 
-def session_command(command: str) -> str:
-    """Make the line for the login shell that runs a command by the account's shell.
+def session_input(command: str, shell: str | None) -> bytes:
+    """Make what `session.sh` reads: the command and the shell that runs it.
+
+    Args:
+        command: The command.
+        shell: The command line of a shell, like "bash --norc". None: the account's shell.
 
     Raises:
-        ValueError: If the command holds a NUL, or is too long for an argv.
+        ValueError: If the command contains a NUL or is too long for an argv, or the shell is not a
+            command line.
     """
-    data = os.fsencode(command)
-    if b"\0" in data:
-        raise ValueError("The command holds a NUL, which no shell can read.")
-    # What is left as it is means nothing to any shell between single quotes, nor to printf.
-    encoded = re.sub(rb"[^\w ./,:;=@%+\"$()<>|&*?~#\[\]{}^`-]", _octal, data).decode("ascii")
+    words = [] if shell is None else [*_words_of_shell(shell), "-c"]
+    if "\0" in command:
+        raise ValueError("The command contains a NUL, which no shell can read.")
+    encoded = b" ".join(_octal(os.fsencode(word)) for word in (*words, command))
     if len(encoded) > COMMAND_LIMIT:
         raise ValueError(
             f"The command makes {len(encoded)} bytes; at most {COMMAND_LIMIT} can be sent. "
             "Copy a script to the host instead, or use a task."
         )
-    return f"exec /bin/sh -c '{read_line('session')}' lazycluster '{encoded}'"
+    return b"%blazycluster %b\n" % (SPARE_LINES.encode(), encoded)
 
 
-def _octal(match: re.Match[bytes]) -> bytes:
-    return b"\\0%03o" % match[0][0]
+def _words_of_shell(shell: str) -> list[str]:
+    try:
+        words = shlex.split(shell)
+    except (AttributeError, ValueError):  # not a string, or a quote is not closed
+        words = []
+    if not words or "\0" in shell:
+        raise ValueError(f"Invalid shell {shell!r}: it must be a command line like 'bash --norc'.")
+    return words
 
 
-def run(transport: Transport, command: str, timeout: float | None) -> Ending:
+def _octal(word: bytes) -> bytes:
+    """Encode what means something to `printf %b`, to `read` or to the splitting into words."""
+    # `\\c` ends the output of `printf %b`.
+    return re.sub(rb"[^!-)+->@-Z^-~]", lambda match: b"\\0%03o" % match[0][0], word) or b"\\c"
+
+
+def run(transport: Transport, data: bytes, timeout: float | None) -> Ending:
     """Run a command in a session of its own, and wait for its end.
+
+    Args:
+        transport: What it goes over.
+        data: The command, made by `session_input`.
+        timeout: Seconds until it is stopped; None for no limit.
 
     Raises:
         ConnectionLostError: If the connection ended; `started` says whether the command had
             started.
         SshError: If the host or the master refused the session.
     """
-    line = session_command(command)
-    return in_session(transport, lambda: _run(transport, line, timeout))
+    return in_session(transport, lambda: _run(transport, data, timeout))
 
 
-def _run(transport: Transport, line: str, timeout: float | None) -> Ending:
+def _session_command() -> str:
+    """Return the line that the account's login shell gets."""
+    script = read_line("session", INPUT_TAKEN=INPUT_TAKEN)
+    return f"exec /bin/sh -c 'eval \"$1\"' lazycluster '{script}'"
+
+
+def _run(transport: Transport, data: bytes, timeout: float | None) -> Ending:
     log_file = os.path.join(transport.master.folder, f"run-{os.urandom(8).hex()}")
-    argv = run_argv(transport.master.control_path, log_file, line)
+    argv = run_argv(transport.master.control_path, log_file, _session_command())
     with contextlib.ExitStack() as stack:
         try:
             # Opened here, before the guard removes it with its folder at the master's end.
@@ -75,9 +105,17 @@ def _run(transport: Transport, line: str, timeout: float | None) -> Ending:
             raise client_error(transport, what, None, str(error), started=False) from None
         stack.callback(_remove, log_file)
         reader, lifeline = lifelines.pipe()
-        stack.callback(transport.release_client, lifeline)
-        transport.register_client(lifeline)
         try:
+            # Before another thread can close the lifeline, and another file get its number.
+            written = _fill(lifeline, data)
+            stack.callback(transport.release_client, lifeline)
+            transport.register_client(lifeline)
+            if not written:
+                raise SshError(
+                    f"The command makes {len(data)} bytes, which is more than a pipe of this "
+                    "computer holds.",
+                    host=transport.settings.host,
+                )
             client = start_client(argv, stdin=reader)
         finally:
             lifelines.close(reader)
@@ -93,6 +131,16 @@ def _run(transport: Transport, line: str, timeout: float | None) -> Ending:
         printed = log.read().decode("utf-8", "backslashreplace")
     status = _exit_status(transport, client, printed, stderr)
     return Ending(status, stdout, stderr, timed_out=False)
+
+
+def _fill(pipe: int, data: bytes) -> bool:
+    """Write to an empty pipe that nothing reads yet; return False if the data does not fit."""
+    if len(data) > PIPE_BUF:
+        frames.enlarge_pipe_buffer(pipe)
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        return os.write(pipe, data) == len(data)
+    return False
 
 
 def _remove(path: str) -> None:
@@ -112,7 +160,7 @@ def _exit_status(
         return int(reported[1])
     opened = "master session id:" in log
     if opened and master_answers(transport):
-        if client.returncode < 0:
+        if "Control master terminated" not in log:  # which a client prints if there is no status
             host = transport.settings.host
             raise SshError(
                 f"The ssh that ran a command on {host} was killed.", host=host, stderr=log

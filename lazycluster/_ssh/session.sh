@@ -1,20 +1,42 @@
 #!/bin/sh
 # Run one command in a session of its own, for the login shell of any account.
-# Usage: session.sh ENCODED_COMMAND
+# Usage: session.sh SCRIPT [AGAIN], where SCRIPT is this text.
 #
-# The manager joins these lines with blanks and sends them as one argument between single quotes;
-# any login shell reads such a line alike. The command is in octal numbers where it is not plain.
+# The manager joins these lines with blanks and sends them between single quotes; any login shell
+# reads such a line alike, xonsh too as long as there is no backslash in it. The command comes on
+# standard input, behind a word that shows that no start file has read it: the words of an argv, in
+# octal numbers where they are not plain. One word alone is a command for the account's shell, or
+# for /bin/sh if that shell runs no commands.
 #
-# The account's shell runs the command, as for `ssh host command`, in the process that sshd waits
-# for, so that sshd reports how it ended. A second process waits for the end of standard input,
-# which comes when the command has ended, when the client stops it, and when the connection or the
-# manager has gone. It ends the process group then. It is an orphan, so that no `wait` finds it.
+# The shell runs the command in the process that sshd waits for, so that sshd reports how it ended.
+# A second process waits for the end of standard input, which comes when the command has ended, when
+# the client stops it, and when the connection or the manager has gone. It ends the process group
+# then. It is an orphan, so that no `wait` finds it.
 # sshd has one socket for standard input and output, so the second process closes both.
 #
-# shellcheck disable=SC2034 # only the end of standard input counts
-c=$(printf "%b." "$1"); exec 3<&0 </dev/null;
+# Only the process group that this process leads gets a signal. OpenSSH makes one for each command;
+# dropbear and asyncssh run commands in their own group (seen with dropbear 2022.83), so setsid makes
+# one. Without setsid the signal goes to this process alone, and only as long as it started at the
+# time that /proc says now.
+#
+# TMOUT in the environment would end `read` in bash; the command keeps it.
+#
+# shellcheck disable=SC2015,SC2016,SC2034,SC2086,SC2242 # it must be one line; @...@ is a number
+set +m;
+kill -0 -$$ 2>/dev/null || [ "${2-}" ] || { command -v setsid >/dev/null 2>&1 &&
+    exec setsid /bin/sh -c "$1" lazycluster "$1" again; } || :;
+while TMOUT=0 read -r e w && [ -z "$e" ]; do :; done;
+[ "$e" = lazycluster ] || {
+    echo "A start file of the account has read standard input." >&2; exit @INPUT_TAKEN@; };
+set --; for q in $w; do c=$(printf "%b." "$q"); set -- "$@" "${c%.}"; done;
+[ $# -gt 1 ] || { case ${SHELL-} in ""|*/nologin|*/false) s=/bin/sh;; *) s=$SHELL;; esac;
+    set -- "$s" -c "${1-}"; };
+started() { { read -r e </proc/$$/stat && set -- ${e##*) } && echo "${20}"; } 2>/dev/null || :; };
+s=; k=-$$; kill -0 $k 2>/dev/null || { k=$$; s=$(started); };
+end() { [ "$k" = -$$ ] || { [ "$s" ] && [ "$s" = "$(started)" ]; } && kill $1 $k; };
+exec 3<&0 </dev/null;
 ( (
-    trap "" HUP INT TERM; exec >/dev/null 2>&1; read -r q <&3; exec 3<&-;
-    kill -s TERM 0; kill -s 0 $$ || exit 0; sleep 2; kill -s KILL 0
+    trap "" HUP INT TERM; exec >/dev/null 2>&1; TMOUT=0 read -r q <&3 || :; exec 3<&-;
+    end -TERM || :; kill -0 $$ || exit 0; sleep 2; end -KILL || :
 ) & );
-exec 3<&-; exec "${SHELL:-/bin/sh}" -c "${c%.}"
+exec 3<&-; exec "$@"

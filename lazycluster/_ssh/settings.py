@@ -49,6 +49,7 @@ class Settings:
     orphan_timeout: float = 600.0
     password: str | None = field(default=None, repr=False)
     passphrase: str | None = field(default=None, repr=False)
+    password_prompt: str | None = None
     interactive: bool = False
     python: str | None = None
     options: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -74,6 +75,7 @@ class Settings:
         check_seconds(self.orphan_timeout, "orphan_timeout")
         _check_secret("password", self.password)
         _check_secret("passphrase", self.passphrase)
+        _check_pattern("password_prompt", self.password_prompt)
         if not isinstance(self.interactive, bool):
             raise ValueError(f"Invalid interactive {self.interactive!r}: use True or False.")
         if self.python is not None:
@@ -210,6 +212,16 @@ def _check_secret(name: str, secret: Any) -> None:
         raise ValueError(f"Invalid {name}: it contains a line break or NUL, where ssh ends it.")
     if len(os.fsencode(secret)) > _LONGEST_SECRET:
         raise ValueError(f"Invalid {name}: it is longer than {_LONGEST_SECRET} bytes.")
+
+
+def _check_pattern(name: str, pattern: Any) -> None:
+    try:
+        re.compile("" if pattern is None else pattern)
+        valid = pattern is None or (isinstance(pattern, str) and pattern != "")
+    except (re.error, TypeError):
+        valid = False
+    if not valid:
+        raise ValueError(f"Invalid {name} {pattern!r}: it must be a regular expression.")
 
 
 def _check_python(python: Any) -> None:

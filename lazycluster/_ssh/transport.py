@@ -27,7 +27,7 @@ from lazycluster._text import last_lines
 from lazycluster.exceptions import ConnectionLostError, LazyclusterError, ProtocolError
 
 PERSON_TIMEOUT = 150.0  # seconds for a person to answer; sshd itself waits 120 (LoginGraceTime)
-CLOSE_TIMEOUT = 6.0  # seconds for the host's program to end what it started; it needs at most 4
+CLOSE_TIMEOUT = 6.0  # seconds for the host's program to end what it started; it needs at most 5
 STOPPED = 1.0  # seconds that a wait lasts too long if this program could not run meanwhile
 SLOW_LOGIN = 10  # times connect_timeout for a login that makes progress all the time
 READ = 1 << 18  # bytes from the host, at most, at once

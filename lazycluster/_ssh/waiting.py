@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from collections.abc import Iterable
 
 
 def wait_readable(fd: int, seconds: float | None) -> bool:
@@ -12,11 +13,17 @@ def wait_readable(fd: int, seconds: float | None) -> bool:
         fd: The descriptor.
         seconds: The time to wait; None for no bound.
     """
+    return bool(readable((fd,), seconds))
+
+
+def readable(fds: Iterable[int], seconds: float | None) -> set[int]:
+    """Wait like `wait_readable` for one of several descriptors; return those that are readable."""
     if not hasattr(select, "poll"):
-        return bool(select.select([fd], [], [], seconds)[0])
+        return set(select.select(fds, [], [], seconds)[0])
     poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(None if seconds is None else seconds * 1000 + 1))
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    return {fd for fd, _ in poller.poll(None if seconds is None else seconds * 1000 + 1)}
 
 
 def wait_writable(fd: int, seconds: float) -> None:

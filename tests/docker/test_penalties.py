@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lazycluster import Connection, connection
+from lazycluster import Connection
+from lazycluster._conversation import login
 from lazycluster._ssh.master import Master
 from lazycluster.exceptions import AuthenticationError, ConnectError
 from support.containers import DockerHosts, docker
@@ -59,7 +60,7 @@ def test_f5_a_penalty_is_told_and_not_made_longer(
         original(self, settings, *arguments)
 
     monkeypatch.setattr(Master, "__init__", init)
-    monkeypatch.setattr(connection, "BACK_OFF", (0.01, 0.01))
+    monkeypatch.setattr(login, "BACK_OFF", (0.01, 0.01))
     with Connection(HOST, **strict):
         pass  # the host is there, and lets in
 

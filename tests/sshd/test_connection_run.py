@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from lazycluster import Connection, Runtime
-from lazycluster._ssh import scp
+from lazycluster._ssh import run, scp
 from lazycluster._ssh.options import Version, ssh_version
 from lazycluster.connection import CommandResult
 from lazycluster.exceptions import (
@@ -28,8 +30,9 @@ from lazycluster.exceptions import (
 )
 from support.hosts import commands
 from support.managers import control_folder, guards, logins, sshs
-from support.processes import await_gone, await_recorded, recorded
-from support.waiting import wait_until
+from support.processes import await_gone, await_recorded, end, is_alive, recorded
+from support.programs import lost_statuses
+from support.waiting import TIMEOUT, wait_until
 
 SSH = ssh_version()
 
@@ -272,6 +275,82 @@ def test_hostile_ssh_config_has_no_say_in_a_client(connect, make_sshd):
     assert connect(sshd).run("printf 'a\\nb'; exit 3", check=False) == CommandResult(
         "printf 'a\\nb'; exit 3", b"a\nb", b"", 3
     )
+
+
+@pytest.mark.parametrize("how", ["ignored", "reaped"])
+def test_an_exit_status_that_was_not_read_is_never_0(sshd, tmp_path, how):
+    """subprocess takes it for 0 if SIGCHLD is ignored or another thread reaps all children."""
+    done = subprocess.run(
+        [
+            *(sys.executable, lost_statuses.__file__, how),
+            *(str(sshd.config_file), sshd.alias, str(tmp_path)),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert (done.stdout, done.returncode) == ("good\n", 0), done.stderr
+
+
+def test_run_by_another_shell(connect, any_sshd):
+    """`shell=` is a command line."""
+    connection = connect(any_sshd)
+    assert connection.run("echo $-$0", shell="/bin/sh -e").stdout[:1] == b"e"
+    assert connection.run("", shell="sh").stdout == b""
+    with pytest.raises(CommandError, match="no/such/shell"):
+        connection.run("echo hi", shell="'/no/such/shell'")
+
+
+@pytest.mark.parametrize("shell", ["", "'", 1])
+def test_run_by_what_is_not_a_shell(connect, own_sshd, no_process, shell):
+    with pytest.raises(ValueError, match="shell"):
+        connect(own_sshd).run("echo hi", shell=shell)
+
+
+@pytest.mark.parametrize("shell", ["/usr/sbin/nologin", "/bin/false"])
+def test_run_where_the_accounts_shell_runs_no_commands(shell):
+    """Where the server starts the session all the same, as runuser does."""
+    with subprocess.Popen(
+        ["/bin/sh", "-c", run._session_command()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "SHELL": shell},
+    ) as process:
+        process.stdin.write(run.session_input("echo $0", None))
+        process.stdin.flush()
+        assert process.stdout.read() == b"/bin/sh\n"
+
+
+@pytest.mark.parametrize("tools", [["setsid", "sleep"], ["sleep"]], ids=["setsid", "no setsid"])
+def test_a_signal_goes_only_to_what_the_session_has_made(tmp_path, pids, tools):
+    """Not to the process group of a server that makes none for commands."""
+    for name in tools:
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    server = (
+        "sleep 1000 >/dev/null & echo $!; PATH=$2; export PATH; "
+        '/bin/sh -c "$1"; echo "$?"; read -r end'
+    )
+    sleep, touch = shutil.which("sleep"), shutil.which("touch")
+    child = f"/bin/sh -c '{touch} {pids}/$$; exec {sleep} 1000'"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", server, "server", run._session_command(), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "SHELL": "/bin/sh"},
+        start_new_session=True,
+    ) as process:
+        bystander = int(process.stdout.readline())
+        process.stdin.write(run.session_input(f"{touch} {pids}/$$; {child}; exit 5", None))
+        process.stdin.flush()
+        shell, child = sorted(await_recorded(pids, 2))
+        process.stdin.close()
+        await_gone([shell] if tools == ["sleep"] else [shell, child])
+        status = int(process.stdout.readline())
+        assert is_alive(bystander)
+        assert is_alive(process.pid) or process.wait() >= 0
+        end(bystander)
+    assert status == 143
 
 
 # --- a host without Python ---

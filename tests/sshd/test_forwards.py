@@ -191,6 +191,20 @@ def test_f38_cancel_returns_with_the_port_free(connect, any_host, service, on_ho
 
 
 @BOTH
+def test_cancel_without_a_control_socket(connect, one_session_sshd, service, on_host, tmp_path):
+    """The reason is that socket; the forward still works, and ends with the connection."""
+    connection = connect(one_session_sshd)
+    forward = make_forward(connection, 0, service.port, on_host)
+    control_path = connection._open().transport.master.control_path
+    os.rename(control_path, tmp_path / "away")
+    with pytest.raises(ForwardError, match=f"nothing answers at its control socket {control_path}"):
+        forward.cancel()
+    assert fetch(forward.port) == b"service %d" % service.port
+    connection.close()
+    assert not is_listened_on(forward.port)
+
+
+@BOTH
 def test_cancel_while_another_address_has_the_port(
     connect, one_session_sshd, service, on_host, caplog
 ):
@@ -217,7 +231,7 @@ def test_port_0_is_free_on_all_addresses(
                 others.enter_context(on_another_address(chosen[0]))
             return found
 
-        name = "_request_listener" if on_host else "_free_port"
+        name = "_dynamic_port" if on_host else "_free_port"
         monkeypatch.setattr(forwarding, name, functools.partial(take, getattr(forwarding, name)))
         forward = make_forward(connect(one_session_sshd), 0, service.port, on_host)
         assert forward.port != chosen[0]

@@ -484,7 +484,7 @@ def test_f5_login_through_a_jump_host_is_tried_again(sshd, make_sshd, through, m
 def test_f5_many_logins_at_once_all_come_up(make_sshd, monkeypatch):
     """Against an sshd that drops a third of them from the third on, and all from the fifth on."""
     # As often as it takes where every login is slow.
-    monkeypatch.setattr("lazycluster.connection.BACK_OFF", (1.0,) * 100)
+    monkeypatch.setattr("lazycluster._conversation.login.BACK_OFF", (1.0,) * 100)
     sshd = make_sshd(sshd_config=["MaxStartups 2:30:4"])
     keywords = {"config_file": sshd.config_file, "connect_timeout": 100}
 
@@ -503,7 +503,7 @@ def test_f5_many_logins_at_once_all_come_up(make_sshd, monkeypatch):
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 def test_f5_door_that_stays_shut(refused, sshd, listen, reset, monkeypatch):
     """A few tries; the error names what may be the cause."""
-    monkeypatch.setattr("lazycluster.connection.BACK_OFF", (0.01,) * 2)
+    monkeypatch.setattr("lazycluster._conversation.login.BACK_OFF", (0.01,) * 2)
 
     def serve(connection):
         if reset:
@@ -517,7 +517,7 @@ def test_f5_door_that_stays_shut(refused, sshd, listen, reset, monkeypatch):
 
 def test_f5_all_tries_are_within_connect_timeout(refused, sshd, listen, monkeypatch):
     """None is begun that could not be."""
-    monkeypatch.setattr("lazycluster.connection.BACK_OFF", (3600.0,) * 5)
+    monkeypatch.setattr("lazycluster._conversation.login.BACK_OFF", (3600.0,) * 5)
     port = listen(lambda _: None)
     error = refused(sshd.alias, config_file=sshd.config_file, port=port)
     assert "MaxStartups" in str(error)
@@ -525,7 +525,7 @@ def test_f5_all_tries_are_within_connect_timeout(refused, sshd, listen, monkeypa
 
 def test_f5_close_ends_the_tries(sshd, listen, monkeypatch):
     """The waiting thread gets the error at once, and no login follows."""
-    monkeypatch.setattr("lazycluster.connection.BACK_OFF", (3600.0,) * 5)
+    monkeypatch.setattr("lazycluster._conversation.login.BACK_OFF", (3600.0,) * 5)
     came = threading.Event()
     port = listen(lambda _: came.set())
     connection = Connection(

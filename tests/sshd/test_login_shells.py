@@ -14,7 +14,7 @@ from lazycluster.exceptions import ConnectError, InvalidRuntimeError
 from loopback_sshd import LoopbackSshd
 from support.hosts import call, run
 
-SHELLS = ("bash", "dash", "busybox sh", "zsh", "ksh", "mksh", "tcsh", "csh", "fish")
+SHELLS = ("bash", "dash", "busybox sh", "zsh", "ksh", "mksh", "tcsh", "csh", "fish", "xonsh")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -31,7 +31,11 @@ def test_f17_login_shell(
         pytest.skip(f"there is no {words[0]}")
     # As sshd runs an account's shell, which needs no account with that shell.
     wrapper = " ".join(["exec", path, *words[1:]]) + ' -c "$SSH_ORIGINAL_COMMAND"'
-    runtime = make_runtime(on=make_sshd(sshd_config=[f"ForceCommand {wrapper}"]))
+    sshd = make_sshd(sshd_config=[f"ForceCommand {wrapper}"])
+    with Connection(sshd.alias, config_file=sshd.config_file, connect_timeout=150) as connection:
+        result = connection.run("printf '%s!' 'a\\b' \"it's\" '*\n'; cat; exit 3", check=False)
+        assert (result.stdout, result.exit_status) == (b"a\\b!it's!*\n!", 3)
+    runtime = make_runtime(on=sshd)
     assert run(runtime, "echo hi", "exit 0") == ["hi\n", ""]
     assert call(runtime, os.getcwd) == runtime.working_dir
     (tmp_path / "file").write_text("text")

@@ -157,7 +157,7 @@ def test_large_values_are_in_a_private_file_without_a_name(sshd, umask_000, runt
     """Nothing of it can be found in a folder."""
     before = set(os.listdir(tempfile.gettempdir()))
     task = runtime.execute_function(bytes, source=3 << 20)
-    spool = task._execution.values._spool
+    spool = task._execution.values.spool
     assert spool._file is not None
     status = os.fstat(spool._file.fd)
     assert stat.S_IMODE(status.st_mode) == 0o600

@@ -426,5 +426,5 @@ def test_an_operation_that_fails_raises_the_hosts_oserror(host, monkeypatch):
 
 
 def test_an_operation_whose_process_is_killed_is_an_error(host, monkeypatch):
-    with pytest.raises(LazyclusterError, match="could not do port_state"):
+    with pytest.raises(LazyclusterError, match="port_state on host did not come to its end"):
         operate(host, {"signal": 9}, monkeypatch)

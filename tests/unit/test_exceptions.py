@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import copy
 import errno
+import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,8 @@ from lazycluster.exceptions import (
     TaskExecutionError,
     command_message,
 )
+
+SPAWN = multiprocessing.get_context("spawn")
 
 pytestmark = pytest.mark.every_python
 
@@ -181,6 +185,57 @@ def test_causes_survive_at_every_depth(way):
     assert top.__cause__.__cause__.args == ("k",)
     assert isinstance(top.__cause__.__cause__.__cause__, AuthenticationError)
     assert top.__cause__.__cause__.__cause__.stderr == "s"
+
+
+def fail_for_a_reason():
+    try:
+        raise AuthenticationError("denied", host="h", exit_status=255)
+    except AuthenticationError as error:
+        raise InvalidRuntimeError("no runtime", host="h") from error
+
+
+def fail_in_a_pool():
+    with ProcessPoolExecutor(1, SPAWN) as pool:
+        pool.submit(fail_for_a_reason).result()
+
+
+def run_by_executor(function):
+    with ProcessPoolExecutor(1, SPAWN) as pool:
+        pool.submit(function).result()
+
+
+def run_by_multiprocessing(function):
+    with SPAWN.Pool(1) as pool:
+        pool.apply(function)
+
+
+@pytest.mark.parametrize(
+    ("run", "function"),
+    [
+        (run_by_executor, fail_for_a_reason),
+        (run_by_executor, fail_in_a_pool),
+        (run_by_multiprocessing, fail_for_a_reason),  # whose processes can have no pool
+    ],
+)
+def test_the_cause_of_an_error_of_a_process_pool_is_kept(run, function):
+    """A pool puts the remote traceback in the place of `__cause__`."""
+    with pytest.raises(InvalidRuntimeError) as caught:
+        run(function)
+    assert type(caught.value.__cause__) is not AuthenticationError
+    cause = caught.value.predecessor_excp
+    assert isinstance(cause, AuthenticationError)
+    assert (str(cause), cause.exit_status) == ("denied", 255)
+
+
+def test_the_names_of_the_reference():
+    """Message and cause, also as arguments."""
+    cause = ValueError("cause")
+    error = LazyclusterError("text", cause)
+    assert (error.msg, error.predecessor_excp, error.__cause__) == ("text", cause, cause)
+    other = KeyError("k")
+    with pytest.raises(LazyclusterError) as caught:
+        raise copy.copy(error) from other
+    assert caught.value.predecessor_excp is other
 
 
 @each_way

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "_conversation": COMMON | {"_shared", "_ssh"},
     "_functions": COMMON,
     "_tasks": COMMON | {"_shared", "_conversation", "_functions"},
+    "_pyinstaller": set(),
     "_host_info": COMMON,
     "_working_dir": PACKAGES | {"connection"},
     "_host": PACKAGES | {"connection", "_fabric_kwargs", "_host_info", "_working_dir"},

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from pathlib import Path
 
+import pytest
+
 import lazycluster
+from lazycluster._conversation.host_sources import read_source
+from lazycluster._ssh.scripts import read_script
+from lazycluster.exceptions import LazyclusterError
 
 
 def test_no_shell_true_in_the_library():
@@ -25,3 +31,18 @@ def test_f43_no_module_asks_the_wall_clock():
     folder = Path(lazycluster.__file__).parent
     for path in folder.rglob("*.py"):
         assert not re.search(r"\btime\.time(_ns)?\(|\bdatetime\b", path.read_text()), path
+
+
+@pytest.mark.parametrize("read", [read_script, read_source])
+def test_a_file_that_was_not_packed_is_an_error_with_the_cure(read):
+    """PyInstaller packs modules alone unless it is told otherwise."""
+    with pytest.raises(LazyclusterError, match=r"not packed .*--collect-all lazycluster"):
+        read("none")
+
+
+def test_pyinstaller_finds_the_hook():
+    """By the entry point of the distribution; the file has the name that PyInstaller looks for."""
+    points = importlib.metadata.distribution("lazycluster").entry_points
+    (point,) = [point for point in points if point.group == "pyinstaller40"]
+    (folder,) = point.load()()
+    assert Path(folder, "hook-lazycluster.py").exists()

@@ -432,6 +432,18 @@ SEEN = [
         ["${FOO} has no value", "`${}`"],
     ),
     (
+        "a KnownHostsCommand that fails",
+        "oops\nKnownHostsCommand-ORDER /bin/false failed, status 1\r\nKnownHostsCommand failed\r\n",
+        HostKeyError,
+        ["KnownHostsCommand-ORDER /bin/false failed, status 1. Correct KnownHostsCommand"],
+    ),
+    (
+        "10.0: a port that is not sshd",
+        "banner exchange: Connection to 127.0.0.1 port 8099: invalid format\r\n",
+        ConnectError,
+        ["banner exchange", "not sshd"],
+    ),
+    (
         "a user that is in no passwd",
         "No user exists for uid 54321\n",
         ConnectError,
@@ -447,6 +459,21 @@ SEEN = [
         ["ann@h: Permission denied (publickey)"],
     ),
 ]
+
+
+def test_an_unknown_line_of_ssh_itself_is_the_reason():
+    """Not the account's shell, which may end with 255 too; ssh's lines end with CR and LF."""
+    message = str(error_for("a banner\nFrobnication failed\r\n"))
+    assert (
+        "build-7: Frobnication failed. ssh itself prints that; try `ssh build-7 true`." in message
+    )
+    assert "shell" not in message
+
+
+def test_what_the_host_prints_is_not_taken_for_the_reason_of_ssh():
+    """With the warning that ssh prints before each login to a new host."""
+    added = "Warning: Permanently added 'h' (ED25519) to the list of known hosts.\r\n"
+    assert "the account's shell ended" in str(error_for(added + "start file: no\n"))
 
 
 def error_for(stderr, **others):

@@ -1,0 +1,178 @@
+"""The login that a Connection uses, and the next one after a loss."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lazycluster._ssh.resolved import ResolvedConfig
+from lazycluster._ssh.settings import Settings
+from lazycluster.exceptions import (
+    AuthenticationError,
+    ConnectError,
+    ConnectionLostError,
+    HostKeyError,
+    LazyclusterError,
+)
+
+# What it takes to log in is imported at the first login: it is half of the time of our import.
+if TYPE_CHECKING:
+    from lazycluster._conversation.conversation import Conversation
+
+# Seconds before another login when sshd has dropped one; each is changed at random by up to half,
+# because logins that came at once would come at once again.
+BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
+BACK_INTERVAL = 2.0  # seconds between two logins to a host that is to come back
+MOST_LOST = 8  # tokens of lost connections that a login names
+
+_logger = logging.getLogger("lazycluster")
+
+
+class Login:
+    """The part of a Connection that logs in, and knows whether it must log in again.
+
+    Args:
+        settings: What the user asked of ssh.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._host = settings.host
+        self._config = ResolvedConfig(settings)
+        self._lock = threading.RLock()  # a signal handler may close it
+        self._pid = os.getpid()
+        self._closed = threading.Event()
+        self._current: Conversation | None = None
+        self._lost: list[str] = []  # tokens, see `_lost_tokens`
+        self._finalizer: weakref.finalize[[], Login] | None = None
+
+    def _close(self) -> None:
+        """End the login; a second call, or one in a forked child, does nothing."""
+        if not self._is_owner:
+            return
+        with self._lock:
+            current, self._current = self._current, None
+            self._closed.set()
+            self._closed = threading.Event()
+        if current is not None:
+            current.transport.close()
+
+    def _log_in_again(self, deadline: float, timeout: float) -> None:
+        """Wait for the end of the login, and repeat logins until one works.
+
+        Args:
+            deadline: By time.monotonic().
+            timeout: Seconds until then, for the message.
+        """
+        self._check_owner()
+        current = self._current
+        if current is not None and not current.transport.wait_until_ended(timeout):
+            raise LazyclusterError(
+                f"{self._host} is still connected after {timeout:g} s; wait_until_back first waits "
+                "for the end of the connection."
+            )
+        while True:
+            try:
+                self._open(by_person=True)
+                return
+            except ConnectError as error:
+                final = isinstance(error, HostKeyError) or (
+                    isinstance(error, AuthenticationError) and self._settings.may_be_asked
+                )
+                if final or time.monotonic() + BACK_INTERVAL > deadline:
+                    raise
+            self._closed.wait(BACK_INTERVAL)
+
+    @property
+    def _is_owner(self) -> bool:
+        """Return True in the process that made it, False in a child forked from that process."""
+        return os.getpid() == self._pid
+
+    def _check_owner(self) -> None:
+        """Raise a LazyclusterError in a child forked from the process that made it."""
+        if not self._is_owner:
+            raise LazyclusterError(
+                f"The connection to {self._host} belongs to process {self._pid}; this is a child "
+                "forked from it. Make a new Runtime or Connection in the child."
+            )
+
+    def _open(self, *, by_person: bool = False) -> Conversation:
+        """Return the live conversation, after the host's reply."""
+        error: ConnectError | None = None
+        for conversation in self._logins(by_person=by_person):
+            try:
+                conversation.transport.wait_until_open()
+            except ConnectError as failure:
+                error = failure
+            else:
+                return conversation
+        assert error is not None
+        raise error
+
+    def _logins(self, *, by_person: bool = False) -> Iterator[Conversation]:
+        """Yield the live conversation, and another one each time that sshd drops the login.
+
+        The caller stops the iteration when one works, and raises the last error at its end.
+
+        Args:
+            by_person: True if the user asked for a login, so that a person can be asked again.
+        """
+        began = time.monotonic()
+        closed = self._closed
+        for pause in (*BACK_OFF, 0.0):
+            conversation = self._start(by_person=by_person, began=began)
+            yield conversation
+            import random
+
+            pause *= random.uniform(0.5, 1.5)
+            left = began + self._settings.connect_timeout - time.monotonic()
+            if not conversation.transport.was_dropped or not pause or pause > left:
+                return
+            _logger.info("%s dropped a login; the next follows in %.1f s.", self._host, pause)
+            if closed.wait(pause):
+                return
+
+    def _lost_tokens(self, last: Conversation | None) -> list[str]:
+        """Return the tokens of connections whose steps may still run on the host."""
+        if last is None:
+            return []
+        # One that was open has ended the steps of those before it.
+        before = [] if last.transport.was_lost else self._lost[1 - MOST_LOST :]
+        return [*before, last.token]
+
+    def _start(self, *, by_person: bool = False, began: float | None = None) -> Conversation:
+        """Return the live conversation; begin one if there is none, without waiting for the login.
+
+        Args:
+            by_person: True if the user asked for a login, so that a person can be asked again.
+            began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
+        """
+        self._check_owner()
+        with self._lock:
+            current = self._current
+            if current is not None and not current.transport.ended:
+                return current
+            if current is not None and self._settings.interactive and not by_person:
+                raise ConnectionLostError(
+                    f"The connection to {self._host} was lost, and a person logged in to it "
+                    "(interactive=True), so it is not opened again by itself. Call open(), or make "
+                    "a new Runtime.",
+                    host=self._host,
+                    started=False,
+                )
+            from lazycluster._conversation.conversation import Conversation
+
+            lost = self._lost_tokens(current)
+            current = Conversation(self._settings, self._config, began, lost)
+            self._current, self._lost = current, lost
+            # If the user forgets to close, the host's program ends with this object.
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            self._finalizer = weakref.finalize(self, current.transport.begin_close)
+        current.transport.answer_questions()  # not under the lock: a person may take a while
+        return current

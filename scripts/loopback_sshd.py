@@ -15,6 +15,7 @@ also when this process gets SIGKILL.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import re
@@ -123,14 +124,14 @@ class LoopbackSshd:
         """
         if self._guard is not None:
             raise LoopbackSshdError("This sshd is running already.")
-        sshd = find_sshd()
+        server = self._find_server()
         try:
-            self._start_guard(sshd)
+            self._start_guard()
             self._make_keys()
             for _ in range(5):  # another process may take the free port before sshd does
                 self.port = _free_port()
-                self._write_configuration(sshd)
-                if self._start_sshd():
+                self._write_configuration(server)
+                if self._start_server(self._server_argv(server)):
                     return self
             raise LoopbackSshdError(f"sshd does not start:\n{self.log.read_text()}")
         except BaseException:
@@ -180,14 +181,20 @@ class LoopbackSshd:
         """Continue stopped connections."""
         _signal_all(self.connection_pids(), signal.SIGCONT)
 
-    def _start_guard(self, sshd: str) -> None:
+    def _find_server(self) -> str:
+        return find_sshd()
+
+    def _server_argv(self, server: str) -> list[str]:
+        return [server, "-D", "-e", "-f", str(self._sshd_config_file)]
+
+    def _start_guard(self) -> None:
         """Make the folder, and start the guard that will remove it."""
         # The path of a socket is limited to about 100 bytes, so the name has no suffix.
         self.folder = Path(tempfile.mkdtemp(prefix="sshd-"))
         self.log = self.folder / "sshd.log"
         try:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", __file__, sshd, str(self.folder)],
+                [sys.executable, "-I", "-S", __file__, str(self.folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -252,7 +259,17 @@ class LoopbackSshd:
             sshd_config.append("PerSourcePenalties no")
         self._sshd_config_file = self.folder / "sshd_config"
         _write_lines(self._sshd_config_file, sshd_config)
+        self._write_client_configuration()
 
+        if os.geteuid() == 0:
+            os.makedirs(PRIVILEGE_SEPARATION_FOLDER, mode=0o755, exist_ok=True)
+        argv = [sshd, "-t", "-f", str(self._sshd_config_file)]
+        check = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if check.returncode != 0:
+            raise LoopbackSshdError(f"sshd refuses its configuration:\n{check.stderr}")
+
+    def _write_client_configuration(self) -> None:
+        """Write known_hosts and the ssh_config of the alias."""
         kind, key = Path(f"{self._host_key}.pub").read_text().split()[:2]
         _write_lines(self.known_hosts, [f"[127.0.0.1]:{self.port} {kind} {key}"])
         ssh_config = [
@@ -270,14 +287,7 @@ class LoopbackSshd:
         ]
         _write_lines(self.config_file, ssh_config)
 
-        if os.geteuid() == 0:
-            os.makedirs(PRIVILEGE_SEPARATION_FOLDER, mode=0o755, exist_ok=True)
-        argv = [sshd, "-t", "-f", str(self._sshd_config_file)]
-        check = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if check.returncode != 0:
-            raise LoopbackSshdError(f"sshd refuses its configuration:\n{check.stderr}")
-
-    def _start_sshd(self) -> bool:
+    def _start_server(self, argv: Sequence[str]) -> bool:
         """Make the guard start sshd.
 
         Returns:
@@ -286,7 +296,7 @@ class LoopbackSshd:
         assert self._guard is not None
         assert self._guard.stdin is not None
         assert self._guard.stdout is not None
-        self._guard.stdin.write("start\n")
+        self._guard.stdin.write(json.dumps(argv) + "\n")
         self.pid = int(self._guard.stdout.readline())
         deadline = time.monotonic() + DEADLINE
         while True:
@@ -408,11 +418,11 @@ def _sshd_descendants(root: int) -> list[int]:
     found: list[int] = []
     parents = {root}
     while parents:
-        # sshd-session and sshd-auth since OpenSSH 9.8
+        # sshd-session and sshd-auth since OpenSSH 9.8; dropbear is loopback_dropbear's
         parents = {
             pid
             for pid, (parent, state, name) in processes.items()
-            if parent in parents and state != "Z" and name.startswith("sshd")
+            if parent in parents and state != "Z" and name.startswith(("sshd", "dropbear"))
         }
         found.extend(sorted(parents))
     return found
@@ -441,8 +451,8 @@ def _processes() -> dict[int, tuple[int, str, str]]:
     return found
 
 
-def _run_guard(sshd: str, folder: Path, commands: IO[str]) -> None:
-    """Start sshd for each line of ``commands``; at their end or at a signal, remove everything.
+def _run_guard(folder: Path, commands: IO[str]) -> None:
+    """Start the argv of each line of ``commands``; at their end or a signal, remove everything.
 
     This is the main function of the guard, which is this file run as a program.
     """
@@ -463,10 +473,11 @@ def _run_guard(sshd: str, folder: Path, commands: IO[str]) -> None:
                     print("ended", flush=True)
                     process = None
             if commands in ready:
-                if not commands.readline():
+                line = commands.readline()
+                if not line:
                     return
+                argv = json.loads(line)
                 with open(folder / "sshd.log", "ab") as log:
-                    argv = [sshd, "-D", "-e", "-f", str(folder / "sshd_config")]
                     process = subprocess.Popen(
                         argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                     )
@@ -502,4 +513,4 @@ def _remove(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _run_guard(sys.argv[1], Path(sys.argv[2]), sys.stdin)
+    _run_guard(Path(sys.argv[1]), sys.stdin)

@@ -36,7 +36,9 @@ class Host:
             check_path(working_dir, "The working directory")
         keywords = translate_connection_kwargs(connection_kwargs or {})
         self._connection = Connection(host, **keywords)
-        self._lock = threading.Lock()  # for attributes, never held over a request
+        # For attributes, never held over a request. Reentrant, because a signal handler may use the
+        # Runtime while this thread holds it.
+        self._lock = threading.RLock()
         self._env_variables: dict[str, str] = {}
         self._info: HostInfo | None = None
         self._working_dir = WorkingDirectory(self._connection)
@@ -120,7 +122,11 @@ class Host:
         """Return True if the host can be used now; never raise."""
         try:
             self._operate("make_directory", path=".")
-        except (LazyclusterError, OSError):
+        except LazyclusterError:
+            return False
+        except OSError as error:
+            if error.errno is None:  # a signal handler's TimeoutError
+                raise
             return False
         return True
 

@@ -29,19 +29,21 @@ class HostInfo:
             raise LazyclusterError(f"{self.host} does not report its memory.")
         return self.memory
 
-    def meets(
+    def find_lack(
         self, *, gpu_required: bool, min_memory: int | None, min_cpu_cores: int | None
-    ) -> bool:
-        """Return True if the host has what is required; see `Runtime.check_filter`.
+    ) -> str | None:
+        """Return what the host lacks of what is required, None if nothing; see `check_filter`.
 
         Raises:
             LazyclusterError: If memory is required and the host does not report it.
         """
         if gpu_required and not self.gpus:
-            return False
+            return "a GPU"
         if min_memory is not None and self.known_memory() // 2**20 < min_memory:
-            return False
-        return min_cpu_cores is None or self.cpu_cores >= min_cpu_cores
+            return f"{min_memory} MB of memory, it has {self.known_memory() // 2**20}"
+        if min_cpu_cores is not None and self.cpu_cores < min_cpu_cores:
+            return f"{min_cpu_cores} CPU cores, it has {self.cpu_cores}"
+        return None
 
     def format(self) -> str:
         """Return a table with one line for each field and GPU; a MB has 2**20 bytes."""

@@ -121,6 +121,21 @@ class Spool:
             self._length += len(view)
         return len(view)
 
+    @property
+    def in_memory(self) -> int:
+        """Return the number of bytes in memory."""
+        return len(self._memory)
+
+    def spill(self) -> None:
+        """Move the bytes to the file.
+
+        Raises:
+            OSError: If the file cannot be made or written; the bytes stay in memory.
+        """
+        with self._lock:
+            if self._file is None:
+                self._move_to_file()
+
     def _move_to_file(self) -> None:
         file = _files.get(os.getpid())
         if file is None:

@@ -43,7 +43,7 @@ class WorkingDirectory:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._lock = threading.Lock()  # for the two below, never held over a request
+        self._lock = threading.RLock()  # for the two below, never held over a request
         self._path = ""
         self._temporary_of: Conversation | None = None
         # Held by the thread that makes a new temporary directory; those that need it wait.

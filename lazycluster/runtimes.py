@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import signal
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lazycluster._checks import check_path, checked_environment
 from lazycluster._functions.payload import check_call
 from lazycluster._host import Host
+from lazycluster._tasks.history import EXECUTIONS_KEPT, History
+from lazycluster._text import quoted, show
 from lazycluster.exceptions import CommandError, TaskExecutionError
 from lazycluster.processes import PortExposure, TaskProcess
 from lazycluster.tasks import RuntimeTask
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from lazycluster.forwards import Forward
 
 __all__ = ["Runtime", "RuntimeTask"]
+
+_logger = logging.getLogger("lazycluster")
 
 _CLEANUP_TIMEOUT = 5.0  # seconds for executions to end after their connection was closed
 
@@ -65,8 +70,8 @@ class Runtime(Host):
         connection_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(host, working_dir, connection_kwargs)
-        self._tasks: list[RuntimeTask] = []
         self._processes: dict[str, TaskProcess | PortExposure] = {}
+        self._history = History(self.host, self._processes)
 
     def check_filter(
         self,
@@ -76,44 +81,51 @@ class Runtime(Host):
         installed_executables: str | list[str] | None = None,
         filter_commands: str | list[str] | None = None,
     ) -> bool:
-        """Return True if the host has everything that is required.
+        """Return True if the host has everything that is required; else log the reason at INFO.
 
         Args:
             gpu_required: If True, a GPU is required. Defaults to False.
             min_memory: The least memory in MB of 2**20 bytes. Defaults to None, any.
             min_cpu_cores: The least number of CPU cores. Defaults to None, any.
             installed_executables: Names of programs that must be on the PATH.
-            filter_commands: Shell commands, each of which must succeed and print only `true`.
+            filter_commands: Shell commands, each of which must succeed and print `true` as the last
+                line of its output; what start files print before it does not count.
 
         Raises:
             ValueError: If a name or a command is empty.
             TaskExecutionError: If the connection was lost while a command ran.
         """
-        if (gpu_required or min_memory is not None or min_cpu_cores is not None) and (
-            not self._read_info().meets(
+        lacks: list[str | None] = []
+        if gpu_required or min_memory is not None or min_cpu_cores is not None:
+            lack = self._read_info().find_lack(
                 gpu_required=gpu_required, min_memory=min_memory, min_cpu_cores=min_cpu_cores
             )
-        ):
-            return False
-        # Every name and command is tried, so that an empty one is an error wherever it is.
-        installed = [self._is_installed(name) for name in _listed(installed_executables)]
-        printed = [self._prints_true(command) for command in _listed(filter_commands)]
-        return all(installed) and all(printed)
+            lacks.append(lack)
+        if not any(lacks):  # Every name and command is tried, so that an empty one is an error.
+            lacks += [self._find_missing(name) for name in _listed(installed_executables)]
+            lacks += [self._find_refusal(command) for command in _listed(filter_commands)]
+        found = [lack for lack in lacks if lack is not None]
+        for lack in found:
+            _logger.info("%s lacks %s.", self.host, lack)
+        return not found
 
-    def _is_installed(self, name: str) -> bool:
+    def _find_missing(self, name: str) -> str | None:
         check_path(name, "The name of an executable")
-        return bool(self._operate("is_executable", name=name))
+        return None if self._operate("is_executable", name=name) else f"the program {name!r}"
 
-    def _prints_true(self, command: str) -> bool:
+    def _find_refusal(self, command: str) -> str | None:
+        """Return None if a filter command prints `true`, else what it does instead."""
         task = RuntimeTask("filter").run_command(command)
         execution = task._begin(self.host, debug=False, timeout=None)
         try:
             execution.run(lambda: self._find_target({}))
         except TaskExecutionError as error:
             if isinstance(error.__cause__, CommandError):
-                return False
+                return f"what {command!r} looks for: {quoted(str(error.__cause__))}"
             raise
-        return task.execution_log[0].strip() == "true"
+        lines = execution.log.entry(0).split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return None if last == "true" else f"what {command!r} looks for: its last line is {last!r}"
 
     def execute_task(
         self,
@@ -145,18 +157,20 @@ class Runtime(Host):
         own = checked_environment(task.env_variables)
         self._connection._check_owner()
         with self._lock:
-            execution = task._begin(self.host, debug=debug, timeout=timeout)
-            self._tasks = [known for known in self._tasks if known is not task]
-            self._tasks.append(task)
+            execution = task._begin(
+                self.host, debug=debug, timeout=timeout, on_end=self._history.end
+            )
+            self._history.add(execution)
             if execute_async:
-                key = self._new_key(self.host, self._TASK_KEY, task.name)
+                key = execution.key = self._new_key(self.host, self._TASK_KEY, task.name)
                 process = self._processes[key] = TaskProcess(key, execution)
-                task._hand_out(process, omit_on_join)
+                task._process = process
+                execution.joins = not omit_on_join
         find_target = functools.partial(self._find_target, own)
         if execute_async:
             execution.run_in_background(find_target, key)
         else:
-            execution.run(find_target)
+            task._run(execution, find_target)
         return task
 
     def execute_function(
@@ -192,9 +206,16 @@ class Runtime(Host):
         """Yield the values of all functions, in the order in which their tasks were last executed.
 
         See `RuntimeTask.function_returns`.
+
+        Raises:
+            LazyclusterError: If a value was dropped before it was read. A Runtime keeps its newest
+                1000 executions and 256 MiB of their values; `clear_tasks` begins anew.
         """
-        for task in self._known_tasks():
-            yield from task.function_returns
+        self._history.check_complete()
+        for execution in self._history:
+            if execution.joins:
+                execution.wait()
+            yield from execution.returns()
 
     def execution_log(self, task_name: str) -> list[str]:
         """Return the execution log of the last task with that name that was executed here.
@@ -205,35 +226,29 @@ class Runtime(Host):
         Raises:
             ValueError: If no task with that name was executed here.
         """
-        for task in reversed(self._known_tasks()):
-            if task.name == task_name:
-                return task.execution_log
+        for execution in reversed(list(self._history)):
+            if execution.name == task_name:
+                return execution.log.entries()
         raise ValueError(f"No task {task_name!r} was executed on {self.host}.")
 
     def print_log(self) -> None:
         """Print the execution log of each task that was executed here."""
-        for task in self._known_tasks():
-            print(f"{self.host}: {task.name}")
-            task.print_log()
+        for execution in self._history:
+            show(f"{self.host}: {execution.name}\n")
+            execution.log.show()
 
     def clear_tasks(self) -> None:
-        """Forget the tasks that have ended, and their process handles."""
-        with self._lock:
-            self._processes = {
-                key: process
-                for key, process in self._processes.items()
-                if isinstance(process, PortExposure) or process.is_alive()
-            }
-            self._tasks = [task for task in self._tasks if task._is_running]
+        """Forget the tasks that have ended, and their process handles.
+
+        Without it the newest 1000 executions are kept, and 256 MiB of the values of functions.
+        """
+        self._history.clear()
 
     def join(self) -> None:
         """Wait for all tasks, except those that were executed with `omit_on_join`."""
-        for task in self._known_tasks():
-            task.join()
-
-    def _known_tasks(self) -> list[RuntimeTask]:
-        with self._lock:
-            return list(self._tasks)
+        for execution in self._history:
+            if execution.joins:
+                execution.wait()
 
     def send_file(
         self,
@@ -326,6 +341,10 @@ class Runtime(Host):
         with self._lock:
             key = self._new_key(*ports)
             self._processes[key] = PortExposure(key, forward)
+            exposures = [p for p in self._processes.values() if isinstance(p, PortExposure)]
+            ended = [exposure.name for exposure in exposures if not exposure.is_alive()]
+            for name in ended[:-EXECUTIONS_KEPT]:
+                del self._processes[name]
         return key
 
     @property

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from lazycluster._checks import check_path, check_text, checked_environment, checked_timeout
+from lazycluster._checks import (
+    check_path,
+    check_text,
+    checked_environment,
+    checked_timeout,
+    checked_words,
+)
 from lazycluster._functions.payload import check_call, describe, dump_call
-from lazycluster._tasks.execution import Execution, Target
+from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target
 from lazycluster._tasks.progress import checked_progress
 from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile, Step
-from lazycluster._text import show
 from lazycluster.connection import Connection
+from lazycluster.exceptions import TaskExecutionError
 from lazycluster.processes import TaskProcess
 
 
@@ -48,9 +55,9 @@ class RuntimeTask:
         self._name = name if name is not None else f"task-{id(self)}"
         self._steps: list[Step] = []
         self._env_variables: dict[str, str] = {}
-        self._omit_on_join = False
         self._execution: Execution | None = None
         self._process: TaskProcess | None = None
+        self._error: TaskExecutionError | None = None
 
     def __repr__(self) -> str:
         return f"<RuntimeTask {self._name!r} of {len(self._steps)} steps>"
@@ -109,7 +116,12 @@ class RuntimeTask:
     @property
     def error(self) -> BaseException | None:
         """Return the TaskExecutionError of the last execution; None without a failure so far."""
-        return None if self._execution is None else self._execution.error
+        execution = self._execution
+        if self._error is None and execution is not None:
+            if execution.is_alive:
+                return execution.error
+            self._error = execution.error_of(self)
+        return self._error
 
     @property
     def function_returns(self) -> Generator[object, None, None]:
@@ -127,19 +139,19 @@ class RuntimeTask:
             SerializationError: If a value cannot be unpickled on the manager.
         """
         self.join()
-        execution = self._execution
-        if execution is None:
-            return
-        yield from execution.values
-        if execution.error is not None:
-            raise execution.error
+        if self._execution is not None:
+            yield from self._execution.values
+        if self.error is not None:
+            raise self.error
 
     @property
     def process(self) -> TaskProcess | None:
         """Return the handle of the last execution; None if that was not asynchronous."""
         return self._process
 
-    def run_command(self, command: str, *, timeout: float | None = None) -> RuntimeTask:
+    def run_command(
+        self, command: str, *, timeout: float | None = None, shell: str | None = None
+    ) -> RuntimeTask:
         """Add a step that runs a shell command.
 
         The account's own shell runs it, as with `ssh host command`, in the working directory of the
@@ -151,14 +163,19 @@ class RuntimeTask:
             command: The command, any text that the shell takes.
             timeout: Seconds after which the step is stopped (SIGTERM, five seconds later SIGKILL)
                 and fails with StepTimeoutError. Defaults to None, no bound.
+            shell: The shell to use, such as `/bin/sh` or `bash --norc`; it gets `-c` and the
+                command. Defaults to None, the account's own shell, or `/bin/sh` if that refuses
+                logins (nologin).
 
         Raises:
-            ValueError: If the command is empty or holds a NUL, or the timeout is not positive.
+            ValueError: If the command or the shell is empty or holds a NUL, or the timeout is not
+                positive.
         """
         if not isinstance(command, str) or not command.strip():
             raise ValueError("A command must be a string that is not empty.")
         check_text(command, "A command")
-        return self._add(RunCommand(command, checked_timeout(timeout)))
+        words = None if shell is None else checked_words(shell, "The shell")
+        return self._add(RunCommand(command, checked_timeout(timeout), words))
 
     def run_function(self, function: Callable[..., Any], **func_kwargs: Any) -> RuntimeTask:
         """Add a step that calls a Python function on the host.
@@ -272,8 +289,9 @@ class RuntimeTask:
             ConnectError: If no connection can be opened (a ValueError too).
             TaskExecutionError: If a step failed; its `__cause__` is the reason.
             TypeError: If the connection is something else.
-            ValueError: If the task is still running.
+            ValueError: If the task is still running, or the timeout is not positive.
         """
+        checked_timeout(timeout)
         if isinstance(connection, str):
             with Connection(connection) as opened:
                 return self.execute(opened, debug, timeout=timeout)
@@ -282,10 +300,23 @@ class RuntimeTask:
         environment = checked_environment(self._env_variables)
         connection.open()
         execution = self._begin(connection.host, debug=debug, timeout=timeout)
-        execution.run(lambda: Target(connection._start(), None, environment))
+        self._run(execution, lambda: Target(connection._start(), None, environment))
         return self
 
-    def _begin(self, host: str, *, debug: bool, timeout: float | None) -> Execution:
+    def _run(self, execution: Execution, find_target: Callable[[], Target]) -> None:
+        try:
+            execution.run(find_target)
+        finally:
+            self._error, execution.raised = execution.raised, None
+
+    def _begin(
+        self,
+        host: str,
+        *,
+        debug: bool,
+        timeout: float | None,
+        on_end: Callable[[Execution], None] | None = None,
+    ) -> Execution:
         """Return a new execution, which the task's properties show from now on."""
         if self._execution is not None and self._execution.is_alive:
             raise ValueError(
@@ -293,27 +324,28 @@ class RuntimeTask:
                 "Execute a copy.deepcopy of it."
             )
         timeout = checked_timeout(timeout)
-        self._process = None
-        self._execution = Execution(
-            self._name, self.steps, host, task=self, debug=debug, timeout=timeout
+        execution = Execution(
+            self._name,
+            self.steps,
+            host,
+            task=self,
+            debug=debug,
+            timeout=timeout,
+            on_end=on_end,
         )
-        return self._execution
-
-    @property
-    def _is_running(self) -> bool:
-        return self._execution is not None and self._execution.is_alive
-
-    def _hand_out(self, process: TaskProcess, omit_on_join: bool) -> None:
-        self._process = process
-        self._omit_on_join = omit_on_join
+        if self._execution is not None:
+            self._execution.replaced = True
+        self._process = self._error = None
+        self._execution = execution
+        return execution
 
     def join(self) -> None:
         """Wait for the end of an asynchronous execution, unless it has `omit_on_join`.
 
         It does not raise the error of the execution; that is in `error`.
         """
-        if self._process is not None and not self._omit_on_join:
-            self._process.join()
+        if self._execution is not None and self._execution.joins:
+            self._execution.wait()
 
     def print_log(self) -> None:
         r"""Print the execution log, each entry behind its index.
@@ -321,15 +353,23 @@ class RuntimeTask:
         On a terminal, control characters except tab and line feed are shown like `\x1b`; a file or
         a pipe gets them unchanged.
         """
-        for index, entry in enumerate(self.execution_log):
-            show(f"{index}: {entry.rstrip()}".rstrip() + "\n")
+        if self._execution is not None:
+            self._execution.log.show()
+
+    def stop(self) -> None:
+        """Stop the task if it runs: SIGTERM to its processes, SIGKILL five seconds later.
+
+        Returns when they have ended. A synchronous execution in another thread ends with a
+        TaskExecutionError there.
+        """
+        if self._execution is not None:
+            self._execution.stop(signal.SIGTERM, TERMINATE_GRACE)
 
     def cleanup(self) -> None:
-        """Stop the task if it runs asynchronously, and free the values of its functions.
+        """Stop the task if it runs, and free the values of its functions.
 
         The execution log stays. A second call does nothing.
         """
-        if self._process is not None:
-            self._process.terminate()
+        self.stop()
         if self._execution is not None:
             self._execution.values.clear()

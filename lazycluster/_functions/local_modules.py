@@ -21,6 +21,11 @@ from typing import NamedTuple
 _OWN_PACKAGES = frozenset({"lazycluster", "cloudpickle"})
 
 
+def is_built_in(error: Exception) -> bool:
+    """Return False for what signal handlers raise: errors of other classes, and TimeoutError."""
+    return type(error).__module__ == "builtins" and not isinstance(error, TimeoutError)
+
+
 @functools.cache
 def _installed_folders() -> tuple[str, ...]:
     """Return the folders whose modules are assumed to be on the host, with a trailing slash."""
@@ -175,8 +180,10 @@ def _find_local(name: str) -> ModuleSpec | None:
             spec = None if folders is None else PathFinder.find_spec(name, list(folders))
         else:
             spec = importlib.util.find_spec(name)  # imports nothing, since there is no parent
-    except Exception:  # a user's finder may raise anything; the import on the host reports it
-        return None
+    except Exception as error:
+        if not is_built_in(error):
+            raise
+        return None  # a user's finder may raise anything; the import on the host reports it
     if spec is None:
         return None
     file = spec.origin if spec.has_location else None

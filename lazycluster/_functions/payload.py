@@ -6,9 +6,11 @@ cloudpickle is imported with the first call, not with lazycluster.
 from __future__ import annotations
 
 import functools
+import pickle
 import types
 from typing import TYPE_CHECKING, BinaryIO, Callable
 
+from lazycluster._functions.local_modules import is_built_in
 from lazycluster._spool import Spool
 from lazycluster.exceptions import SerializationError
 
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lazycluster._functions.local_modules import Source
+
+
+# What pickling raises. Anything else comes from a user's __reduce__ or a signal handler, such as a
+# SoftTimeLimitExceeded of Celery, and passes as it is.
+PICKLING_ERRORS = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
 
 
 def dump_call(
@@ -29,8 +36,6 @@ def dump_call(
     Raises:
         SerializationError: If the function or an argument cannot be pickled; the message names it.
     """
-    import pickle
-
     from lazycluster._functions.pickler import CallPickler
 
     sources: dict[str, Source] = {}
@@ -40,7 +45,7 @@ def dump_call(
         pickler = CallPickler(spool)
         try:
             pickler.dump((function, tuple(args), dict(kwargs)))
-        except Exception as error:  # a user's __reduce__ may raise anything
+        except PICKLING_ERRORS as error:
             raise SerializationError(_explain(function, args, kwargs, error)) from error
         # The sources are known after the call is pickled, but must come first in the payload,
         # because unpickling the call may import them. So the call is pickled again.
@@ -63,7 +68,7 @@ def _attempt(value: object) -> tuple[Exception | None, list[types.ModuleType]]:
     pickler = CallPickler(_Nowhere())
     try:
         pickler.dump(value)
-    except Exception as error:
+    except PICKLING_ERRORS as error:
         return error, pickler.modules_by_value
     return None, []
 
@@ -129,7 +134,9 @@ def load_value(reader: BinaryIO | io.BufferedReader) -> object:
 
     try:
         value: object = ValueUnpickler(reader).load()
-    except Exception as error:  # a user's __setstate__ may raise anything
+    except Exception as error:
+        if not isinstance(error, pickle.PickleError) and not is_built_in(error):
+            raise  # a user's __setstate__ or a signal handler raised it
         message = f"the value of the function cannot be unpickled here: {_one_line(error)}"
         if isinstance(error, ImportError):
             message += ". Install the missing module here, or return plain data."

@@ -17,7 +17,7 @@ import time
 
 from .._shared import folders
 from .child import END_SIGNALS, fork
-from .sessions import END_GRACE, POLL_INTERVAL, living_groups, signal_sessions
+from .sessions import end_sessions, living_groups, signal_sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _clean_up_at_end(notes: "int") -> "None":
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in END_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    noted = {}  # type: dict[bytes, bytes]  # PID or PATH → its last note
+    noted = {}  # type: dict[bytes, tuple[bytes, float]]  # PID or PATH → its last note, and when
     rest = b""
     while True:
         data = os.read(notes, 1 << 16)
@@ -122,15 +122,18 @@ def _clean_up_at_end(notes: "int") -> "None":
             if line[:1] == b"-":
                 noted.pop(line[1:], None)
             else:
-                noted[line[1:]] = line[:1]
+                noted[line[1:]] = line[:1], time.monotonic()
         time.sleep(NOTES_INTERVAL)
-    led = {int(pid) for pid, kind in noted.items() if kind == b"+"}
-    orphaned = {int(pid) for pid, kind in noted.items() if kind == b"~"}
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        signal_sessions(led | orphaned, number, led)
-        deadline = time.monotonic() + END_GRACE
-        while living_groups(led | orphaned) and time.monotonic() < deadline:
-            time.sleep(POLL_INTERVAL)
-    for path, kind in noted.items():
+    led = {int(pid) for pid, (kind, _) in noted.items() if kind == b"+"}
+    orphaned = {int(pid): ended for pid, (kind, ended) in noted.items() if kind == b"~"}
+    forked = led - set(living_groups(led))  # they are not leaders yet
+    signal_sessions(forked, signal.SIGTERM, led)
+
+    def look() -> "tuple[set[int], dict[int, float]]":
+        living = living_groups(led | set(orphaned))
+        return led & set(living), {pid: orphaned[pid] for pid in living if pid in orphaned}
+
+    end_sessions(look)
+    for path, (kind, _) in noted.items():
         if kind == b"t":
             folders.remove_tree(os.fsdecode(bytes.fromhex(path.decode("ascii"))))

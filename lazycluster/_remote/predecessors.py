@@ -9,7 +9,7 @@ import os
 import signal
 import time
 
-END_TIMEOUT = 6.0  # seconds for a supervisor to end what it started; it needs at most 4
+END_TIMEOUT = 6.0  # seconds for a supervisor to end what it started; it needs at most 5
 POLL_INTERVAL = 0.02  # seconds
 
 

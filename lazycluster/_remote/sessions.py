@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
 END_GRACE = 2.0  # seconds between SIGTERM and SIGKILL when the connection ends
+LEAVE_TIME = 1.0  # seconds after the end of a leader, for what it left to leave the session
 POLL_INTERVAL = 0.02  # seconds; a group whose leader has ended sends no signal when it ends itself
 
 
@@ -24,6 +25,7 @@ class Sessions:
         self._note = note
         self._led = set()  # type: set[int]  # those whose leaders have not been waited for
         self._orphaned = {}  # type: dict[int, int]  # session → number of its task
+        self._ended = {}  # type: dict[int, float]  # session → end of its leader
 
     def add(self, pid: "int") -> "None":
         """Take a new step's process, which leads a session."""
@@ -34,6 +36,7 @@ class Sessions:
         """Take the end of a leader that was waited for; a kill of the task concerns its session."""
         self._led.discard(pid)
         self._orphaned[pid] = task
+        self._ended[pid] = time.monotonic()
         self._note(b"~%d" % pid)
 
     def signal_task(self, number: "int", task: "int", pid: "int") -> "None":
@@ -51,23 +54,49 @@ class Sessions:
         """Forget orphaned sessions without a process, before their numbers are given again."""
         living = living_groups(set(self._orphaned))
         for session in set(self._orphaned) - set(living):
-            del self._orphaned[session]
+            del self._orphaned[session], self._ended[session]
             self._note(b"-%d" % session)
 
     def end(self, on_reaped: "Callable[[int], object]") -> "None":
-        """End all processes of all sessions: SIGTERM, and SIGKILL after END_GRACE."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            signal_sessions(self._led | set(self._orphaned), number, self._led)
-            deadline = time.monotonic() + END_GRACE
-            while time.monotonic() < deadline:
-                for pid, _ in ended_children():
-                    on_reaped(pid)
-                    if pid in self._led:
-                        self.orphan(pid, 0)
-                self.forget_empty()
-                if not self._led and not self._orphaned:
-                    break
-                time.sleep(POLL_INTERVAL)
+        """End all processes of all sessions, see `end_sessions`."""
+
+        def look() -> "tuple[set[int], dict[int, float]]":
+            for pid, _ in ended_children():
+                on_reaped(pid)
+                if pid in self._led:
+                    self.orphan(pid, 0)
+            self.forget_empty()
+            return self._led, self._ended
+
+        end_sessions(look)
+
+
+def end_sessions(look: "Callable[[], tuple[set[int], dict[int, float]]]") -> "None":
+    """End all processes of sessions: SIGTERM, and SIGKILL after END_GRACE.
+
+    The processes that a step left less than LEAVE_TIME ago get the rest of that time to leave the
+    session: a shell that has started `setsid command &` ends before setsid has taken effect
+    (measured: of ten such jobs two lived).
+
+    Args:
+        look: Returns the sessions left: those with leaders, and for the others the times at which
+            their leaders ended.
+    """
+    leave_until = {session: ended + LEAVE_TIME for session, ended in look()[1].items()}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        signalled = set()  # type: set[int]
+        deadline = time.monotonic() + END_GRACE
+        while time.monotonic() < deadline:
+            led, orphaned = look()
+            if not led and not orphaned:
+                return
+            now = time.monotonic()
+            due = {s for s in led | set(orphaned) if leave_until.get(s, now) <= now} - signalled
+            if due:
+                signal_sessions(due, number, led)
+                signalled |= due
+                deadline = now + END_GRACE
+            time.sleep(POLL_INTERVAL)
 
 
 def ended_children() -> "list[tuple[int, int]]":

@@ -41,7 +41,7 @@ class StepProcess:
     def start_command(
         self,
         command: "bytes",
-        shell: "bytes",
+        shell: "list[bytes]",
         working_dir: "bytes | None",
         environment: "dict[bytes, bytes]",
         null: "int",
@@ -55,13 +55,13 @@ class StepProcess:
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             on_error.callback(self.remove_script)
-            argv = [shell, b"-c", command]
+            argv = [*shell, b"-c", command]
             if script is not None:
                 fd = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 self._script = script
                 with open(fd, "wb") as file:
                     file.write(command + b"\n")
-                argv = [shell, os.fsencode(script)]
+                argv = [*shell, os.fsencode(script)]
             self.output, output = os.pipe()
             try:
                 process = subprocess.Popen(
@@ -138,11 +138,12 @@ class StepProcess:
 
 
 def account_shell() -> "bytes":
-    """Return the account's own shell, as sshd finds it."""
+    """Return the account's own shell, or /bin/sh if that refuses logins, as of a service."""
     try:
         import pwd
 
         shell = pwd.getpwuid(os.getuid()).pw_shell
     except (ImportError, KeyError):  # a random uid has no entry
         shell = os.environ.get("SHELL", "")
-    return os.fsencode(shell or "/bin/sh")
+    refuses = os.path.basename(shell) in ("", "nologin", "false")
+    return os.fsencode("/bin/sh" if refuses else shell)

@@ -177,7 +177,7 @@ class Supervisor:
         environment.update((to_bytes(name), to_bytes(value)) for name, value in variables)
         request.process.start_command(
             command,
-            to_bytes(step["shell"]) if step.get("shell") else account_shell(),
+            [to_bytes(word) for word in step["shell"]] if step.get("shell") else [account_shell()],
             None if request.working_dir is None else to_bytes(request.working_dir),
             environment,
             self.null,

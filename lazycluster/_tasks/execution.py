@@ -6,21 +6,22 @@ import contextlib
 import functools
 import itertools
 import logging
-import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from lazycluster._conversation.request import Request
-from lazycluster._tasks.log import ExecutionLog, LivePrinter
-from lazycluster._tasks.outcomes import timeout_error, with_side
-from lazycluster._tasks.progress import REPORT_INTERVAL
+from lazycluster._tasks.interpreter_exit import forget, stop_with_main_thread
+from lazycluster._tasks.log import LivePrinter
+from lazycluster._tasks.outcomes import timeout_error, with_side, without_tracebacks
+from lazycluster._tasks.progress import REPORT_INTERVAL, ProgressError
+from lazycluster._tasks.record import Record
 from lazycluster._tasks.steps import Step
 from lazycluster._tasks.transfers import Transfer
-from lazycluster._tasks.values import Values
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
     ConnectionLostError,
@@ -30,9 +31,11 @@ from lazycluster.exceptions import (
 
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
+    from lazycluster._conversation.outcome import Outcome
 
 TERMINATE_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 KILL_TIMEOUT = 5.0  # seconds after SIGKILL in which the host must report the end
+INTERRUPT_TIMEOUT = 5.0  # seconds that an exception waits for the end of the step that it stops
 
 logger = logging.getLogger("lazycluster")
 
@@ -51,7 +54,7 @@ class Target(NamedTuple):
         )
 
 
-class Execution:
+class Execution(Record):
     """Run the steps of a task once and hold what the run did.
 
     Args:
@@ -61,14 +64,14 @@ class Execution:
         task: The task, for the attribute of the error only.
         debug: True to print the output live.
         timeout: The most seconds that all steps together may take; None for no bound.
+        on_end: Called with the execution at its end, in the thread that runs it.
 
     Attributes:
-        host: The host as the user typed it.
-        log: What the steps printed.
-        error: The error; None before a failure.
-        stopped_by: The number of the signal that stopped the execution; 0 if none did.
-        values: The values of the functions that have returned.
+        raised: The error that `run` has raised. The caller takes it: tracebacks hold the variables
+            of all callers, and the error the task, for as long as a Runtime keeps the execution.
     """
+
+    _request: Request | None = None
 
     def __init__(
         self,
@@ -79,36 +82,21 @@ class Execution:
         task: object,
         debug: bool = False,
         timeout: float | None = None,
+        on_end: Callable[[Execution], None] | None = None,
     ) -> None:
-        self.host = host
-        self.log: ExecutionLog = ExecutionLog(host, name)
-        self.error: TaskExecutionError | None = None
-        self.stopped_by: int = 0
-        self.values: Values = Values()
-        self._name = name
+        super().__init__(host, name, task)
         self._steps = steps
-        self._task = task
+        self._task: object = task
+        self._on_end = on_end
         self._debug = debug
         self._timeout = timeout
+        self.raised: TaskExecutionError | None = None
+        self._in_background = False
+        self._thread = 0  # the identifier of the thread that runs it
         self._grace = 0.0  # seconds between SIGTERM and SIGKILL of the call of `stop`
         self._offset = 0  # index of the request's first step
-        self._request: Request | None = None
         self._first_request: int | None = None  # its number identifies the task on the host
         self._transfer: Transfer | None = None
-        self._done = threading.Event()
-        self._pid = os.getpid()
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_done"]
-        state.update(_request=None, _transfer=None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._pid = os.getpid()
-        self._done = threading.Event()
-        self._done.set()
 
     def run(self, find_target: Callable[[], Target]) -> None:
         """Run the steps one after the other, until one fails.
@@ -119,8 +107,27 @@ class Execution:
         Raises:
             TaskExecutionError: If a step failed; its `__cause__` is the reason.
         """
+        self._thread = threading.get_ident()
         try:
             self._run(find_target)
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Free what only a running execution needs, and notify the threads that wait for it."""
+        try:
+            error = self.error
+            if error is not None and self._in_background:
+                cause = error.__cause__
+                traceback.clear_frames(None if cause is None else cause.__traceback__)
+            elif error is not None:
+                self.raised, self.error = error, without_tracebacks(error)
+            if self.error is not None:
+                self.error.task = None
+            self._steps, self._task, self._request, self._transfer = (), None, None, None
+            on_end, self._on_end = self._on_end, None
+            if on_end is not None:
+                on_end(self)
         finally:
             self._done.set()
 
@@ -128,35 +135,26 @@ class Execution:
         """Run the steps in a daemon thread; an error is kept, and logged at level ERROR."""
 
         def run() -> None:
+            self._thread = threading.get_ident()
             try:
                 self._run(find_target)
             except TaskExecutionError as error:
                 level = logging.INFO if self.stopped_by else logging.ERROR
-                logger.log(level, "%s", error)
+                logger.log(level, "%s", str(error))  # a handler may keep what it gets
             finally:
-                self._done.set()
+                self._finish()
 
+        self._in_background = True
         try:
             threading.Thread(target=run, name=name, daemon=True).start()
         except BaseException:  # The process may have no thread left, or Ctrl-C comes.
-            self._done.set()
+            self._finish()
             raise
 
     @property
     def pid(self) -> int | None:
         """Return the process id of the running step on the host; None between steps."""
         return None if self._request is None else self._request.pid
-
-    @property
-    def is_alive(self) -> bool:
-        """Return True until the execution has ended."""
-        return not self._done.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the execution has ended, at most `timeout` seconds; return True if it has."""
-        if self.is_alive:
-            self._check_owner()
-        return self._done.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
     def stop(self, number: int, grace: float) -> None:
         """Stop the running step and wait until its processes have ended, `KILL_TIMEOUT` at most.
@@ -166,34 +164,57 @@ class Execution:
         if not self.is_alive:
             return
         self._check_owner()
+        self.request_stop(number, grace)
+        if self._thread != threading.get_ident():  # as in a signal handler
+            self.wait(grace + KILL_TIMEOUT)
+
+    def request_stop(self, number: int = signal.SIGTERM, grace: float = TERMINATE_GRACE) -> None:
+        """Stop the running step without waiting; see `stop`."""
         self._grace = grace
         self.stopped_by = number
-        if self._request is not None:
-            self._request.kill(grace)
-        self.wait(grace + KILL_TIMEOUT)
+        request = self._request
+        if request is not None:
+            request.kill(grace)
 
-    def _check_owner(self) -> None:
-        if self._pid != os.getpid():
-            raise LazyclusterError(
-                f"The task {self._name!r} belongs to process {self._pid}; this is a child "
-                "forked from it. Make a new Runtime in the child."
-            )
+    def abandon(self, reason: str) -> None:
+        """Make the thread that runs the steps raise an error."""
+        request = self._request
+        if request is not None:
+            request.fail(LazyclusterError(reason))
 
     def _run(self, find_target: Callable[[], Target]) -> None:
         try:
+            stop_with_main_thread(self)
             self._run_steps(find_target)
         except TaskExecutionError:
             raise
-        except Exception as error:  # A thread must not lose any error.
-            self._fail(self._named_side(error))
         except BaseException as error:  # A KeyboardInterrupt is not a success.
             self._note_failure(error)
-            raise
+            if self._request is not None:  # Another exception may come meanwhile.
+                self._kill_and_wait(self._request, INTERRUPT_TIMEOUT)
+            if not isinstance(error, Exception) or not self._is_known(error):
+                raise
+            cause = error.error if isinstance(error, ProgressError) else error
+            self._fail(self._named_side(cause))
         finally:
+            forget(self)
             with contextlib.ExitStack() as stack:
                 stack.callback(self.log.close, len(self._steps))
                 if self._transfer is not None:
                     stack.callback(self._transfer.abort)
+
+    def _is_known(self, error: Exception) -> bool:
+        """Return False for an exception that a signal handler may have raised in this thread.
+
+        It passes as it is: a SoftTimeLimitExceeded of Celery, a TimeoutError of a decorator. Such
+        an OSError has no errno.
+        """
+        if self._in_background or (self._request is not None and error is self._request.error):
+            return True  # No signal handler runs in a thread.
+        # A ValueError is about a path, or a description that is too long.
+        if isinstance(error, (LazyclusterError, ProgressError)) or type(error) is ValueError:
+            return True
+        return isinstance(error, OSError) and error.errno is not None
 
     def _run_steps(self, find_target: Callable[[], Target]) -> None:
         end = None if self._timeout is None else time.monotonic() + self._timeout
@@ -206,11 +227,6 @@ class Execution:
                 request.kill(self._grace)
             try:
                 self._follow(request, end, printer)
-            except TaskExecutionError:
-                raise
-            except BaseException:  # Ctrl-C, a full disk, a closed terminal
-                self._kill_and_wait(request)
-                raise
             finally:
                 self._note_returns(request)
             self._check_outcomes(request, steps)
@@ -263,7 +279,8 @@ class Execution:
     def _store_value(self, index: int, data: memoryview) -> None:
         if self._transfer is not None:
             self._transfer.feed(data)
-        elif self._steps[index].returns:  # A hostile host may send a value of a command.
+        # A hostile host may send a value of a command, and a stopped step one after the end.
+        elif index < len(self._steps) and self._steps[index].returns:
             self.values.append(index, data)
 
     def _follow(self, request: Request, end: float | None, printer: LivePrinter | None) -> None:
@@ -278,7 +295,7 @@ class Execution:
                 printer.print_new()
             if request.finished or deadline is None or time.monotonic() < deadline:
                 continue
-            self._kill_and_wait(request)
+            self._kill_and_wait(request, TERMINATE_GRACE + KILL_TIMEOUT)
             assert timeout is not None
             output = self.log.tail(index, OUTPUT_IN_ERRORS)
             self._fail(timeout_error(self.host, self._steps[index].name, timeout, output), index)
@@ -307,15 +324,17 @@ class Execution:
                     return timeout, step_end
         return self._timeout, end
 
-    def _kill_and_wait(self, request: Request) -> None:
-        """Stop the request and wait until the host reports its end, `KILL_TIMEOUT` at most."""
+    def _kill_and_wait(self, request: Request, timeout: float) -> None:
+        """Stop the request and wait until the host reports its end, at most `timeout` seconds."""
         request.kill(TERMINATE_GRACE)
-        deadline = time.monotonic() + TERMINATE_GRACE + KILL_TIMEOUT
+        deadline = time.monotonic() + timeout
         try:
             while not request.finished and time.monotonic() < deadline:
                 request.wait(deadline)
-        except (LazyclusterError, OSError, ValueError):
-            return  # The connection has ended, and with it all that the request has started.
+        except BaseException as error:
+            if error is not request.error:
+                raise
+            # The connection has ended, and with it all that the request has started.
 
     def _note_returns(self, request: Request) -> None:
         for index, outcome in enumerate(request.outcomes, self._offset):
@@ -326,7 +345,7 @@ class Execution:
     def _check_outcomes(self, request: Request, steps: tuple[Step, ...]) -> None:
         for index, (step, outcome) in enumerate(zip(steps, request.outcomes), self._offset):
             tail = functools.partial(self.log.tail, index, OUTPUT_IN_ERRORS)
-            error = step.error(self.host, outcome, tail)
+            error = step.error(self.host, outcome, tail) or self._lost_value(index, outcome)
             if error is not None:
                 self._fail(error, index)
             skipped = list(outcome.skipped)
@@ -338,6 +357,18 @@ class Execution:
         if len(request.outcomes) < len(steps):
             index = self._offset + len(request.outcomes)
             self._fail(LazyclusterError("It was stopped between two steps."), index)
+
+    def _lost_value(self, index: int, outcome: Outcome) -> Exception | None:
+        """Return the error of a value that could not be stored here."""
+        reason = self.values.error(index) if outcome.returned else None
+        if reason is None:
+            return None
+        error = LazyclusterError(
+            f"{self._steps[index].name} has run to its end on {self.host}, but its value cannot be "
+            f"stored on the manager: {reason}."
+        )
+        error.__cause__ = reason
+        return error
 
     def _named_side(self, error: Exception) -> Exception:
         """Add the side (manager or host) on which a copy failed to its OSError."""
@@ -357,9 +388,9 @@ class Execution:
             index = max(0, min(index, len(self._steps) - 1))
         if request is not None and request.closed and not self.stopped_by:
             self.stopped_by = signal.SIGTERM
-        step = self._steps[index] if self._steps else Step(self._name)
+        step = self._steps[index] if self._steps else Step(self.name)
         self.error = step.execution_error(
-            f"Step {index} of the task {self._name!r} failed on {self.host}. "
+            f"Step {index} of the task {self.name!r} failed on {self.host}. "
             f"{str(cause) or type(cause).__name__}",
             cause,
             task=self._task,

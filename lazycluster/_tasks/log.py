@@ -7,19 +7,26 @@ appended, and a reader sees them only after the length that includes them was se
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import re
 import sys
 import threading
 
-from lazycluster._tasks.log_files import create_log_file
+from lazycluster._tasks.log_files import RemovedAtExitError, create_log_file
 from lazycluster._text import show
 
 MEMORY_LIMIT = 64 * 1024
 """The most bytes of a log that are in memory; they are its first ones, and in its file too."""
 
+REST_LIMIT = 2**20
+"""The most bytes that are kept in memory behind those in a file that cannot be written."""
+
 READ_LIMIT = 2**20
 """The most bytes that `ExecutionLog.read_new` returns at once."""
+
+_logger = logging.getLogger("lazycluster")
+_warned_of: set[str] = set()  # reasons for which a WARNING has been logged
 
 
 class ExecutionLog:
@@ -39,7 +46,7 @@ class ExecutionLog:
     def __init__(self, host: str, task_name: str) -> None:
         self.host = host
         self.task_name = task_name
-        self._lock = threading.Lock()  # for writers
+        self._lock = threading.RLock()  # reentrant for a signal handler that reads the log
         self.path: str | None = None
         self._memory = bytearray()
         self._length = 0
@@ -48,11 +55,15 @@ class ExecutionLog:
         self._steps: list[list[tuple[int, int]]] = []
         self._fd: int | None = None
         self._closed = False
+        self._failure: str | None = None  # why the file was given up
+        self._file_end = 0  # bytes in the file that was given up
+        self._rest = bytearray()  # the last bytes behind those in the file
+        self._rest_start = 0  # the position of the first of them
 
     def __getstate__(self) -> dict[str, object]:
         with self._lock:
             state = self.__dict__.copy()
-            state["_memory"] = bytes(self._memory)
+            state["_memory"], state["_rest"] = bytes(self._memory), bytes(self._rest)
             state["_steps"] = [list(spans) for spans in self._steps]
         del state["_lock"]
         state.update(_fd=None, _closed=True)
@@ -60,8 +71,8 @@ class ExecutionLog:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._memory = bytearray(self._memory)
-        self._lock = threading.Lock()
+        self._memory, self._rest = bytearray(self._memory), bytearray(self._rest)
+        self._lock = threading.RLock()
 
     def begin_step(self, index: int) -> None:
         """Make an entry for a step, and for each step before it."""
@@ -71,27 +82,52 @@ class ExecutionLog:
     def append(self, index: int, data: bytes | memoryview) -> None:
         """Append output of a step to memory and file. The first byte creates the file.
 
+        If the file cannot be created or written, the last `REST_LIMIT` bytes are kept in memory, so
+        that a full disk of the manager does not stop what runs on the host.
+
+        Args:
+            index: The step that printed it.
+            data: The output.
+
         Raises:
-            OSError: If the file cannot be created or written; it names the path. What was written
-                before is in the log.
             ValueError: If the log is closed.
         """
         with self._lock:
             if self._closed:
                 raise ValueError(f"the log of {self.task_name!r} on {self.host} is closed")
             self._begin_step(index)
-            if not data:
-                return
-            if self._fd is None:
-                self.path, self._fd = create_log_file(self.host, self.task_name)
             view = memoryview(data)
+            if self._failure is None:
+                view = self._write_file(index, view)
+            if view:
+                self._publish(index, view)
+                self._rest += view
+                cut = max(0, len(self._rest) - REST_LIMIT)
+                del self._rest[:cut]
+                self._rest_start += cut
+
+    def _write_file(self, index: int, view: memoryview) -> memoryview:
+        """Write to the file; return what could not be written. The lock is held."""
+        try:
+            if view and self._fd is None:
+                self.path, self._fd = create_log_file(self.host, self.task_name)
             while view:
-                try:
-                    written = os.write(self._fd, view)
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, self.path) from error
+                assert self._fd is not None
+                written = os.write(self._fd, view)
                 self._publish(index, view[:written])
                 view = view[written:]
+        except OSError as error:
+            self._failure = error.strerror or str(error)
+            self._rest_start = self._file_end = self._length
+            if self._failure not in _warned_of and not isinstance(error, RemovedAtExitError):
+                _warned_of.add(self._failure)
+                _logger.warning(
+                    "An execution log cannot be written: %s. Tasks go on, and the last %d MiB of "
+                    "their output are in memory.",
+                    error,
+                    REST_LIMIT >> 20,
+                )
+        return view
 
     def close(self, steps: int = 0) -> None:
         """Make an entry for each of the steps and close the file. The log can still be read."""
@@ -107,7 +143,7 @@ class ExecutionLog:
             self._steps.append([])
 
     def _publish(self, index: int, data: memoryview) -> None:
-        """Show readers what was just appended to the file. The lock is held."""
+        """Show readers what was just appended. The lock is held."""
         start, end = self._length, self._length + len(data)
         left = MEMORY_LIMIT - start
         if left > 0:
@@ -134,6 +170,11 @@ class ExecutionLog:
             OSError: If it is not all in memory and the file cannot be read.
         """
         return [self.entry(index) for index in range(len(self._steps))]
+
+    def show(self) -> None:
+        """Print each entry behind its index; see `RuntimeTask.print_log`."""
+        for index, entry in enumerate(self.entries()):
+            show(f"{index}: {entry.rstrip()}".rstrip() + "\n")
 
     def tail(self, index: int, limit_bytes: int) -> str:
         """Return the last bytes of a step's output, beginning with a whole character.
@@ -167,18 +208,34 @@ class ExecutionLog:
         return list(self._steps[index]) if index < len(self._steps) else []
 
     def _read(self, start: int, end: int) -> bytes:
-        known = bytes(self._memory[start:end])
-        start += len(known)
-        return known + self._read_file(start, end) if start < end else known
+        parts = [bytes(self._memory[start:end])]
+        start += len(parts[0])
+        while start < end:
+            with self._lock:  # a part at a time, since the writer waits
+                part, start = self._read_part(start, end)
+            parts.append(part)
+        return b"".join(parts)
+
+    def _read_part(self, start: int, end: int) -> tuple[bytes, int]:
+        """Return bytes behind the first ones in memory, and the position behind them."""
+        if self._failure is not None and self._file_end <= start < self._rest_start:
+            end = min(end, self._rest_start)
+            return f"[{end - start} bytes were not kept: {self._failure}]\n".encode(), end
+        end = min(end, start + READ_LIMIT)
+        if self._failure is None or start < self._file_end:
+            end = end if self._failure is None else min(end, self._file_end)
+            return self._read_file(start, end), end
+        return bytes(self._rest[start - self._rest_start : end - self._rest_start]), end
 
     def _read_file(self, start: int, end: int) -> bytes:
         path = self.path
         assert path is not None  # Bytes beyond memory are in a file.
-        # It is opened for each read, because the writer may close its descriptor meanwhile.
         try:
-            with open(path, "rb") as file:
-                file.seek(start)
-                data = file.read(end - start)
+            if self._fd is not None:  # also if the folder has been removed meanwhile
+                data = os.pread(self._fd, end - start, start)
+            else:
+                with open(path, "rb") as file:
+                    data = os.pread(file.fileno(), end - start, start)
         except OSError as error:
             message = f"the execution log cannot be read any more: {error.strerror}"
             raise OSError(error.errno, message, path) from error
@@ -193,6 +250,7 @@ class LivePrinter:
     def __init__(self, log: ExecutionLog) -> None:
         self._log = log
         self._position = 0
+        self._broken = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def print_new(self, *, last: bool = False) -> None:
@@ -201,11 +259,25 @@ class LivePrinter:
             data, self._position = self._log.read_new(self._position)
             text = self._decoder.decode(data, final=last and not data)
             if text:
-                show(text)
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+                self._show(text)
             if not data:
                 return
+
+    def _show(self, text: str) -> None:
+        if self._broken:
+            return
+        try:
+            show(text)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except (OSError, ValueError) as error:
+            if (
+                isinstance(error, TimeoutError) and error.errno is None
+            ):  # a signal handler raised it
+                raise
+            # Its reader has gone, or it is closed. The step goes on as it does without a reader.
+            self._broken = True
+            _logger.warning("Live output ends, because it cannot be written: %s.", error)
 
 
 def _decode(data: bytes) -> str:

@@ -18,6 +18,11 @@ PRUNE_INTERVAL = 64
 
 _NAME_LIMIT = 100  # characters of a host or task in a name; a file name may have 255 bytes
 
+
+class RemovedAtExitError(FileNotFoundError):
+    """The temporary main directory was removed, since the interpreter exits."""
+
+
 _files_made: dict[str, int] = {}  # by folder; it decides only when to prune
 
 # The temporary main directories of each process, by its id, so that a forked child has its own;
@@ -65,7 +70,7 @@ def _temporary_main_directory() -> str:
     pid = os.getpid()
     folders = _temporary.setdefault(pid, [])
     if folders is None:
-        raise FileNotFoundError(errno.ENOENT, "The log folder was removed at exit")
+        raise RemovedAtExitError(errno.ENOENT, "The log folder was removed at exit")
     # A process may run for longer than /tmp keeps things, and then another user may have made a
     # folder of this name.
     if folders and _is_own_folder(folders[-1]):
@@ -101,11 +106,12 @@ def _create_below(main_directory: str, host: str, task_name: str) -> tuple[str, 
     _make_private_folders(folder)
     name = f"{_safe_name(task_name)}_{time.strftime('%Y%m%d-%H%M%S')}_{os.urandom(8).hex()}.log"
     path = os.path.join(folder, name)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     made = _files_made.get(folder, 0)
     _files_made[folder] = made + 1
     if made % PRUNE_INTERVAL == 0:
-        _prune(folder)
+        with contextlib.suppress(OSError):  # Old files are not worth an error.
+            _prune(folder)
     return path, fd
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
+from typing import TypeVar
 
 from lazycluster._conversation.outcome import (
     OsFailure,
@@ -21,6 +23,8 @@ from lazycluster.exceptions import (
     command_message,
 )
 
+Error = TypeVar("Error", bound=LazyclusterError)
+
 
 def timeout_error(host: str, name: str, timeout: float, output: str) -> StepTimeoutError:
     """Return the error of a step that took longer than `timeout` seconds."""
@@ -32,6 +36,20 @@ def with_side(error: OSError, side: str) -> OSError:
     """Return a copy of an error with an errno, whose message names the side that failed."""
     assert error.errno is not None
     return OSError(error.errno, f"{os.strerror(error.errno)} (on {side})", error.filename)
+
+
+def without_tracebacks(error: Error) -> Error:
+    """Return a copy of an error of ours, with copies of its causes, without their tracebacks."""
+    copied = copy.copy(error)
+    cause = error.__cause__
+    if isinstance(cause, LazyclusterError):
+        copied.__cause__ = without_tracebacks(cause)
+    elif cause is not None:
+        try:
+            copied.__cause__ = copy.copy(cause)
+        except Exception:  # a user's class may be made in any way
+            copied.__cause__ = LazyclusterError(f"{type(cause).__name__}: {cause}")
+    return copied
 
 
 def ending(outcome: Outcome) -> str:

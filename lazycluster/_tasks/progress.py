@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,18 @@ def checked_progress(progress: Progress | None) -> Progress | None:
     )
 
 
+class ProgressError(Exception):
+    """A user's callback has raised an exception.
+
+    Args:
+        error: The exception.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Meter:
     """Count the bytes of one copy and report them.
 
@@ -50,7 +63,11 @@ class Meter:
         self._done += count
 
     def report(self, *, last: bool = False) -> None:
-        """Report the progress if it has changed. An exception of the callable is passed on."""
+        """Report the progress if it has changed.
+
+        Raises:
+            ProgressError: If the user's callable raises an exception.
+        """
         if self.total is None:
             return
         done = self._done
@@ -58,7 +75,10 @@ class Meter:
         state = (done, done if last else max(done, self.total))
         if state != self._reported and callable(self._callback):
             self._reported = state
-            self._callback(*state)
+            try:
+                self._callback(*state)
+            except Exception as error:
+                raise ProgressError(error) from error
 
     def close(self) -> None:
         """End the line on the terminal. A second call does nothing."""
@@ -90,8 +110,9 @@ class _Line:
             self._shown = ""
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):  # the terminal has gone; the copy goes on
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 class _TqdmLine:

@@ -69,11 +69,13 @@ class Step:
 
 @dataclass(frozen=True)
 class RunCommand(Step):
-    """Run a command, which is the name of the step, in the account's shell."""
+    """Run a command, which is the name of the step, in a shell; None for the account's own."""
+
+    shell: tuple[str, ...] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
-        return {"kind": "command", "command": self.name}
+        return {"kind": "command", "command": self.name, "shell": self.shell}
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of any end but exit status 0."""
@@ -81,7 +83,7 @@ class RunCommand(Step):
             return failure_error(host, self.name, outcome)
         if outcome.exit_status == 0:
             return None
-        end = {"exit_status": outcome.exit_status, "signal": outcome.signal}
+        end: dict[str, Any] = {"exit_status": outcome.exit_status, "signal": outcome.signal}
         printed = output()
         message = command_message(host=host, command=self.name, output=printed, **end)
         return CommandError(message, host=host, command=self.name, output=printed, **end)

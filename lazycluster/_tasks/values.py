@@ -9,32 +9,52 @@ from lazycluster._spool import Spool
 
 
 class Values:
-    """Hold the pickled values in one spool, in the order of the steps."""
+    """Hold the pickled values in one spool, in the order of the steps.
+
+    Attributes:
+        spool: The values received so far.
+        unread: True if a function has returned whose value has not been asked for.
+    """
 
     def __init__(self) -> None:
-        self._spool = Spool()
+        self.spool: Spool = Spool()
+        self.unread: bool = False
         self._sizes: dict[int, int] = {}  # bytes received, by step
         self._returned: set[int] = set()
+        self._lost: dict[int, OSError] = {}
 
     def append(self, index: int, data: memoryview) -> None:
-        """Store the next chunk of a step's value; steps come in order."""
-        self._spool.write(data)
+        """Store the next chunk of a step's value; steps come in order.
+
+        A full disk of the manager must not stop a function on the host: `error` has the reason.
+        """
+        if index in self._lost:
+            return
+        try:
+            self.spool.write(data)
+        except OSError as error:
+            self._lost[index] = error
+            return
         self._sizes[index] = self._sizes.get(index, 0) + len(data)
 
     def mark_returned(self, index: int) -> None:
         """Note that the function of a step has returned, so that its value is complete."""
         self._returned.add(index)
+        self.unread = True
+
+    def error(self, index: int) -> OSError | None:
+        """Return the reason why a step's value could not be stored; None if it is stored."""
+        return self._lost.get(index)
 
     def __iter__(self) -> Iterator[object]:
         """Unpickle the complete values, one at a time."""
-        start = 0
+        spool, start = self.spool, 0
+        self.unread = False
         for index, size in sorted(self._sizes.items()):
-            if index in self._returned:
-                yield load_value(self._spool.open(start, start + size))
+            if index in self._returned and index not in self._lost:
+                yield load_value(spool.open(start, start + size))
             start += size
 
     def clear(self) -> None:
         """Free the values; a copy of the execution keeps them."""
-        self._returned = set()
-        self._sizes = {}
-        self._spool = Spool()
+        self.__init__()  # type: ignore[misc]

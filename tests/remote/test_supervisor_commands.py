@@ -9,9 +9,11 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lazycluster._remote.step_process import account_shell
 from support.pipe_host import command
 from support.processes import await_gone, is_alive
 
@@ -344,3 +346,22 @@ def test_setsid_is_the_way_out(new_host):
     assert os.getpgid(left) == left
     os.kill(left, signal.SIGKILL)
     await_gone(pids)
+
+
+def test_a_shell_may_have_options(host):
+    """As in `bash --norc`."""
+    assert host.run(command("echo one; false; echo two", by="/bin/sh -e")).text == "one\n"
+
+
+@pytest.mark.parametrize("shell", ["/usr/sbin/nologin", "/bin/false", "", None])
+def test_an_account_that_refuses_logins_has_a_shell(monkeypatch, shell):
+    """A service's account is used by `runuser -u NAME -- python3`."""
+
+    def getpwuid(_):
+        if shell is None:
+            raise KeyError
+        return SimpleNamespace(pw_shell=shell)
+
+    monkeypatch.setattr("pwd.getpwuid", getpwuid)
+    monkeypatch.delenv("SHELL", raising=False)
+    assert account_shell() == b"/bin/sh"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -230,6 +231,26 @@ def test_f7_an_heir_leaves_alone_what_was_let_go(new_own_host, temporary):
         os.kill(pid, signal.SIGKILL)
     assert os.listdir(temporary) == [os.path.basename(path)]
     os.rmdir(path)
+
+
+def end_by_sigkill(host):
+    os.kill(host.wait_for_hello()["pid"], signal.SIGKILL)
+
+
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="needs setsid")
+@pytest.mark.parametrize("end", [end_of_stdin, end_by_sigkill])
+def test_a_job_may_leave_its_session_after_the_end_of_its_step(end, new_own_host, tmp_path):
+    """A shell ends at once when it has started `setsid job &`; setsid takes effect later."""
+    slow = f"(sleep 0.3; exec setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000') & "
+    stays = int(new_own_host.run_command(slow + BACKGROUND).text.split()[-1])
+    end(new_own_host)
+    new_own_host.process.wait(150)
+    await_gone([stays])
+    pid = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    try:
+        assert is_alive(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_the_end_of_stdin_is_no_failure(new_host):

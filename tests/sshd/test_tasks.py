@@ -1087,3 +1087,13 @@ def test_execute_on_a_host_string(user_config, nothing_left):
     assert task.execution_log == ["hi\n", ""]
     assert list(task.function_returns) == [2]
     nothing_left()
+
+
+def test_shell_of_a_command(runtime):
+    """Its options count, and a command too long for an argv is run by it, too."""
+    task = RuntimeTask().run_command("echo $0 $-", shell="/bin/sh -e")
+    task.run_command("echo one; false; echo two # " + "x" * 200_000, shell="sh -e")
+    failed(runtime, task)
+    assert task.execution_log[0].startswith("/bin/sh ")
+    assert "e" in task.execution_log[0].split()[1]
+    assert task.execution_log[1] == "one\n"

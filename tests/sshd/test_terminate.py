@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -24,6 +25,7 @@ from support.processes import (
     recorded,
     words,
 )
+from support.waiting import TIMEOUT, wait_until
 
 WITH_CHILDREN = """
 touch "$PIDS/$$"
@@ -254,6 +256,40 @@ def test_f16_a_step_ends_with_its_leader(own_runtime, runtime_pids):
     assert all(is_alive(pid) for pid in left)
     own_runtime.cleanup()
     await_gone(left)
+
+
+JOBS = """
+import sys
+from lazycluster import Runtime, RuntimeTask
+
+runtime = Runtime(sys.argv[1], connection_kwargs={"config_file": sys.argv[2]})
+supervisor = RuntimeTask().run_command(f"echo $PPID > {sys.argv[3]}/supervisor; sleep 1000 &")
+runtime.execute_task(supervisor, execute_async=False)
+for number in range(10):
+    task = RuntimeTask().run_command(
+        f"setsid sh -c 'echo $$ > {sys.argv[3]}/{number}; exec sleep 1000' &"
+    )
+    runtime.execute_task(task, execute_async=False)
+if sys.argv[4] == "kill":
+    import os, signal
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+def test_jobs_that_setsid_detaches_live_on_though_the_manager_ends_at_once(sshd, tmp_path, how):
+    """The recipe: no wait is needed between the start of a job and the end of the manager."""
+    argv = [sys.executable, "-c", JOBS, sshd.alias, str(sshd.config_file), str(tmp_path), how]
+    subprocess.run(argv, check=how == "exit", timeout=TIMEOUT)
+    jobs = [tmp_path / str(number) for number in range(10)]
+    try:
+        await_gone([int((tmp_path / "supervisor").read_text())])
+        wait_until(lambda: all(job.exists() and job.read_text() for job in jobs))
+        assert all(is_alive(int(job.read_text())) for job in jobs)
+    finally:
+        for job in jobs:
+            if job.exists():
+                end(int(job.read_text()))
 
 
 def test_f16_what_setsid_has_started_outlives_the_runtime(own_runtime, runtime_pids):

@@ -40,7 +40,7 @@ Condition = Callable[[], bool]
 
 def command(text: str, by: str | None = "/bin/sh") -> dict[str, Any]:
     """Return a step that runs a command in a shell; None stands for the account's login shell."""
-    return {"kind": "command", "command": text, "shell": by}
+    return {"kind": "command", "command": text, "shell": by and by.split()}
 
 
 def operation(name: str, **arguments: Any) -> dict[str, Any]:

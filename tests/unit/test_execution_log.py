@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pickle
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lazycluster._tasks import log_files
-from lazycluster._tasks.log import MEMORY_LIMIT, READ_LIMIT, ExecutionLog
+from lazycluster._tasks.log import MEMORY_LIMIT, READ_LIMIT, REST_LIMIT, ExecutionLog
 from lazycluster._tasks.log_files import FILES_PER_HOST
 
 pytestmark = pytest.mark.every_python
@@ -151,6 +152,8 @@ def test_vanished_file_is_an_error_that_names_it(log):
     log.append(0, b"small")
     log.append(1, bytes(MEMORY_LIMIT))
     os.unlink(log.path)
+    assert log.entry(1) == "\0" * MEMORY_LIMIT  # its writer has the file open
+    log.close()
     assert log.entry(0) == "small"
     with pytest.raises(FileNotFoundError, match="execution log cannot be read") as raised:
         log.entry(1)
@@ -327,12 +330,69 @@ def test_copy_reads_the_same_and_is_closed(log, again):
         twin.append(1, b"d")
 
 
-def test_unwritable_main_directory_is_an_error_that_names_it(tmp_path, monkeypatch):
+def test_unwritable_main_directory_is_a_warning_that_names_it(tmp_path, monkeypatch, caplog):
     """The reason is not lost."""
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("LAZYCLUSTER_HOME", str(tmp_path / "file"))
-    with pytest.raises(OSError, match=str(tmp_path / "file")):
-        ExecutionLog("h", "t").append(0, b"x")
+    monkeypatch.setattr("lazycluster._tasks.log._warned_of", set())
+    logs = [ExecutionLog("h", "t"), ExecutionLog("h", "t")]
+    for log in logs:
+        log.append(0, b"x")
+    assert [(log.entries(), log.path) for log in logs] == [(["x"], None)] * 2
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert str(tmp_path / "file") in record.getMessage()
+
+
+def fail(error):
+    def write(*_):
+        raise OSError(error, os.strerror(error))
+
+    return write
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_output_behind_a_full_disk_is_kept_within_bounds(log, monkeypatch, error):
+    """What was written, a mark for what was not kept, and the end of the output."""
+    log.append(0, b"a" * MEMORY_LIMIT + b"in the file")
+    log.append(1, b"first\n")
+    monkeypatch.setattr(os, "write", fail(error))
+    log.append(1, b"b" * 3 * REST_LIMIT)
+    log.append(2, b"c" * REST_LIMIT + b"the end")
+    position, live = 0, b""
+    while chunk := log.read_new(position)[0]:
+        position, live = log.read_new(position)[1], live + chunk
+    assert log.entry(0) == "a" * MEMORY_LIMIT + "in the file"
+    assert log.entry(1) == (
+        f"first\n[{3 * REST_LIMIT} bytes were not kept: {os.strerror(error)}]\n"
+    )
+    assert log.entry(2) == (
+        f"[7 bytes were not kept: {os.strerror(error)}]\n" + "c" * (REST_LIMIT - 7) + "the end"
+    )
+    assert log.tail(2, 7) == "the end"
+    assert live.endswith(b"the end")
+    assert len(log._rest) == REST_LIMIT
+
+
+def test_file_that_cannot_be_made_leaves_a_whole_log_in_memory(log, monkeypatch):
+    """No descriptor is left, for example; a log of a megabyte is complete."""
+    monkeypatch.setattr(os, "open", fail(errno.EMFILE))
+    log.append(0, b"a" * MEMORY_LIMIT)
+    log.append(1, b"b" * (REST_LIMIT - MEMORY_LIMIT))
+    assert log.entries() == ["a" * MEMORY_LIMIT, "b" * (REST_LIMIT - MEMORY_LIMIT)]
+    twin = pickle.loads(pickle.dumps(log))
+    assert twin.entries() == log.entries()
+
+
+def test_part_that_a_full_disk_took_is_not_there_twice(log, monkeypatch):
+    """A write may take some of its bytes before the disk is full."""
+    write = os.write
+    log.append(0, b"x" * MEMORY_LIMIT)
+    monkeypatch.setattr(
+        os, "write", lambda fd, data: write(fd, data[:2]) if len(data) > 2 else fail(28)()
+    )
+    log.append(0, b"1234"[:4])
+    assert log.entry(0) == "x" * MEMORY_LIMIT + "1234"
 
 
 def make_old_logs(folder, count):
@@ -446,13 +506,12 @@ def test_no_temporary_directory_is_made_after_the_exit(tmp_path):
     (line,) = in_new_process(
         "from lazycluster._tasks import log_files\n"
         "log_files._remove_temporary(os.getpid())\n"
-        "try:\n"
-        "    ExecutionLog('h', 't').append(0, b'x')\n"
-        "except FileNotFoundError as error:\n"
-        "    print(error.strerror)\n",
+        "log = ExecutionLog('h', 't')\n"
+        "log.append(0, b'x')\n"
+        "print(log.path, log.entries())\n",
         TMPDIR=str(tmp_path),
     )
-    assert line == "The log folder was removed at exit"
+    assert line == "None ['x']"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -505,7 +505,7 @@ def test_unpicklable_value_is_a_serialization_error_with_the_reason():
 
 class Stubborn:
     def __reduce__(self):
-        raise ZeroDivisionError("no way")
+        raise TypeError("no way")
 
 
 def returns_nothing(a=None, b=None):
@@ -517,15 +517,47 @@ def test_unpicklable_argument_is_named():
     with pytest.raises(SerializationError) as raised:
         dump_call(returns_nothing, (), {"a": 1, "b": Stubborn()})
     assert str(raised.value) == (
-        "argument `b` of `returns_nothing` cannot be pickled: ZeroDivisionError: no way"
+        "argument `b` of `returns_nothing` cannot be pickled: TypeError: no way"
     )
-    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    assert isinstance(raised.value.__cause__, TypeError)
 
 
 def test_unpicklable_positional_argument_is_named():
     """By its place, counted from 1."""
     with pytest.raises(SerializationError, match=r"^positional argument 2 of `returns_nothing` "):
         dump_call(returns_nothing, (1, Stubborn()), {})
+
+
+class SoftTimeLimitError(Exception):
+    """What a signal handler of a task queue raises."""
+
+
+@pytest.mark.parametrize("error", [SoftTimeLimitError(), TimeoutError("late"), ValueError("odd")])
+def test_exception_of_another_kind_passes_while_pickling(error):
+    """A user's `__reduce__` raised it, or a signal handler while it ran."""
+
+    class Raises:
+        def __reduce__(self):
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        dump_call(returns_nothing, (), {"a": Raises()})
+    assert raised.value is error
+
+
+def raise_soft_time_limit():
+    raise SoftTimeLimitError
+
+
+class RaisesWhenLoaded:
+    def __reduce__(self):
+        return raise_soft_time_limit, ()
+
+
+def test_exception_of_a_users_class_passes_while_unpickling():
+    """What Python itself raises means a value that cannot be unpickled; this may be a signal."""
+    with pytest.raises(SoftTimeLimitError):
+        load_value(Spool(pickle.dumps(RaisesWhenLoaded())).open())
 
 
 def test_unpicklable_function_is_named():
@@ -542,7 +574,7 @@ def test_unpicklable_function_is_named():
 def test_exception_that_has_no_text_does_not_get_in_the_way():
     """Its `__str__` may raise."""
 
-    class MuteError(Exception):
+    class MuteError(TypeError):
         def __str__(self):
             raise RuntimeError
 

@@ -28,20 +28,20 @@ ANYTHING = {"gpu_required": False, "min_memory": None, "min_cpu_cores": None}
 )
 def test_host_meets_requirements(required, met):
     """Memory is required in MB of 2**20 bytes."""
-    assert INFO.meets(**{**ANYTHING, **required}) is met
+    assert (INFO.find_lack(**{**ANYTHING, **required}) is None) is met
 
 
 def test_host_without_a_gpu_does_not_meet_a_required_gpu():
     """Neither cores nor memory make up for it."""
-    assert not dataclasses.replace(INFO, gpus=[]).meets(**{**ANYTHING, "gpu_required": True})
+    assert dataclasses.replace(INFO, gpus=[]).find_lack(**{**ANYTHING, "gpu_required": True})
 
 
 def test_unknown_memory_is_an_error_only_where_memory_is_required():
     """The error names the host."""
     info = dataclasses.replace(INFO, memory=None)
-    assert info.meets(**{**ANYTHING, "min_cpu_cores": 1})
+    assert info.find_lack(**{**ANYTHING, "min_cpu_cores": 1}) is None
     with pytest.raises(LazyclusterError, match=r"^web does not report its memory"):
-        info.meets(**{**ANYTHING, "min_memory": 0})
+        info.find_lack(**{**ANYTHING, "min_memory": 0})
 
 
 def test_table():

@@ -8,6 +8,9 @@ import pickle
 import pytest
 
 from lazycluster import RuntimeTask
+from lazycluster._tasks.execution import Execution
+from lazycluster.forwards import Forward
+from lazycluster.processes import PortExposure, TaskProcess
 from support.hosts import commands
 
 
@@ -112,6 +115,41 @@ def test_bad_timeout_of_a_step_is_refused(timeout):
     """A ValueError when it is added."""
     with pytest.raises(ValueError, match="timeout"):
         RuntimeTask().run_command("true", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", True])
+def test_bad_timeout_of_an_execution_is_refused(timeout, no_process):
+    """Before any connection is opened."""
+    with pytest.raises(ValueError, match="timeout"):
+        commands("true").execute("host", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "5", True])
+def test_bad_timeout_of_a_wait_is_refused(timeout):
+    """A ValueError; 0 looks without waiting, and infinity is no bound."""
+    execution = Execution("t", (), "host", task=RuntimeTask())
+    process = TaskProcess("key", execution)
+    forward = Forward("host", 1, 2, False, lambda _: None)
+    for wait in (process.join, forward.wait, PortExposure("key", forward).join):
+        with pytest.raises(ValueError, match="timeout"):
+            wait(timeout)
+        wait(0)
+    execution._done.set()
+    process.join(float("inf"))
+
+
+def test_shell_is_split_into_words():
+    """As a shell splits them."""
+    (step,) = RuntimeTask().run_command("true", shell="bash --rcfile 'a b'").steps
+    assert step.describe()["shell"] == ("bash", "--rcfile", "a b")
+    assert commands("true").steps[0].describe()["shell"] is None
+
+
+@pytest.mark.parametrize("shell", ["", " ", "sh '", "sh\0", 7])
+def test_bad_shell_is_refused(shell):
+    """A ValueError when the step is added."""
+    with pytest.raises(ValueError, match="shell"):
+        RuntimeTask().run_command("true", shell=shell)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""What remains of an execution when it has ended."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lazycluster._checks import checked_wait
+from lazycluster._tasks.log import ExecutionLog
+from lazycluster._tasks.values import Values
+from lazycluster.exceptions import LazyclusterError, TaskExecutionError
+
+_numbers = itertools.count()
+
+
+class Record:
+    """Hold what an execution of a task did; a copied or unpickled one has ended.
+
+    Args:
+        host: The host as the user typed it.
+        name: The name of the task.
+        task: The task, which is not kept alive.
+
+    Attributes:
+        host: The host.
+        name: The name.
+        number: A number that rises from execution to execution.
+        key: The process key of an asynchronous execution.
+        joins: True if `join` waits for it.
+        replaced: True if the task has been executed again.
+        log: What the steps printed.
+        error: The error, at the end without the task and the variables of functions; None before a
+            failure.
+        stopped_by: The number of the signal that stopped the execution; 0 if none did.
+        values: The values of the functions that have returned.
+    """
+
+    def __init__(self, host: str, name: str, task: object) -> None:
+        self.host = host
+        self.name = name
+        self.number: int = next(_numbers)
+        self.key: str | None = None
+        self.joins = False
+        self.replaced = False
+        self.log: ExecutionLog = ExecutionLog(host, name)
+        self.error: TaskExecutionError | None = None
+        self.stopped_by: int = 0
+        self.values: Values = Values()
+        self._find_task: Callable[[], object] = weakref.ref(task)
+        self._pid = os.getpid()
+        self._done = threading.Event()
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = "host name number key joins replaced log error stopped_by values"
+        return {name: getattr(self, name) for name in names.split()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Record.__init__(self, state["host"], state["name"], self)
+        self.__dict__.update(state)
+        self._done.set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Return True until the execution has ended."""
+        return not self._done.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the execution has ended, at most `timeout` seconds; return True if it has."""
+        timeout = checked_wait(timeout)
+        if self.is_alive:
+            self._check_owner()
+        return self._done.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+
+    def is_referred_to(self) -> bool:
+        """Return True if the task is, so that its values can still be read."""
+        return self._find_task() is not None
+
+    def error_of(self, task: object) -> TaskExecutionError | None:
+        """Return a copy of the error that refers to the task; None without a failure."""
+        error = copy.copy(self.error)
+        if error is not None:
+            error.task = task
+        return error
+
+    def returns(self) -> Iterator[object]:
+        """Yield the values that functions have returned, then raise the error if there is one."""
+        yield from self.values
+        error = self.error_of(self._find_task())
+        if error is not None:
+            raise error
+
+    def _check_owner(self) -> None:
+        if self._pid != os.getpid():
+            raise LazyclusterError(
+                f"The task {self.name!r} belongs to process {self._pid}; this is a child "
+                "forked from it. Make a new Runtime in the child."
+            )

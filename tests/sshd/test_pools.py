@@ -1,0 +1,88 @@
+"""Thread pools and asyncio: a program that ends does not wait without end for a host."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lazycluster import RuntimeTask
+from lazycluster.exceptions import CommandError, TaskExecutionError
+from support.hosts import commands
+from support.processes import await_gone
+from support.programs import interrupted_managers
+from support.waiting import TIMEOUT, wait_until
+
+pytestmark = pytest.mark.every_python
+
+
+def run_manager(sshd, tmp_path, which):
+    argv = [sys.executable, interrupted_managers.__file__, which]
+    argv += [sshd.alias, str(sshd.config_file), str(tmp_path)]
+    return subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        "exception_with_a_pool",
+        "exit_with_a_pool",
+        "interrupt_with_a_pool",
+        "exception_with_a_thread",
+        "interrupt_twice_in_a_with_block",
+        "interrupt_pool_of_the_guide",
+        "interrupt_asyncio_of_the_guide",
+    ],
+)
+def test_the_end_of_a_program_ends_what_its_threads_wait_for(sshd, tmp_path, which):
+    """And the command on the host with it; what waits for the worker is not started."""
+    result = run_manager(sshd, tmp_path, which)
+    assert result.returncode != 0
+    await_gone([int(line) for line in (tmp_path / "started").read_text().split()])
+    assert ("wait for 1 executions" in result.stderr) == ("guide" not in which)
+
+
+def test_a_normal_end_waits_for_threads(sshd, tmp_path):
+    """As Python does; no work is lost."""
+    result = run_manager(sshd, tmp_path, "normal_end_with_a_thread")
+    assert result.stderr == ""
+    assert (tmp_path / "started").read_text() == "done\nmore\n"
+
+
+@pytest.mark.parametrize("end", [RuntimeTask.stop, RuntimeTask.cleanup])
+def test_stop_ends_a_synchronous_execution_in_another_thread(runtime, end):
+    """The thread gets the error of a command that a signal has ended."""
+    task = commands("sleep 1000")
+    errors = []
+
+    def execute():
+        with pytest.raises(TaskExecutionError) as caught:
+            runtime.execute_task(task, execute_async=False)
+        errors.append(caught.value.__cause__)
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    wait_until(lambda: task._execution is not None and task._execution.pid)
+    end(task)
+    thread.join(TIMEOUT)
+    (error,) = errors
+    assert isinstance(error, CommandError)
+    assert error.signal == 15
+    end(task)
+
+
+def test_stop_does_nothing_for_a_task_that_does_not_run(runtime):
+    """Neither before the first execution nor after the last."""
+    task = commands("echo hi")
+    task.stop()
+    runtime.execute_task(task, execute_async=False)
+    task.stop()
+    assert task.error is None

@@ -1,0 +1,137 @@
+"""Managers that end, or are interrupted, while threads and asyncio wait for a host.
+
+Each function is run by a Python of its own: interrupted_managers.py NAME HOST CONFIG_FILE FOLDER.
+A command writes to FOLDER/started when it runs, so that the interrupt comes while it is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lazycluster import Runtime, RuntimeTask
+
+FOLDER = Path(sys.argv[-1])
+
+
+def open_runtime() -> Runtime:
+    return Runtime(sys.argv[2], connection_kwargs={"config_file": sys.argv[3]})
+
+
+def endless() -> RuntimeTask:
+    return RuntimeTask().run_command(f"echo $$ > {FOLDER}/started; exec sleep 1000")
+
+
+def await_start() -> None:
+    while not (FOLDER / "started").exists():
+        time.sleep(0.01)
+
+
+def submit(pool: ThreadPoolExecutor) -> None:
+    runtime = open_runtime()
+    for _ in range(3):  # two of them wait for the worker
+        pool.submit(runtime.execute_task, endless(), False)
+    await_start()
+
+
+def exception_with_a_pool() -> None:
+    submit(ThreadPoolExecutor(1))
+    raise RuntimeError("the program fails")
+
+
+def exit_with_a_pool() -> None:
+    submit(ThreadPoolExecutor(1))
+    sys.exit(1)
+
+
+def interrupt_with_a_pool() -> None:
+    submit(ThreadPoolExecutor(1))
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(100)
+
+
+def exception_with_a_thread() -> None:
+    runtime = open_runtime()
+    threading.Thread(target=runtime.execute_task, args=(endless(), False)).start()
+    await_start()
+    raise RuntimeError("the program fails")
+
+
+def interrupt_twice_in_a_with_block() -> None:
+    def interrupt() -> None:
+        await_start()
+        for _ in range(2):  # the first one makes the pool wait for its worker
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with ThreadPoolExecutor(1) as pool:
+        submit(pool)
+        time.sleep(100)
+
+
+def interrupt_pool_of_the_guide() -> None:
+    runtime = open_runtime()
+    tasks = [endless() for _ in range(3)]
+
+    def interrupt() -> None:
+        await_start()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(runtime.execute_task, task, False) for task in tasks]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            for task in tasks:
+                task.stop()
+            raise
+
+
+def interrupt_asyncio_of_the_guide() -> None:
+    runtime = open_runtime()
+
+    async def execute(task: RuntimeTask) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                None, runtime.execute_task, task, False
+            )
+        except asyncio.CancelledError:
+            await asyncio.get_running_loop().run_in_executor(None, task.stop)
+            raise
+
+    async def main() -> None:
+        one = asyncio.ensure_future(execute(endless()))
+        while not (FOLDER / "started").exists():
+            await asyncio.sleep(0.01)
+        one.cancel()
+        await asyncio.gather(one, return_exceptions=True)
+        raise RuntimeError("the program fails")
+
+    asyncio.run(main())
+
+
+def normal_end_with_a_thread() -> None:
+    """Python waits for threads that are not daemons; their work is done."""
+    runtime = open_runtime()
+
+    def work() -> None:
+        task = RuntimeTask().run_command(f"sleep 1; echo done > {FOLDER}/started")
+        runtime.execute_task(task, False)
+        runtime.execute_task(RuntimeTask().run_command(f"echo more >> {FOLDER}/started"), False)
+
+    threading.Thread(target=work).start()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

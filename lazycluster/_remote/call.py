@@ -18,11 +18,7 @@ TEXT_LIMIT = 1 << 15  # characters of a message or a traceback that are reported
 def call(python: "list[int]", missing: "str | None", payload: "int", value: "int") -> "Outcome":
     """Unpickle the function, call it, pickle what it returns; return the outcome.
 
-    Args:
-        python: The manager's major and minor version.
-        missing: Why cloudpickle cannot be imported here; None if it can.
-        payload: Where to read the pickles from, see `frames`.
-        value: Where to write the pickle of the value.
+    `python` is the manager's version, and `missing` why cloudpickle cannot be imported here.
     """
     if not is_own_python(python):
         return {"failure": "python_version", "python": "%d.%d.%d" % sys.version_info[:3]}

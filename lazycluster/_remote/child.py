@@ -6,6 +6,7 @@ output, which is its fd 1 and 2. It may be forked before there is a job for it, 
 most of the time that a call takes.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -75,8 +76,11 @@ def _work(output: "int", value: "int", report: "int", payload: "int", warm: "boo
             return files.receive(payload, report, step["target"], step["name"])
         if kind == "pack":
             return files.send(step["path"], step["measured"], value)
-        module = importlib.import_module(job["module"])
-        return {"result": _operate(getattr(module, step["operation"]), job["arguments"])}
+        operation = getattr(importlib.import_module(job["module"]), step["operation"])
+        arguments = job["arguments"].items()
+        native = {k: files.to_native(v) if isinstance(v, str) else v for k, v in arguments}
+        result = operation(**native)
+        return {"result": files.to_text(result) if isinstance(result, str) else result}
     except OSError as error:
         return files.os_failure(error)
     except ValueError as error:  # no path can look like this
@@ -108,7 +112,7 @@ def _read_exactly(fd: "int", count: "int") -> "bytes":
 
 def _warm_up() -> "None":
     """Make a call: a forked process copies each page that it touches, better before the job."""
-    try:
+    with contextlib.suppress(Exception):  # an incomplete Python: the call reports what it lacks
         import pickle
 
         import cloudpickle
@@ -126,8 +130,6 @@ def _warm_up() -> "None":
         streams.send_report(value, outcome)
         for fd in (source, target, value):
             os.close(fd)
-    except Exception:  # noqa: S110 - an incomplete Python: the call itself reports what it lacks
-        pass
 
 
 def _prepare(output: "int") -> "None":
@@ -159,12 +161,3 @@ def _settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":
         time.tzset()  # Python reads TZ only when it starts
     if working_dir is not None:
         os.chdir(files.to_bytes(working_dir))
-
-
-def _operate(operation: "Callable[..., object]", arguments: "dict[str, Any]") -> "object":
-    """Call one of the library's operations, see `operations`; return its result."""
-    for name, value in arguments.items():
-        if isinstance(value, str):
-            arguments[name] = files.to_native(value)
-    result = operation(**arguments)
-    return files.to_text(result) if isinstance(result, str) else result

@@ -36,12 +36,8 @@ def to_text(path: "str | bytes") -> "str":
 def os_failure(error: "OSError") -> "Outcome":
     """Return an OSError as an outcome."""
     path = error.filename if error.filename is None else to_text(error.filename)
-    return {
-        "failure": "os",
-        "errno": error.errno,
-        "message": os.strerror(error.errno) if error.errno else str(error),
-        "path": path,
-    }
+    message = os.strerror(error.errno) if error.errno else str(error)
+    return {"failure": "os", "errno": error.errno, "message": message, "path": path}
 
 
 def send(path: "str", measured: "bool", value: "int") -> "Outcome":
@@ -54,14 +50,11 @@ def send(path: "str", measured: "bool", value: "int") -> "Outcome":
 
 
 def receive(payload: "int", report: "int", target: "str", name: "str | None") -> "Outcome":
-    """Write the stream from the payload pipe to its destination; return the outcome.
-
-    The path of the incomplete copy is reported first: the supervisor removes it if this process is
-    killed.
-    """
+    """Write the stream from the payload pipe to its destination; return the outcome."""
     from .._shared.unpacker import Unpacker
 
     unpacker = Unpacker(to_native(target), None if name is None else to_native(name))
+    # If this process is killed, the supervisor removes the incomplete copy.
     streams.send_report(report, {"temporary": to_text(unpacker.temporary)})
     buffer = memoryview(bytearray(READ))
     try:

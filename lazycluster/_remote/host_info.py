@@ -5,6 +5,7 @@ Documentation/admin-guide/cgroup-v2.rst of the kernel. `proc` and the control gr
 `root`.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -66,10 +67,9 @@ def cpu_cores(root: "str" = "/") -> "int":
         counts = [os.sysconf("SC_NPROCESSORS_ONLN")]
     except (OSError, ValueError):
         counts = [os.cpu_count() or 0]
-    try:  # what taskset and cpuset allow
+    # What taskset and cpuset allow; macOS has none, and a filter of system calls may refuse it.
+    with contextlib.suppress(AttributeError, OSError):
         counts.append(len(os.sched_getaffinity(0)))
-    except (AttributeError, OSError):
-        pass  # macOS has none; a filter of system calls may refuse it
     for folder in cgroup_folders(root, "cpu"):
         words = _words(folder, "cpu.max")
         if not words:
@@ -99,12 +99,10 @@ def _installed(root: "str") -> "int":
         words = line.split()
         if len(words) > 1 and words[0] == "MemTotal:" and _natural(words[1]):
             return _natural(words[1]) << 10
-    try:
+    with contextlib.suppress(OSError, ValueError):  # macOS may lack the first
         pages = os.sysconf("SC_PHYS_PAGES")
         if pages > 0:
             return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        pass  # macOS may lack the first
     return _natural(_printed(["sysctl", "-n", "hw.memsize"], PROGRAM_TIMEOUT).strip())
 
 
@@ -146,22 +144,12 @@ def _below(path: "str", mounted: "str") -> "list[str] | None":
     Both paths are relative to the root of this process's cgroup namespace, and start with `/..` if
     they are above or beside it. None if the mounted group is not a parent: it limits others.
     """
-    up, names = _split(path)
-    mounted_up, mounted_names = _split(mounted)
-    if mounted_up > up and not mounted_names:
-        return []  # the groups in between are not visible in here
-    if mounted_up == up and names[: len(mounted_names)] == mounted_names:
-        return names[len(mounted_names) :]
-    return None
-
-
-def _split(path: "str") -> "tuple[int, list[str]]":
-    """Return how often a path goes up, and the names that it then goes down."""
-    names = [name for name in path.split("/") if name]
-    up = 0
-    while up < len(names) and names[up] == "..":
-        up += 1
-    return up, names[up:]
+    names, above = (list(filter(None, text.split("/"))) for text in (path, mounted))
+    below = names[len(above) :]
+    if names[: len(above)] == above:
+        return None if ".." in below else below
+    # If it only goes up, and further: the groups in between are not visible in here.
+    return [] if set(above) == {".."} else None
 
 
 def _unescaped(field: "str") -> "str":
@@ -255,18 +243,15 @@ def _printed(argv: "list[str]", timeout: "float") -> "str":
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
+        output, _ = process.communicate(timeout=timeout)
     except OSError:
         return ""
-    try:
-        output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         # Not subprocess.run: it would then wait for a process that hangs in a driver and cannot be
         # killed, and for every process that holds the pipe.
         process.kill()
         process.stdout.close()  # type: ignore[union-attr]
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then init will wait for it
             process.wait(1)
-        except subprocess.TimeoutExpired:
-            pass  # init will wait for it
         return ""
     return output.decode("utf-8", "replace") if process.returncode == 0 else ""

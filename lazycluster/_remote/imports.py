@@ -17,15 +17,12 @@ class SentModules:
     """Import cloudpickle and modules of this library from the archives that the manager has sent.
 
     It is a finder and a loader, see importlib.abc.
-
-    Attributes:
-        count: How many were imported; a process forked before one was does not have it.
     """
 
     def __init__(self) -> "None":
         self._contents = {}  # type: dict[str, Any]  # for archive.execute
         self._missing = {}  # type: dict[str, str | None]
-        self.count = 0
+        self.count = 0  # of imports; a process forked before one does not have that module
         sys.meta_path.insert(0, self)
 
     def add(self, data: "bytes") -> "None":
@@ -78,9 +75,8 @@ class SentModules:
 class LocalModules:
     """Import from source the manager's local modules, which a function imports in its body.
 
-    Args:
-        sources: For each name the text, the path on the manager (None for a folder without
-            __init__.py), and whether it is a package.
+    A source is the text, the path on the manager (None for a folder without __init__.py), and
+    whether it is a package.
     """
 
     def __init__(self, sources: "dict[str, tuple[str, str | None, bool]]") -> "None":

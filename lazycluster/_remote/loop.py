@@ -30,16 +30,10 @@ _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError,
 
 
 class Loop:
-    """Serve until the manager has gone or a signal arrives.
+    """Serve until the manager has gone or a signal arrives; `Supervisor` explains the arguments.
 
-    Args:
-        source: The descriptor that the manager's frames come from.
-        sink: The descriptor that frames for the manager go to.
-        keepalive: Seconds between two heartbeats.
-        orphan_timeout: Seconds without a frame until the manager is considered gone.
-        on_frame: Called with each frame's kind, request and payload; one of _MALFORMED from it ends
-            the loop.
-        on_child: Called when a child process may have ended.
+    `on_frame` is called with each frame's kind, request and payload; one of _MALFORMED from it ends
+    the loop. `on_child` is called when a child process may have ended.
     """
 
     def __init__(
@@ -67,7 +61,7 @@ class Loop:
         self._flush_at = math.inf  # by time.monotonic()
         self._is_full = False  # whether the pipe to the manager is
         self._timers = []  # type: list[tuple[float, int, Callable[[], None]]]
-        self._timer_count = 0
+        self._timer_numbers = itertools.count()
         self._received = self._sent = time.monotonic()
         self._ending = False
         self._wakeup = os.pipe()
@@ -101,8 +95,8 @@ class Loop:
 
     def call_later(self, seconds: "float", action: "Callable[[], None]") -> "None":
         """Call an action once, after some seconds."""
-        self._timer_count += 1  # so that two timers of one moment are not compared further
-        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timer_count, action))
+        number = next(self._timer_numbers)  # without it, equal times would compare the actions
+        heapq.heappush(self._timers, (time.monotonic() + seconds, number, action))
 
     def send(
         self, kind: "int", request: "int", payload: "bytes" = b"", may_wait: "bool" = False
@@ -124,8 +118,7 @@ class Loop:
     ) -> "int | None":
         """Read what is there, CHUNK bytes at most, and send it, copied as little as possible.
 
-        Returns:
-            How many bytes it was: 0 at the end of the file, None if nothing is there now.
+        Return how many bytes it was: 0 at the end of the file, None if nothing is there now.
         """
         try:
             count = os.readv(fd, [self._relayed[frames.HEADER.size :]])
@@ -267,9 +260,7 @@ class Loop:
             for kind, number, payload in self._frames.feed(self._input[:count]):
                 self._on_frame(kind, number, payload)
         except _MALFORMED as error:
-            name = type(error).__name__  # nothing else: what was sent may be a secret
-            sys.stderr.write(
-                "lazycluster: the manager sent data that violates the protocol: {}\n".format(name)
-            )
-            sys.stderr.flush()  # before 3.9, Python does not flush it at the end of a line
+            text = "lazycluster: the manager sent data that violates the protocol:"
+            # Only the type: what was sent may be a secret. Before 3.9, a line is not flushed.
+            print(text, type(error).__name__, file=sys.stderr, flush=True)
             self._ending = True

@@ -17,27 +17,17 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """Steps that follow one another, and what they share; `frames` explains the description.
-
-    Attributes:
-        task: The number of the first request of the task.
-        index: The running step's.
-        process: The running step's.
-        outcome: What the running step has reported.
-        temporary: Where the running step writes before the copy is complete.
-        wanted: How many bytes of input the running step still wants.
-        killed: Whether the manager has killed it.
-    """
+    """Steps that follow one another, and what they share; `frames` explains the description."""
 
     def __init__(self, number: "int", description: "Description", loop: "Loop") -> "None":
         self.number = number
         self.steps = description["steps"]  # type: list[Description]
         self.working_dir = description["working_dir"]  # type: str | None
         self.environment = description["environment"]  # type: dict[str, str]
-        self.task = description.get("task") or number  # type: int
-        self.index = 0
-        self.wanted = 0
-        self.killed = False
+        self.task = description.get("task") or number  # type: int  # the task's first request
+        self.index = 0  # of the running step
+        self.wanted = 0  # bytes of input that the running step still wants
+        self.killed = False  # by the manager
         self.reset_step()
         self._loop = loop
         self._input = collections.deque()  # type: collections.deque[memoryview]
@@ -48,16 +38,12 @@ class Request:
     def reset_step(self) -> "None":
         """Prepare for a step that starts."""
         self.process = StepProcess()
-        self.outcome = {}  # type: Description
-        self.temporary = None  # type: str | None
+        self.outcome = {}  # type: Description  # as the step has reported it
+        self.temporary = None  # type: str | None  # where it writes until the copy is complete
         self._report = bytearray()  # an incomplete line
 
     def split_reports(self, data: "bytes") -> "Iterator[Description]":
-        """Yield the objects of the lines that are complete with this data.
-
-        Raises:
-            ValueError: If a line has no end.
-        """
+        """Yield the objects of the lines that are complete now; a ValueError if one has no end."""
         self._report += data
         *lines, rest = bytes(self._report).split(b"\n")
         self._report[:] = rest

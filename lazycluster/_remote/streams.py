@@ -1,5 +1,6 @@
 """The standard streams and pipes of the process that was forked for a step."""
 
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -32,18 +33,15 @@ def _line_buffered(fd: "int") -> "Any":
 def flush_streams() -> "None":
     """Write what is still in the buffers of Python and of C, since os._exit() does not."""
     for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
-        try:
+        with contextlib.suppress(Exception):  # a function that breaks its streams still has a value
             getattr(sys, name).flush()
-        except Exception:  # noqa: S110 - a function that breaks its streams still has a value
-            pass
-    try:
+    # Not every Python has ctypes, and not every C library this name.
+    with contextlib.suppress(Exception):
         if _may_print_from_c():
             import ctypes  # takes milliseconds
 
             library = ctypes.CDLL(None)
             library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))
-    except Exception:  # noqa: S110 - not every Python has ctypes, not every C library this name
-        pass
 
 
 def _may_print_from_c() -> "bool":

@@ -3,6 +3,7 @@
 Every connection has this module from its login on, since its end removes temporary folders.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -14,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterator
 
-    Attributes = tuple[int, int, int]  # mode, seconds and nanoseconds of the mtime
+    Attributes = tuple[int, int]  # mode, nanoseconds of the mtime
 
 LEAVE = 3  # what `walk` yields behind a folder; no file type of `stat` has this value
 
@@ -31,25 +32,16 @@ class Folder:
 
     It holds one descriptor at any depth and never follows a link. Paths would fail beyond 4096
     bytes, and one descriptor per level would fail at `ulimit -n`.
-
-    Attributes:
-        fd: The descriptor of the current folder.
-        names: The names of the folders entered.
-        entry: The name of the current entry; empty for the folder itself.
     """
 
     def __init__(self, fd: "int") -> "None":
-        self.fd = fd
-        self.names = []  # type: list[bytes]
-        self.entry = b""
+        self.fd = fd  # of the current folder
+        self.names = []  # type: list[bytes]  # of the folders entered
+        self.entry = b""  # the name of the current entry; empty for the folder itself
         self._above = []  # type: list[tuple[int, int]]  # device and inode of each parent
 
     def enter(self, name: "bytes") -> "None":
-        """Go down into a folder.
-
-        Raises:
-            OSError: If the entry is not a folder or cannot be opened.
-        """
+        """Go down into a folder; an OSError if the entry is not one or cannot be opened."""
         below = os.open(name, OPEN_FOLDER, dir_fd=self.fd)
         status = os.fstat(self.fd)
         os.close(self.fd)
@@ -70,17 +62,13 @@ class Folder:
             if self._above.pop() != (status.st_dev, status.st_ino):
                 raise system_error(errno.ESTALE)
             if attributes is not None:
-                self.set_attributes(attributes)
+                set_attributes(self.fd, attributes)
         except OSError:
             os.close(above)
             raise
         os.close(self.fd)
         self.fd = above
         return self.names.pop()
-
-    def set_attributes(self, attributes: "Attributes") -> "None":
-        """Set mode and mtime; a setgid bit inherited from the parent folder stays."""
-        set_attributes(self.fd, attributes, os.fstat(self.fd).st_mode & stat.S_ISGID)
 
     def path(self, root: "bytes") -> "str":
         """Return the path of the current entry, for messages; it may be too long to be used."""
@@ -162,31 +150,24 @@ def remove_tree(path: "str") -> "bool":
     others. shutil.rmtree would need a descriptor and a Python frame per level, leave read-only
     folders, and cost 5 ms for its import.
     """
-    try:
+    with contextlib.suppress(OSError):  # the return value says whether something is left
         if stat.S_ISDIR(os.lstat(path).st_mode):
             call_if_supported(os.chmod, path, 0o700)
             _empty(path)
             os.rmdir(path)
         else:
             os.unlink(path)
-    except OSError:
-        pass  # the return value says whether something is left
     return not os.path.lexists(path)
 
 
 def _empty(path: "str") -> "None":
-    folder = Folder(os.open(path, OPEN_FOLDER))
-    try:
+    with contextlib.closing(Folder(os.open(path, OPEN_FOLDER))) as folder:
         for kind, name in walk(folder, removing=True):
-            try:
+            with contextlib.suppress(OSError):  # then its folder stays too
                 if kind == LEAVE:
                     os.rmdir(name, dir_fd=folder.fd)
                 elif kind != stat.S_IFDIR:
                     os.unlink(name, dir_fd=folder.fd)
-            except OSError:
-                continue  # then its folder stays too
-    finally:
-        folder.close()
 
 
 def delete_directory(path: "str") -> "bool | None":
@@ -210,23 +191,18 @@ def entry_status(path: "str | bytes", folder: "int | None" = None) -> "os.stat_r
         return None
 
 
-def set_attributes(fd: "int", attributes: "Attributes", more: "int" = 0) -> "None":
-    """Set the permission bits, plus the bits `more`, and the mtime."""
-    call_if_supported(os.fchmod, fd, attributes[0] & 0o777 | more)
-    call_if_supported(os.utime, fd, ns=_times(attributes))
+def set_attributes(fd: "int", attributes: "Attributes") -> "None":
+    """Set mode and mtime; a setgid bit that a folder inherited from its parent stays."""
+    inherited = os.fstat(fd).st_mode & stat.S_ISGID
+    call_if_supported(os.fchmod, fd, attributes[0] & 0o777 | inherited)
+    call_if_supported(os.utime, fd, ns=(attributes[1], attributes[1]))
 
 
 def set_link_time(name: "bytes", folder: "int", attributes: "Attributes") -> "None":
     """Set the mtime of a link where the system can."""
     if os.utime in os.supports_follow_symlinks:
-        ns = _times(attributes)
+        ns = (attributes[1], attributes[1])
         call_if_supported(os.utime, name, ns=ns, dir_fd=folder, follow_symlinks=False)
-
-
-def _times(attributes: "Attributes") -> "tuple[int, int]":
-    """Return atime and mtime in nanoseconds, as os.utime takes them."""
-    time = attributes[1] * 10**9 + attributes[2]
-    return time, time
 
 
 def call_if_supported(

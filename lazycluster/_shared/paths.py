@@ -3,10 +3,6 @@
 import os
 import re
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Match
-
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
 
@@ -29,7 +25,7 @@ def expand_variables(text: "str") -> "str":
     `PWD` is the current folder, as a shell sets it. Everything else is literal, `$(…)` too.
     """
 
-    def value(match: "Match[str]") -> "str":
+    def value(match: "re.Match[str]") -> "str":
         name = match.group(1) or match.group(2)
         return _current_folder() if name == "PWD" else os.environ.get(name, "")
 
@@ -63,6 +59,9 @@ def make_private_directory(path: "str") -> "str":
 def destination(target: "str", name: "str | None", is_folder: "bool") -> "str":
     """Return where a file or folder goes; the rule is equal in both directions.
 
+    The target is the path that the user gave, and `name` the source's own, None if it has none, as
+    `/`. `is_folder` says whether the target is a folder or a link to one.
+
     | `target`                                    | goes to         |
     | ------------------------------------------- | --------------- |
     | an existing folder, or a link to one        | `target`/`name` |
@@ -72,11 +71,6 @@ def destination(target: "str", name: "str | None", is_folder: "bool") -> "str":
     If the destination exists: a file replaces a file, and a link (not its target); a folder is
     merged into a folder, file by file, but not into a link to a folder; anything else is an error.
     An existing read-only folder is an error, unless the folder to merge into it is read-only, too.
-
-    Args:
-        target: The path that the user gave.
-        name: The source's own name; None if it has none, as `/`.
-        is_folder: Whether `target` is a folder or a link to one.
 
     Raises:
         ValueError: If the target is empty, or the name is needed and is not one safe name.

@@ -1,12 +1,12 @@
 """TCP ports of this host: whether a port is in use, found by binding it and by connecting to it."""
 
 import errno
+import socket
 import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from typing import Any, Iterator
+    from typing import Any
 
 CONNECT_TIMEOUT = 0.5  # seconds; loopback answers at once unless a firewall drops the packets
 LOOPBACK = ("127.0.0.1", "::1")
@@ -48,8 +48,6 @@ def port_state(port: "int") -> "dict[str, Any]":
 
 
 def _is_bound(port: "int") -> "bool":
-    import socket  # costs some ms; most connections never need it
-
     for family in (socket.AF_INET, socket.AF_INET6):
         obstacle = _bind(family, port, reuse=False)
         if obstacle == errno.EADDRINUSE:
@@ -66,8 +64,6 @@ def _is_bound(port: "int") -> "bool":
 
 def _bind(family: "socket.AddressFamily", port: "int", reuse: "bool") -> "int | None":
     """Bind and release the port on all addresses of the family; return the errno of a failure."""
-    import socket
-
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             if reuse:
@@ -93,7 +89,10 @@ def _sockets(port: "int") -> "list[tuple[bytes, bytes]] | None":
         try:
             with open(path, "rb") as table:
                 readable = True
-                found += _matches(table, b"%04X" % port)
+                for line in table:
+                    fields = line.split(None, 4)  # number, local address, remote address, state
+                    if len(fields) > 3 and fields[1].endswith(b":%04X" % port):
+                        found.append((fields[1].partition(b":")[0], fields[3]))
         except OSError:
             continue
     return found if readable else None
@@ -106,19 +105,8 @@ def _listeners(port: "int") -> "list[str] | None":
     return [_address_text(address) for address, state in sockets if state == LISTENING]
 
 
-def _matches(table: "Iterator[bytes]", port: "bytes") -> "Iterator[tuple[bytes, bytes]]":
-    for line in table:
-        fields = line.split(None, 4)  # number, local address, remote address, state
-        if len(fields) > 3:
-            address, _, local_port = fields[1].partition(b":")
-            if local_port == port:
-                yield address, fields[3]
-
-
 def _address_text(address: "bytes") -> "str":
     """Return the usual form of an address: the tables print 32-bit words in the host's order."""
-    import socket
-
     words = [int(address[start : start + 8], 16) for start in range(0, len(address), 8)]
     packed = struct.pack("=%dI" % len(words), *words)
     return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, packed)
@@ -126,8 +114,6 @@ def _address_text(address: "bytes") -> "str":
 
 def _answers(address: "str", port: "int") -> "bool":
     """Return True unless connecting is refused; silence counts as a server that is busy."""
-    import socket
-
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -65,12 +65,8 @@ def pack(path: "str", on_data: "OnData" = None, measured: "bool" = False) -> "It
     that is not a file, folder or link is named in the stream and not opened, and so is an entry
     that vanishes meanwhile or that an `Unpacker` is just writing. A file that grows is sent up to
     the size that it had when it was opened; a file that shrinks is sent as far as it goes. An entry
-    that cannot be read ends the stream with its path and errno.
-
-    Args:
-        path: The file or folder. `~` is not expanded.
-        on_data: Called with the number of bytes of each chunk of a file. Defaults to None.
-        measured: Whether the stream begins with the total number of bytes. Defaults to False.
+    that cannot be read ends the stream with its path and errno. `~` is not expanded. With
+    `measured` the stream begins with a MEASURE.
 
     Raises:
         OSError: If the file or folder itself cannot be read. Nothing was yielded then.

@@ -42,20 +42,9 @@ class Unpacker:
 
     What a file system cannot keep, modes on FAT for example, is not an error.
 
-    Args:
-        target: The path that the user gave; a leading `~` is expanded.
-        name: The source's own name, for a target that is a folder; see `paths.destination`.
-        on_data: Called with the number of bytes of each chunk of a file.
-
-    Attributes:
-        path: The destination.
-        temporary: Where it is until then, in the same folder; the constructor creates nothing.
-        is_complete: Whether the stream has come to its end.
-        failed_there: Whether the OSError that was raised is the sender's, with a path there.
-        measure: The approximate bytes of all files; None if the stream does not say.
-
-    Raises:
-        ValueError: See `paths.destination`.
+    For `target`, whose leading `~` is expanded, `name` and ValueErrors see `paths.destination`.
+    `on_data` is called with the number of bytes of each chunk of a file. Until the copy reaches its
+    destination `path`, it is `temporary`, in the same folder; the constructor creates nothing.
     """
 
     def __init__(
@@ -65,17 +54,17 @@ class Unpacker:
         self.path = paths.expand(paths.destination(target, name, is_folder))
         name = os.fsdecode(folders.TEMPORARY_PREFIX) + os.urandom(8).hex()
         self.temporary = os.path.join(os.path.dirname(self.path), name)
-        self.failed_there = False
-        self.measure = None  # type: int | None
+        self.is_complete = False  # whether the stream has come to its end
+        self.failed_there = False  # whether the OSError raised is the sender's, with a path there
+        self.measure = None  # type: int | None  # approximate bytes of all files, if it says so
         self._on_data = on_data
         self._rest = b""  # an incomplete record
-        self.is_complete = False
         self._over = False
         self._made = False  # the temporary
         self._folder = folders.Folder(-1)  # the stream's current one
         self._attributes = []  # type: list[Attributes]  # of the current folder and its parents
         self._file = -1  # the current one
-        self._file_attributes = (0, 0, 0)
+        self._file_attributes = (0, 0)
         self._left = 0  # bytes of the current chunk of data
         self._size = self._flushed = 0  # bytes of the file written, and of those on their way
         # The attributes of each folder, by its inode, if they are to be merged into an existing
@@ -111,10 +100,9 @@ class Unpacker:
         self._over = True
         fd, self._file = self._file, -1
         if fd >= 0:
-            try:
+            # NFS reports failed writes here; the file is removed anyway.
+            with contextlib.suppress(OSError):
                 os.close(fd)
-            except OSError:
-                pass  # NFS reports failed writes here; the file is removed anyway
         self._folder.close()
         if self._made:
             self._made = not folders.remove_tree(self.temporary)
@@ -164,7 +152,7 @@ class Unpacker:
                 if stop > end:
                     break
                 text = bytes(view[at + stream.HEAD.size : stop])
-                self._handle_record(kind, text, (mode, seconds, nanoseconds))
+                self._handle_record(kind, text, (mode, seconds * 10**9 + nanoseconds))
                 at = stop
         self._rest = bytes(view[at:])
 
@@ -184,35 +172,31 @@ class Unpacker:
         elif kind == stream.MEASURE:
             if self._made or self.measure is not None or attributes[1] < 0:
                 raise stream.FormatError("an invalid measure, or one that comes too late")
-            self.measure = attributes[1]
+            self.measure = attributes[1] // 10**9
         elif kind == stream.SKIPPED:
             self._skipped_size += len(text) + 1
             if attributes[0] >= len(stream.SKIPS) or self._skipped_size > MOST_SKIPPED:
                 raise stream.FormatError("something skipped for no known reason, or too much of it")
             self._skipped.append((os.fsdecode(text), stream.SKIPS[attributes[0]]))
         elif kind == stream.ERROR:
-            self._raise_error(text)
+            path, _, symbol = text.partition(b"\0")
+            # By its name, since numbers differ between systems.
+            number = getattr(errno, symbol.decode("ascii", "replace"), None)
+            number = number if isinstance(number, int) else errno.EIO
+            self.failed_there = True
+            raise OSError(number, os.strerror(number), os.fsdecode(path))
         else:
             if not self._made or self._attributes:
                 raise stream.FormatError("an end before the end")
             self.is_complete = True
 
-    def _raise_error(self, text: "bytes") -> "None":
-        path, _, symbol = text.partition(b"\0")
-        # By its name, since numbers differ between systems.
-        number = getattr(errno, symbol.decode("ascii", "replace"), None)
-        number = number if isinstance(number, int) else errno.EIO
-        self.failed_there = True
-        raise OSError(number, os.strerror(number), os.fsdecode(path))
-
     def _begin(self, kind: "int", name: "bytes") -> "None":
         """Handle the first record: the file or folder itself."""
         if name or kind == stream.LINK:
             raise stream.FormatError("a stream that begins with an entry of a folder")
-        try:
+        # If it exists and is not a folder, creating the temporary in it reports that.
+        with contextlib.suppress(FileExistsError):
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        except FileExistsError:
-            pass  # it is not a folder, which creating the temporary in it reports
         there = entry_status(self.path)
         if there is not None:
             _check_replaceable(there.st_mode, kind == stream.FOLDER)  # now, not after gigabytes
@@ -285,18 +269,16 @@ class Unpacker:
         if self._attributes:
             self._folder.leave(attributes)
         elif attributes is not None:
-            self._folder.set_attributes(attributes)
+            folders.set_attributes(self._folder.fd, attributes)
 
     def _move(self) -> "None":
         if not self.is_complete:
             raise OSError(errno.EIO, "The copy ended before it was complete")
         if self._merging is not None:
             there = folders.Folder(os.open(self.path, folders.OPEN_FOLDER))
-            try:
+            with contextlib.closing(there):
                 _check_merge(self._folder, there, self._merging)
                 _merge(self._folder, there, self._merging)
-            finally:
-                there.close()
             return
         os.rename(self.temporary, self.path)
         self._made = False
@@ -345,10 +327,8 @@ def _merge(
     _unlock(there.fd, own)
     for kind, name in folders.walk(here):
         if kind == stat.S_IFDIR:
-            try:
+            with contextlib.suppress(FileExistsError):  # if it is not a folder, `enter` fails
                 os.mkdir(name, 0o700, dir_fd=there.fd)
-            except FileExistsError:
-                pass  # if it is not a folder, it cannot be entered
             there.enter(name)
             waiting.append(attributes[os.fstat(here.fd).st_ino])
             _unlock(there.fd, waiting[-1])
@@ -356,7 +336,7 @@ def _merge(
             there.leave(waiting.pop())
         else:
             os.replace(name, name, src_dir_fd=here.fd, dst_dir_fd=there.fd)
-    there.set_attributes(own)
+    folders.set_attributes(there.fd, own)
 
 
 def _unlock(fd: "int", attributes: "Attributes") -> "None":

@@ -478,12 +478,3 @@ def test_each_python_finds_the_first_free(host_python, listen, free_port):
     code = "import ports; print(ports.first_free_port([int(word) for word in sys.argv[2:]]))"
     taken = port_of(listen("127.0.0.1"))
     assert python_prints(host_python, code, taken, free_port) == b"%d\n" % free_port
-
-
-def test_the_import_loads_nothing_costly(host_python):
-    """Each connection imports it, and few ask it anything."""
-    code = (
-        "import errno, struct; before = set(sys.modules); "
-        "import ports; print(sorted(set(sys.modules) - before))"
-    )
-    assert python_prints(host_python, code) == b"['ports']\n"

@@ -167,9 +167,11 @@ class Login:
                 )
             from lazycluster._conversation.conversation import Conversation
 
-            lost = self._lost_tokens(current)
+            closed, lost = self._closed, self._lost_tokens(current)
             current = Conversation(self._settings, self._config, began, lost)
             self._current, self._lost = current, lost
+            if closed.is_set():  # a signal handler has closed the connection meanwhile
+                current.transport.begin_close()
             # If the user forgets to close, the host's program ends with this object.
             if self._finalizer is not None:
                 self._finalizer.detach()

@@ -58,7 +58,7 @@ class LazyclusterError(Exception):
         super().__init__(escaped(message))
         self._unpickled_cause: BaseException | None = None
         if predecessor_excp is not None:
-            self.__cause__ = predecessor_excp
+            self.__cause__: BaseException | None = predecessor_excp
         bases = [base for base in type(self).__mro__ if base.__module__ == __name__]
         declared = {name for base in bases for name in vars(base).get("__annotations__", ())}
         required = {name for name in declared if not hasattr(type(self), name)}

@@ -387,9 +387,9 @@ class Execution(Record):
             index = self._offset + (0 if request is None else len(request.outcomes))
             index = max(0, min(index, len(self._steps) - 1))
         if request is not None and request.closed and not self.stopped_by:
-            self.stopped_by = signal.SIGTERM
+            self.stopped_by: int = signal.SIGTERM
         step = self._steps[index] if self._steps else Step(self.name)
-        self.error = step.execution_error(
+        self.error: TaskExecutionError | None = step.execution_error(
             f"Step {index} of the task {self.name!r} failed on {self.host}. "
             f"{str(cause) or type(cause).__name__}",
             cause,

@@ -161,9 +161,14 @@ def test_f18_a_shell_that_takes_our_input_for_its_script_ends(name, make_host, t
         pytest.skip(f"there is no {name}")
     host = make_host(line="touch here; python3", under=["/bin/sh", "-c", f"exec {shell}"])
     host.ask(command("touch there"))
-    assert host.wait_for_end() == _ssh_errors.OTHER_SHELL
+    if name == "fish":  # it reads a whole script before it runs any of it, and ours is none
+        host.wait(lambda: not host._to_write, "room in the pipe")
+        host.close_stdin()
+        assert host.wait_for_end() != 0
+    else:
+        assert host.wait_for_end() == _ssh_errors.OTHER_SHELL
+        assert host.errors() == ""
     assert host.reply is None
-    assert host.errors() == ""
     assert not {"here", "there"} & set(os.listdir(tmp_path))
 
 

@@ -156,6 +156,16 @@ class Execution(Record):
         """Return the process id of the running step on the host; None between steps."""
         return None if self._request is None else self._request.pid
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the execution has ended, at most `timeout` seconds; return True if it has."""
+        if not self.is_alive:
+            return super().wait(timeout)
+        stop_with_main_thread(self)
+        try:
+            return super().wait(timeout)
+        finally:
+            forget(self)
+
     def stop(self, number: int, grace: float) -> None:
         """Stop the running step and wait until its processes have ended, `KILL_TIMEOUT` at most.
 

@@ -33,7 +33,7 @@ class Stoppable(Protocol):
         """Wait for its end; return True if it has ended."""
 
 
-_running: dict[Stoppable, threading.Thread] = {}
+_running: dict[tuple[Stoppable, threading.Thread], None] = {}  # in this order
 _main_thread_ended = False
 
 
@@ -48,13 +48,13 @@ def stop_with_main_thread(stoppable: Stoppable) -> None:
         return
     _register()
     if _main_thread_ended and _must_stop(thread):
-        raise LazyclusterError("The program is ending, so the task was not started.")
-    _running[stoppable] = thread
+        raise LazyclusterError("The program is ending, so nothing is started or waited for.")
+    _running[stoppable, thread] = None
 
 
 def forget(stoppable: Stoppable) -> None:
     """Take the end of what was given to `stop_with_main_thread`."""
-    _running.pop(stoppable, None)
+    _running.pop((stoppable, threading.current_thread()), None)
 
 
 _registration = threading.Lock()
@@ -89,7 +89,7 @@ def _must_stop(thread: threading.Thread) -> bool:
 def _stop_all() -> None:
     global _main_thread_ended
     _main_thread_ended = True
-    stopped = [one for one, thread in list(_running.items()) if _must_stop(thread)]
+    stopped = {one: None for one, thread in list(_running) if _must_stop(thread)}
     if not stopped:
         return
     _logger.warning(

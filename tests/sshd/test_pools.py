@@ -36,6 +36,7 @@ def run_manager(sshd, tmp_path, which):
         "exception_with_a_pool",
         "exit_with_a_pool",
         "interrupt_with_a_pool",
+        "exception_with_a_pool_that_joins",
         "exception_with_a_thread",
         "interrupt_twice_in_a_with_block",
         "interrupt_pool_of_the_guide",

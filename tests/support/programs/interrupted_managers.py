@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from lazycluster import Runtime, RuntimeTask
@@ -56,6 +56,16 @@ def interrupt_with_a_pool() -> None:
     time.sleep(100)
 
 
+def exception_with_a_pool_that_joins() -> None:
+    runtime = open_runtime()
+    task = runtime.execute_task(endless())
+    await_start()
+    pool = ThreadPoolExecutor(2)
+    for wait_for_it in (task.join, runtime.join, lambda: list(task.function_returns)):
+        pool.submit(wait_for_it)
+    raise RuntimeError("the program fails")
+
+
 def exception_with_a_thread() -> None:
     runtime = open_runtime()
     threading.Thread(target=runtime.execute_task, args=(endless(), False)).start()
@@ -93,8 +103,9 @@ def interrupt_pool_of_the_guide() -> None:
         except BaseException:
             for future in futures:
                 future.cancel()
-            for task in tasks:
-                task.stop()
+            while wait(futures, timeout=0.1).not_done:
+                for task in tasks:
+                    task.stop()
             raise
 
 
@@ -102,10 +113,9 @@ def interrupt_asyncio_of_the_guide() -> None:
     runtime = open_runtime()
 
     async def execute(task: RuntimeTask) -> None:
+        runtime.execute_task(task)
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                None, runtime.execute_task, task, False
-            )
+            await asyncio.get_running_loop().run_in_executor(None, task.join)
         except asyncio.CancelledError:
             await asyncio.get_running_loop().run_in_executor(None, task.stop)
             raise

@@ -366,10 +366,11 @@ class RuntimeTask:
             self._execution.stop(signal.SIGTERM, TERMINATE_GRACE)
 
     def cleanup(self) -> None:
-        """Stop the task if it runs, and free the values of its functions.
+        """Stop the task if it runs asynchronously, and free the values of its functions.
 
         The execution log stays. A second call does nothing.
         """
-        self.stop()
+        if self._process is not None:
+            self._process.terminate()
         if self._execution is not None:
             self._execution.values.clear()

@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from lazycluster import RuntimeTask
 from lazycluster.exceptions import CommandError, TaskExecutionError
 from support.hosts import commands
 from support.processes import await_gone
@@ -58,8 +57,7 @@ def test_a_normal_end_waits_for_threads(sshd, tmp_path):
     assert (tmp_path / "started").read_text() == "done\nmore\n"
 
 
-@pytest.mark.parametrize("end", [RuntimeTask.stop, RuntimeTask.cleanup])
-def test_stop_ends_a_synchronous_execution_in_another_thread(runtime, end):
+def test_stop_ends_a_synchronous_execution_in_another_thread(runtime):
     """The thread gets the error of a command that a signal has ended."""
     task = commands("sleep 1000")
     errors = []
@@ -72,12 +70,14 @@ def test_stop_ends_a_synchronous_execution_in_another_thread(runtime, end):
     thread = threading.Thread(target=execute)
     thread.start()
     wait_until(lambda: task._execution is not None and task._execution.pid)
-    end(task)
+    task.cleanup()  # ends asynchronous executions alone
+    assert thread.is_alive()
+    task.stop()
     thread.join(TIMEOUT)
     (error,) = errors
     assert isinstance(error, CommandError)
     assert error.signal == 15
-    end(task)
+    task.stop()
 
 
 def test_stop_does_nothing_for_a_task_that_does_not_run(runtime):

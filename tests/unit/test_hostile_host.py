@@ -98,7 +98,7 @@ class Host:
     def close_lifeline(self) -> None:
         self.lifeline = _lifelines.close(self.lifeline)
 
-    def release(self) -> None:
+    def release(self, *, ending: bool = False) -> None:
         self._wake = _lifelines.close(self._wake)
 
     def wait(self) -> int:

@@ -373,6 +373,17 @@ def interrupt_join(config_file, folder):
     assert task.execution_log == ["done\n"]
 
 
+def is_waiting(thread):
+    """Return True if a thread waits for a request, so that an interrupt stops its step."""
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "wait" and code.co_filename.endswith("request.py"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def interrupt_twice(config_file, folder):
     """A second Ctrl-C does not wait for a step that ignores SIGTERM; the step ends later."""
     runtime = open_runtime(config_file)
@@ -383,6 +394,7 @@ def interrupt_twice(config_file, folder):
 
     def send():
         wait_until(lambda: os.path.exists(f"{folder}/pid"), "not started")
+        wait_until(lambda: is_waiting(threading.main_thread()), "the main thread does not wait")
         os.kill(os.getpid(), signal.SIGINT)
         wait_until(lambda: os.path.exists(f"{folder}/terminated"), "no SIGTERM came")
         os.kill(os.getpid(), signal.SIGINT)

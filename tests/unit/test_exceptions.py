@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import errno
+import gc
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -209,6 +210,14 @@ def run_by_multiprocessing(function):
         pool.apply(function)
 
 
+@pytest.fixture
+def collected_pools():
+    """Free the semaphores of pools here: their finalizers need an os.write that works."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("collected_pools")
 @pytest.mark.parametrize(
     ("run", "function"),
     [

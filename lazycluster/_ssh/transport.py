@@ -205,16 +205,14 @@ class Transport:
     def lost_error(self, started: bool | None, note: str = "") -> ConnectionLostError:
         """Make the error for a connection that ends now; `note` is a sentence to add.
 
-        For ssh's reason this waits until ssh has ended: its last words come behind the end of its
-        output. The guard ends ssh after three seconds if a forward keeps it.
+        It does not wait for ssh's last words, which may come behind the end of its output: a
+        request that is made meanwhile would be sent to a dead connection.
         """
         host = self.settings.host
         if self.closing:
             return ConnectionLostError(
                 f"The connection to {host} was closed.", host=host, started=started
             )
-        self.master.release(ending=True)
-        self.master.wait()
         log = self.master.log()
         printed = last_lines(log, _OF_CHANNELS)
         reason = f" ssh printed: {printed}." if printed else ""

@@ -18,6 +18,12 @@ from lazycluster.exceptions import LazyclusterError
 pytestmark = pytest.mark.every_python
 
 
+@pytest.fixture(autouse=True)
+def _own_file(monkeypatch):
+    """Give each test a file of its own: a spool that an earlier test left alive keeps its file."""
+    monkeypatch.setattr("lazycluster._spool._files", weakref.WeakValueDictionary())
+
+
 @pytest.fixture
 def history():
     return History("host", {})

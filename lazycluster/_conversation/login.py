@@ -70,13 +70,17 @@ class Login:
             timeout: Seconds until then, for the message.
         """
         self._check_owner()
-        current = self._current
+        current, closed = self._current, self._closed
         if current is not None and not current.transport.wait_until_ended(timeout):
             raise LazyclusterError(
                 f"{self._host} is still connected after {timeout:g} s; wait_until_back first waits "
                 "for the end of the connection."
             )
         while True:
+            if closed.is_set():  # another thread wants no login any more
+                raise ConnectionLostError(
+                    f"The connection to {self._host} was closed.", host=self._host, started=False
+                )
             try:
                 self._open(by_person=True)
                 return
@@ -86,7 +90,7 @@ class Login:
                 )
                 if final or time.monotonic() + BACK_INTERVAL > deadline:
                     raise
-            self._closed.wait(BACK_INTERVAL)
+            closed.wait(BACK_INTERVAL)
 
     @property
     def _is_owner(self) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from lazycluster import Connection
 from lazycluster._conversation import conversation
+from lazycluster.exceptions import ConnectionLostError
 
 
 @pytest.fixture
@@ -69,3 +70,13 @@ def test_after_a_close_no_connection_is_lost(made):
     connection._start()
     connection.close()
     assert connection._start().lost == []
+
+
+def test_a_close_ends_the_wait_for_a_host_that_is_to_come_back(made):
+    """It does not log in again."""
+    connection = Connection("host")
+    transport = connection._start().transport
+    transport.wait_until_ended = lambda timeout: connection.close() is None
+    with pytest.raises(ConnectionLostError, match="was closed"):
+        connection.wait_until_back(60)
+    assert len(made.found) == 1

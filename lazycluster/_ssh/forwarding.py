@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import secrets
 import socket
@@ -73,16 +74,18 @@ def open_forward(transport: Transport, wanted: Route, host_ports: HostPorts) -> 
         ForwardError: If it cannot be made, for ssh's reason.
         ConnectionLostError: If the connection has ended; there is no forward then.
     """
-    # Without Python on the host, a port in use there is refused for no reason that ssh prints.
-    in_use = ForwardError if wanted.on_host and host_ports is None else PortInUseError
+    # sshd gives no reason for a refusal, and a port can be in use for a moment: a connection that
+    # the system made has it as its source port.
+    in_use = (PortInUseError, ForwardError) if wanted.on_host else PortInUseError
     with transport.forwarding:
         for tries_left in reversed(range(TRIES)):
             try:
                 if wanted.on_host:
                     return _listen_on_host(transport, wanted, host_ports)
                 return _listen_here(transport, wanted)
-            except in_use:
-                if wanted.port or not tries_left:
+            except in_use as error:
+                no_answer = isinstance(error, ForwardError) and error.exit_status is None
+                if wanted.port or no_answer or not tries_left:
                     raise
     raise AssertionError("not reached")
 
@@ -119,9 +122,10 @@ def _listen_here(transport: Transport, wanted: Route) -> Route:
         why = re.search(r"^bind \[.*?\]:\d+: (.*)$", log, re.MULTILINE)
         if not master_answers(transport):
             raise client_error(transport, "forward", status, printed, started=False)
-        if not ports.port_is_free(forward.port):
-            raise _in_use(transport, forward)
         text = why[1].strip() if why else reason(printed)
+        # The port may be free again, if it was the source port of a connection for example.
+        if text == os.strerror(errno.EADDRINUSE) or not ports.port_is_free(forward.port):
+            raise _in_use(transport, forward)
         raise _error(transport, what, text, status, log + printed)
     if not _is_listened_on_here(forward.port):
         _cancel(transport, forward)

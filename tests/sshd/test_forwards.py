@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+import lazycluster.connection as connections
 from lazycluster._ssh import forwarding
 from lazycluster.exceptions import (
     ForwardError,
@@ -237,6 +238,39 @@ def test_port_0_is_free_on_all_addresses(
         assert forward.port != chosen[0]
         assert fetch(forward.port) == b"service %d" % service.port
     assert caplog.messages == []
+
+
+def ports_with_one_free(port):
+    """Replace `_host_ports` by one that finds this port free."""
+    original, free = connections._host_ports, forwarding.PortState(True, [])
+
+    def host_ports(conversation):
+        ask = original(conversation)
+        return lambda asked: free if asked == port else ask(asked)
+
+    return host_ports
+
+
+@BOTH
+def test_a_port_in_use_for_a_moment(connect, one_session_sshd, service, on_host, monkeypatch):
+    """It is free before ssh is asked and after ssh has failed; another port is chosen."""
+    connection = connect(one_session_sshd)
+    with socket.socket() as in_use:
+        in_use.bind(("127.0.0.1", 0))
+        taken = in_use.getsockname()[1]
+        if on_host:
+            monkeypatch.setattr(connections, "_host_ports", ports_with_one_free(taken))
+        else:
+            monkeypatch.setattr(forwarding.ports, "port_is_free", lambda port: True)
+            with pytest.raises(PortInUseError):
+                connection.forward_local(taken, service.port)
+        name = "_dynamic_port" if on_host else "_free_port"
+        chosen = [taken, free_port()]
+        monkeypatch.setattr(forwarding, name, functools.partial(chosen.pop, 0))
+        forward = make_forward(connection, 0, service.port, on_host)
+        assert (forward.port != taken, chosen) == (True, [])
+        assert fetch(forward.port) == b"service %d" % service.port
+        monkeypatch.undo()
 
 
 @BOTH

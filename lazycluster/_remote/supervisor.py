@@ -41,6 +41,8 @@ def main(keepalive: "float", orphan_timeout: "float") -> "None":
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)  # what else prints, a start hook of this Python for example, goes to ssh's log
+    # Without a terminal a Python program in a step would keep its output until its end.
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     supervisor = Supervisor(source, sink, null, keepalive, orphan_timeout)
     try:
         supervisor.run()

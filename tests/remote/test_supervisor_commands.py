@@ -174,6 +174,27 @@ def test_of_a_long_command_nothing_stays(make_host, host_python, temporary):
     assert list(temporary.iterdir()) == []
 
 
+def test_python_programs_print_at_once(host):
+    """A pipe is not a terminal, and Python would keep what it prints until its end."""
+    assert host.run_command(from_environment("PYTHONUNBUFFERED")).output == [b"1"]
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_a_step_decides_whether_python_buffers(value, host):
+    """Python buffers if the variable is empty."""
+    asked = host.run_command(
+        from_environment("PYTHONUNBUFFERED") + "; printf .",
+        environment={"PYTHONUNBUFFERED": value},
+    )
+    assert asked.output == [f"{value}.".encode()]
+
+
+def test_an_account_decides_whether_python_buffers(make_host, host_python):
+    """What its start files have set stays."""
+    host = make_host(host_python, environment={"PYTHONUNBUFFERED": "0"})
+    assert host.run_command(from_environment("PYTHONUNBUFFERED")).output == [b"0"]
+
+
 def test_an_environment_too_large_for_the_system_is_a_failure_of_the_step(host):
     """E2BIG concerns this command, and the next one works."""
     asked = host.run_command("echo started", environment={"VALUE": "x" * 3_000_000})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -148,3 +150,16 @@ def test_f37_value_is_nowhere_but_in_the_step(make_runtime, gate, caplog):
             texts.append(folder.read_text(errors="replace"))
     assert "began" in "".join(texts)
     assert not [text for text in texts if secret in text]
+
+
+def test_a_python_program_is_seen_while_it_runs(runtime, gate):
+    """Of a command and of a function's child, without `python -u`."""
+    code = f"print('early'); import os; os.system({gate.wait!r})"
+    line = f"{sys.executable} -c {shlex.quote(code)}"
+    tasks = [commands(line), RuntimeTask().run_function(os.system, command=line)]
+    for task in tasks:
+        runtime.execute_task(task)
+    wait_until(lambda: [task.execution_log for task in tasks] == [["early\n"]] * 2)
+    gate.open()
+    for task in tasks:
+        ended(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,27 @@ if TYPE_CHECKING:
     from lazycluster.forwards import Forward
 
 __all__ = ["PortExposure", "Process", "TaskProcess"]
+
+KEY_DELIMITER = (
+    "::"  # between the parts of a process key: the host, the kind and what identifies it
+)
+TASK = "task"
+PORT_TO_RUNTIME = "-R"
+PORT_FROM_RUNTIME = "-L"
+
+_KIND = re.compile(
+    f".+?{KEY_DELIMITER}({TASK}|{PORT_TO_RUNTIME}|{PORT_FROM_RUNTIME}){KEY_DELIMITER}", re.DOTALL
+)
+
+
+def kind_of(key: str) -> str | None:
+    """Return the kind in a process key; None if the key does not belong to a process.
+
+    A host such as `::1` and the name of a task may contain the delimiter. No host contains a kind,
+    so the first kind in the key is the part behind the host.
+    """
+    found = _KIND.match(key)
+    return None if found is None else found[1]
 
 
 class Process(Protocol):

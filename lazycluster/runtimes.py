@@ -14,7 +14,15 @@ from lazycluster._host import Host
 from lazycluster._tasks.history import EXECUTIONS_KEPT, History
 from lazycluster._text import quoted, show
 from lazycluster.exceptions import CommandError, TaskExecutionError
-from lazycluster.processes import PortExposure, TaskProcess
+from lazycluster.processes import (
+    KEY_DELIMITER,
+    PORT_FROM_RUNTIME,
+    PORT_TO_RUNTIME,
+    TASK,
+    PortExposure,
+    TaskProcess,
+    kind_of,
+)
 from lazycluster.tasks import RuntimeTask
 
 if TYPE_CHECKING:
@@ -57,11 +65,6 @@ class Runtime(Host):
         8
         >>> runtime.cleanup()
     """
-
-    _KEY_DELIMITER = "::"
-    _TASK_KEY = "task"
-    _PORT_TO_RUNTIME = "-R"
-    _PORT_FROM_RUNTIME = "-L"
 
     def __init__(
         self,
@@ -162,7 +165,7 @@ class Runtime(Host):
             )
             self._history.add(execution)
             if execute_async:
-                key = execution.key = self._new_key(self.host, self._TASK_KEY, task.name)
+                key = execution.key = self._new_key(self.host, TASK, task.name)
                 process = self._processes[key] = TaskProcess(key, execution)
                 task._process = process
                 execution.joins = not omit_on_join
@@ -317,7 +320,7 @@ class Runtime(Host):
         """
         port = local_port if runtime_port is None else runtime_port
         forward = self._connection.forward_remote(port, local_port)
-        return self._add_exposure(self._PORT_TO_RUNTIME, forward)
+        return self._add_exposure(PORT_TO_RUNTIME, forward)
 
     def expose_port_from_runtime(self, runtime_port: int, local_port: int | None = None) -> str:
         """Make a service of the host reachable on the manager (a local forward, `-L`).
@@ -334,7 +337,7 @@ class Runtime(Host):
         """
         port = runtime_port if local_port is None else local_port
         forward = self._connection.forward_local(port, runtime_port)
-        return self._add_exposure(self._PORT_FROM_RUNTIME, forward)
+        return self._add_exposure(PORT_FROM_RUNTIME, forward)
 
     def _add_exposure(self, direction: str, forward: Forward) -> str:
         ports = (self.host, direction, str(forward.port), str(forward.to_port))
@@ -404,7 +407,7 @@ class Runtime(Host):
         Args:
             process_key: The process key.
         """
-        return f"{cls._KEY_DELIMITER}{cls._TASK_KEY}{cls._KEY_DELIMITER}" in process_key
+        return kind_of(process_key) == TASK
 
     @classmethod
     def is_port_exposure_process(cls, process_key: str) -> bool:
@@ -413,9 +416,7 @@ class Runtime(Host):
         Args:
             process_key: The process key.
         """
-        directions = (cls._PORT_TO_RUNTIME, cls._PORT_FROM_RUNTIME)
-        delimiter = cls._KEY_DELIMITER
-        return any(f"{delimiter}{which}{delimiter}" in process_key for which in directions)
+        return kind_of(process_key) in (PORT_TO_RUNTIME, PORT_FROM_RUNTIME)
 
     def cleanup(self) -> None:
         """End everything that was started here, remove a temporary working directory, log out.
@@ -434,11 +435,11 @@ class Runtime(Host):
 
     def _new_key(self, *parts: str) -> str:
         """Return an unused process key; the caller holds the lock."""
-        key = self._KEY_DELIMITER.join(parts)
+        key = KEY_DELIMITER.join(parts)
         count, unique = 1, key
         while unique in self._processes:
             count += 1
-            unique = f"{key}{self._KEY_DELIMITER}{count}"
+            unique = f"{key}{KEY_DELIMITER}{count}"
         return unique
 
 

@@ -12,7 +12,8 @@
     │   └── FileTransferError        (an OSError too) local_path, remote_path, errno
     ├── CommandError                 host, command, exit_status | signal, output
     │   └── StepTimeoutError         timeout
-    ├── RemoteFunctionError          host, function, exception_type, exception_message, traceback
+    ├── RemoteFunctionError          host, function, exception; as text: exception_type,
+    │                                exception_message, traceback
     ├── PythonNotFoundError          host
     ├── PythonVersionError           host, host_version, manager_version
     ├── SerializationError
@@ -21,6 +22,7 @@
     ├── NoPortsLeftError
     ├── PathCreationError            host, path
     └── NoRuntimesDetectedError
+    RemoteTraceback                  the cause of the exception that a function raised on a host
 
 The first argument is the message, and `str(error)` returns exactly that. All others are
 keyword-only, and become attributes; `host` is the host as the user typed it. Every error survives
@@ -284,6 +286,37 @@ class RemoteFunctionError(LazyclusterError):
     traceback: str | None = None
     exit_status: int | None = None
     signal: int | None = None
+
+    def __init__(
+        self, message: str, predecessor_excp: BaseException | None = None, **attributes: Any
+    ) -> None:
+        super().__init__(message, predecessor_excp, **attributes)
+        self._load_exception: Callable[[], Exception | None] | None = None
+
+    @property
+    def exception(self) -> Exception | None:
+        """Return the exception itself; its `__cause__` is the traceback on the host.
+
+        It is unpickled at the first use, see the page about trust. None if no Exception was raised
+        or if it cannot be pickled there and unpickled here; a StopIteration or CancelledError is
+        None too.
+        """
+        return None if self._load_exception is None else self._load_exception()
+
+
+class RemoteTraceback(Exception):  # noqa: N818  # not an error of its own
+    """The traceback on the host: the cause of an exception that a function has raised there.
+
+    `str()` returns a line that names function and host, and the traceback. The exception itself
+    is not repeated.
+    """
+
+    def __init__(self, headline: str, traceback: str) -> None:
+        super().__init__(headline, traceback)
+
+    def __str__(self) -> str:
+        headline, traceback = self.args
+        return escaped(f"{headline}\n{traceback}").rstrip()
 
 
 class PythonNotFoundError(LazyclusterError):

@@ -41,6 +41,7 @@ class RaisedFailure:
     type: str
     message: str
     traceback: str
+    pickled: bool = False  # True if the exception has been sent as the step's value
 
 
 Failure = Union[OsFailure, PythonVersionFailure, PythonModulesFailure, RaisedFailure]
@@ -61,7 +62,9 @@ class Outcome:
 
 _NUMBERS = ("step", "exit_status", "signal", "errno")
 _TEXTS = ("message", "path", "python", "stage", "type", "traceback")
-_KEYS = frozenset((*_NUMBERS, *_TEXTS, "failure", "there", "returned", "skipped", "result"))
+_KEYS = frozenset(
+    (*_NUMBERS, *_TEXTS, "failure", "there", "returned", "skipped", "result", "pickled")
+)
 
 
 def parse_outcome(content: Any) -> Outcome:
@@ -98,7 +101,11 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Failure]] = {
     "python_version": lambda report: PythonVersionFailure(_text(report, "python")),
     "python_modules": lambda report: PythonModulesFailure(_text(report, "message")),
     "raised": lambda report: RaisedFailure(
-        *(_text(report, name) for name in ("stage", "type", "message", "traceback"))
+        _text(report, "stage"),
+        _text(report, "type"),
+        _text(report, "message"),
+        _text(report, "traceback"),
+        _flag(report, "pickled"),
     ),
 }
 

@@ -52,16 +52,28 @@ def fork(run: "Callable[[], object]") -> "int":
 def main(output: "int", value: "int", report: "int", payload: "int", warm: "bool") -> "None":
     """Do the job of a step, report its outcome and exit; warm up first if the job is to come."""
     channel = streams.identity(report)
-    outcome = _work(output, value, report, payload, warm)
-    streams.flush_streams()
-    if streams.identity(report) == channel:
+
+    def send(outcome: "Outcome") -> "bool":
+        if streams.identity(report) != channel:
+            return False
         streams.send_report(report, outcome)
-    else:
+        return True
+
+    outcome = _work(output, value, report, payload, warm, send)
+    streams.flush_streams()
+    if not send(outcome):
         streams.write_all(2, b"The function has closed the pipes that its value goes through.\n")
     _exit(outcome.get("exit_status", 1 if "failure" in outcome else 0))
 
 
-def _work(output: "int", value: "int", report: "int", payload: "int", warm: "bool") -> "Outcome":
+def _work(
+    output: "int",
+    value: "int",
+    report: "int",
+    payload: "int",
+    warm: "bool",
+    send: "Callable[[Outcome], object]",
+) -> "Outcome":
     _prepare(output)
     if warm:
         _warm_up()
@@ -71,7 +83,7 @@ def _work(output: "int", value: "int", report: "int", payload: "int", warm: "boo
     try:
         _settle(job["working_dir"], job["environment"])
         if kind == "function":
-            return call(step["python"], job["missing"], payload, value)
+            return call(step["python"], job["missing"], payload, value, send)
         if kind == "unpack":
             return files.receive(payload, report, step["target"], step["name"])
         if kind == "pack":
@@ -125,7 +137,7 @@ def _warm_up() -> "None":
         streams.write_all(source, cloudpickle.dumps((lambda x: x, (), {"x": 1})))
         job = _read_job(payload)
         _settle(job["working_dir"], job["environment"])
-        outcome = call(job["python"], None, payload, os.dup(value))
+        outcome = call(job["python"], None, payload, os.dup(value), report=print)
         streams.flush_streams()
         streams.send_report(value, outcome)
         for fd in (source, target, value):

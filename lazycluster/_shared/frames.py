@@ -28,7 +28,8 @@ An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of
     failure      "os": message, and errno, path, there (the sender's error) if they are known
                  "python_version": python, the host's version
                  "python_modules": message, why cloudpickle cannot be imported
-                 "raised": stage ("load", "call" or "dump"), type, message, traceback
+                 "raised": stage ("load", "call" or "dump"), type, message, traceback; pickled: true
+                 if the exception is the VALUE
 """
 
 import fcntl
@@ -71,6 +72,8 @@ SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python knows from 3.10 on
 # Bytes of INPUT that may be under way for a request: at first, and once a step wants a lot.
 FIRST_WINDOW = 1 << 19
 WINDOW = 1 << 22
+
+EXCEPTION_LIMIT = 1 << 24  # bytes of a pickled exception
 
 
 class FrameError(ValueError):

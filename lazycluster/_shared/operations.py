@@ -33,6 +33,7 @@ BOOTSTRAP_MODULES = (
     "_remote.streams",
     "_remote.files",
     "_remote.imports",
+    "_remote.raised",
     "_remote.call",
     "_remote.child",
     "_remote.sessions",

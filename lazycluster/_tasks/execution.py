@@ -14,10 +14,17 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from lazycluster._conversation.outcome import RaisedFailure
 from lazycluster._conversation.request import Request
+from lazycluster._shared import frames
 from lazycluster._tasks.interpreter_exit import forget, stop_with_main_thread
 from lazycluster._tasks.log import LivePrinter
-from lazycluster._tasks.outcomes import timeout_error, with_side, without_tracebacks
+from lazycluster._tasks.outcomes import (
+    attach_exception,
+    timeout_error,
+    with_side,
+    without_tracebacks,
+)
 from lazycluster._tasks.progress import REPORT_INTERVAL, ProgressError
 from lazycluster._tasks.record import Record
 from lazycluster._tasks.steps import Step
@@ -26,6 +33,7 @@ from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
     ConnectionLostError,
     LazyclusterError,
+    RemoteFunctionError,
     TaskExecutionError,
 )
 
@@ -356,6 +364,8 @@ class Execution(Record):
         for index, (step, outcome) in enumerate(zip(steps, request.outcomes), self._offset):
             tail = functools.partial(self.log.tail, index, OUTPUT_IN_ERRORS)
             error = step.error(self.host, outcome, tail) or self._lost_value(index, outcome)
+            if isinstance(error, RemoteFunctionError) and step.returns:
+                self._attach_exception(error, index, outcome)
             if error is not None:
                 self._fail(error, index)
             skipped = list(outcome.skipped)
@@ -367,6 +377,12 @@ class Execution(Record):
         if len(request.outcomes) < len(steps):
             index = self._offset + len(request.outcomes)
             self._fail(LazyclusterError("It was stopped between two steps."), index)
+
+    def _attach_exception(self, error: RemoteFunctionError, index: int, outcome: Outcome) -> None:
+        if isinstance(outcome.failure, RaisedFailure) and outcome.failure.pickled:
+            with contextlib.suppress(OSError):  # then its text has to do
+                data = self.values.sent_by(index, frames.EXCEPTION_LIMIT)
+                attach_exception(error, data)
 
     def _lost_value(self, index: int, outcome: Outcome) -> Exception | None:
         """Return the error of a value that could not be stored here."""

@@ -12,7 +12,9 @@ from lazycluster._conversation.outcome import (
     Outcome,
     PythonModulesFailure,
     PythonVersionFailure,
+    RaisedFailure,
 )
+from lazycluster._functions.own_exception import OwnException
 from lazycluster.exceptions import (
     LazyclusterError,
     PythonNotFoundError,
@@ -83,6 +85,12 @@ def failure_error(host: str, name: str, outcome: Outcome) -> LazyclusterError:
             "`python3-minimal`) or name another interpreter with python=….",
             host=host,
         )
+    return _raised_error(host, name, failure, outcome.exit_status)
+
+
+def _raised_error(
+    host: str, name: str, failure: RaisedFailure, exit_status: int | None
+) -> LazyclusterError:
     if failure.stage == "dump":
         return SerializationError(
             f"{name} has run to its end on {host}, but its value cannot be pickled: "
@@ -96,5 +104,25 @@ def failure_error(host: str, name: str, outcome: Outcome) -> LazyclusterError:
         exception_type=failure.type,
         exception_message=failure.message,
         traceback=failure.traceback,
-        exit_status=outcome.exit_status if failure.type == "SystemExit" else None,
+        exit_status=exit_status if failure.type == "SystemExit" else None,
     )
+
+
+def attach_exception(error: RemoteFunctionError, data: bytes) -> None:
+    """Make a pickle that the host has sent the `exception` of an error; nothing is unpickled yet.
+
+    Only for the step of a function: a pickle runs code, and commands must not need trust.
+    """
+    headline = f"{error.function} raised {error.exception_type} on {error.host}:"
+    error._load_exception = OwnException(data, headline, error.traceback or "").load
+
+
+def own_exception(error: RemoteFunctionError) -> Exception:
+    """Return what `Runtime.call` and `RemoteFuture.result` raise if a function has failed.
+
+    It is the function's own exception, the same object at each call, with the remote traceback as
+    its cause, or `error` if there is none. Raise it without `from`. It is unpickled here, so call
+    this in a thread of the user.
+    """
+    own = error.exception
+    return error if own is None else own

@@ -46,6 +46,18 @@ class Values:
         """Return the reason why a step's value could not be stored; None if it is stored."""
         return self._lost.get(index)
 
+    def sent_by(self, index: int, limit: int) -> bytes:
+        """Return what a step that has not returned has sent; empty if that is above `limit` bytes.
+
+        Raises:
+            OSError: If it is in a file that cannot be read.
+        """
+        sizes = self._sizes
+        size = sizes.get(index, 0)
+        if size > limit or index in self._lost:
+            return b""
+        return self.spool.read_at(sum(sizes[other] for other in sizes if other < index), size)
+
     def __iter__(self) -> Iterator[object]:
         """Unpickle the complete values, one at a time."""
         spool, start = self.spool, 0

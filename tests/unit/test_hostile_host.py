@@ -378,21 +378,68 @@ def test_f47_a_command_has_no_value_whatever_a_host_says(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_f47_an_exception_is_text(tmp_path):
+RAISED = {
+    "failure": "raised",
+    "stage": "call",
+    "type": "os.system",
+    "message": "touch ran",
+    "traceback": "\x1b]0;owned\x07",
+    "exit_status": 1,
+}
+
+
+def test_f47_the_text_of_an_exception_is_text(tmp_path):
     """Not even its class is looked for here."""
-    told = {
-        "failure": "raised",
-        "stage": "call",
-        "type": "os.system",
-        "message": "touch ran",
-        "traceback": "\x1b]0;owned\x07",
-        "exit_status": 1,
-    }
-    with host_that_says(STARTED, frame(frames.ENDED, told), FINISHED) as connection:
+    with host_that_says(STARTED, frame(frames.ENDED, RAISED), FINISHED) as connection:
         error = failure(RuntimeTask().run_function(pow, base=2, exp=3), connection)
     assert (error.exception_type, error.exception_message) == ("os.system", "touch ran")
+    assert error.exception is None
     assert "\x1b" not in str(error)
     assert "\x1b" in error.traceback
+
+
+def test_f47_an_exception_of_a_command_is_never_unpickled(tmp_path):
+    """Whatever the host says, with a value and without."""
+    bomb = frame(frames.VALUE, pickle.dumps(Bomb(str(tmp_path / "ran"))))
+    ended = frame(frames.ENDED, {**RAISED, "pickled": True})
+    with host_that_says(STARTED, bomb, ended, FINISHED) as connection:
+        error = failure(command(), connection)
+    assert error.exception is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_f47_an_exception_of_a_function_is_unpickled_only_when_it_is_asked_for(tmp_path):
+    """As values are."""
+    bomb = frame(frames.VALUE, pickle.dumps(Bomb(str(tmp_path / "ran"))))
+    ended = frame(frames.ENDED, {**RAISED, "pickled": True})
+    with host_that_says(STARTED, bomb, ended, FINISHED) as connection:
+        error = failure(RuntimeTask().run_function(pow, base=2, exp=3), connection)
+    assert str(error)
+    assert not (tmp_path / "ran").exists()
+    assert error.exception is None
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no pickle",
+        pickle.dumps("a str"),
+        pickle.dumps(ValueError),
+        pickle.dumps(SystemExit(0)),
+        pickle.dumps(ValueError(bytes(frames.EXCEPTION_LIMIT))),
+    ],
+    ids=["nothing", "garbage", "text", "a class", "SystemExit", "too large"],
+)
+def test_f47_what_is_not_an_exception_is_none(data):
+    parts = (data[i : i + frames.CHUNK] for i in range(0, len(data), frames.CHUNK))
+    values = [frame(frames.VALUE, part) for part in parts]
+    ended = frame(frames.ENDED, {**RAISED, "pickled": True})
+    with host_that_says(STARTED, *values, ended, FINISHED) as connection:
+        error = failure(RuntimeTask().run_function(pow, base=2, exp=3), connection)
+    assert error.exception is None
+    assert error.exception_message == "touch ran"
 
 
 def test_words_of_a_host_in_a_message_are_text():

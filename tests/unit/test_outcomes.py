@@ -66,6 +66,17 @@ def error_of(step, outcome):
             {"failure": "raised", "stage": "call", "type": "T", "message": "m", "traceback": "tb"},
             Outcome(failure=RaisedFailure("call", "T", "m", "tb")),
         ),
+        (
+            {
+                "failure": "raised",
+                "stage": "call",
+                "type": "T",
+                "message": "m",
+                "traceback": "tb",
+                "pickled": True,
+            },
+            Outcome(failure=RaisedFailure("call", "T", "m", "tb", pickled=True)),
+        ),
     ],
 )
 def test_what_a_supervisor_reports_is_understood(report, outcome):

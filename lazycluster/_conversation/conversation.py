@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lazycluster._conversation.bootstrap import (
@@ -25,7 +25,7 @@ from lazycluster._conversation.bootstrap import (
 )
 from lazycluster._conversation.host_sources import module_archive
 from lazycluster._conversation.outcome import OsFailure, Outcome
-from lazycluster._conversation.request import Request, Sink
+from lazycluster._conversation.request import Request, Sink, Sinks
 from lazycluster._conversation.writer import Writer
 from lazycluster._shared import frames
 from lazycluster._shared.operations import BOOTSTRAP_MODULES, OPERATIONS, STEP_MODULES
@@ -55,6 +55,10 @@ _MALFORMED = (
 
 def _ignore(_index: int, _data: memoryview) -> None:
     """Drop what the caller did not ask for."""
+
+
+def _ignore_end(_request: Request) -> None:
+    """Do nothing at the end of a request that a thread waits for."""
 
 
 class Conversation:
@@ -118,10 +122,13 @@ class Conversation:
         *,
         working_dir: str | None,
         environment: Mapping[str, str],
+        cwd: str | None = None,
         task: int | None = None,
         chunks: Iterator[bytes] | None = None,
         on_output: Sink = _ignore,
+        on_errors: Sink = _ignore,
         on_value: Sink = _ignore,
+        on_end: Callable[[Request], object] = _ignore_end,
         live: bool = False,
     ) -> Request:
         """Send steps to the host, which runs one after the other until one fails.
@@ -130,10 +137,16 @@ class Conversation:
             steps: The steps, as the supervisor takes them.
             working_dir: The directory to start in, None for the home directory.
             environment: Variables to set.
+            cwd: A path below the directory to start in instead, or an absolute one, or one that
+                begins with `~`.
             task: The number of the first request of the same task; a kill concerns all of them.
             chunks: The input of the steps, at most `frames.CHUNK` bytes each.
             on_output: Called in the reader thread with a step's index and what it printed.
+            on_errors: Called in the reader thread with a step's index and its standard error, if
+                that is separate.
             on_value: Called in the reader thread with a step's index and a chunk of its value.
+            on_end: Called once with the request, when it is finished or has an error; most often
+                in the reader thread.
             live: If True, `Request.wait` returns for output, too.
 
         Raises:
@@ -145,6 +158,7 @@ class Conversation:
             {
                 "steps": steps,
                 "working_dir": working_dir,
+                "cwd": cwd,
                 "environment": dict(environment),
                 "task": task,
             }
@@ -155,9 +169,8 @@ class Conversation:
                 f"at most {DESCRIPTION_LIMIT} can be sent. Send a file instead."
             )
         # Reads the first chunk, which may fail or take a while: not under the lock.
-        request = Request(
-            0, len(steps), self._writer, chunks or iter(()), on_output, on_value, live=live
-        )
+        sinks = Sinks(on_output, on_errors, on_value)
+        request = Request(0, len(steps), self._writer, chunks or iter(()), sinks, on_end, live=live)
         with self._request_lock:
             request.number = self._last_number = self._last_number + 1
             missing = {_module_for(step) for step in steps} - self._modules_sent - {""}

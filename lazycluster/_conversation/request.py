@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from lazycluster._conversation.outcome import Outcome, parse_outcome
 from lazycluster._conversation.writer import Writer
@@ -15,16 +15,25 @@ from lazycluster._shared import frames
 Sink = Callable[[int, memoryview], object]  # takes a step's index and bytes, valid until it returns
 
 
+class Sinks(NamedTuple):
+    """What takes the bytes of a request, each called in the reader thread."""
+
+    output: Sink
+    errors: Sink  # the standard error of a step that keeps it separate
+    value: Sink
+
+
 class Request:
-    """Steps under way on the host. The reader thread fills it; one thread waits for it.
+    """Steps under way on the host. The reader thread fills it; one thread may wait for it.
 
     Args:
         number: The request's number.
         count: The number of its steps.
         writer: Writes to the host.
         chunks: The input of the steps.
-        on_output: Called in the reader thread with a step's index and what it printed.
-        on_value: Called in the reader thread with a step's index and a chunk of its value.
+        sinks: Take what comes.
+        on_end: Called once with the request, when it is finished or has an error; most often in the
+            reader thread.
         live: If True, output notifies the waiting thread, too.
     """
 
@@ -34,8 +43,8 @@ class Request:
         count: int,
         writer: Writer,
         chunks: Iterator[bytes],
-        on_output: Sink,
-        on_value: Sink,
+        sinks: Sinks,
+        on_end: Callable[[Request], object],
         *,
         live: bool,
     ) -> None:
@@ -44,8 +53,12 @@ class Request:
         self._writer = writer
         self._chunks = chunks
         self._next = next(chunks, None)
-        self._on_output = on_output
-        self._on_value = on_value
+        self._sinks = {
+            frames.OUTPUT: sinks.output,
+            frames.ERRORS: sinks.errors,
+            frames.VALUE: sinks.value,
+        }
+        self._on_end: Callable[[Request], object] | None = on_end
         self._live = live
         self._changed = threading.Condition()
         self._news = False
@@ -84,6 +97,18 @@ class Request:
         payload = json.dumps({"grace": grace}).encode("ascii")
         self._writer.send(frames.encode(frames.KILL, self.number, payload))
 
+    def kill_and_wait(self, grace: float, timeout: float) -> None:
+        """Kill it, and wait until the host reports its end, at most `timeout` seconds."""
+        self.kill(grace)
+        deadline = time.monotonic() + timeout
+        try:
+            while not self.finished and time.monotonic() < deadline:
+                self.wait(deadline)
+        except BaseException as error:
+            if error is not self.error:
+                raise
+            # The connection has ended, and with it all that the request has started.
+
     @property
     def has_input(self) -> bool:
         """Return True if there is more input, requested by the host or not."""
@@ -107,6 +132,7 @@ class Request:
             if not self.finished and self.error is None:
                 self.error = error
                 self._changed.notify_all()
+        self._report_end()
 
     def handle_frame(self, kind: int, payload: Any) -> bool:
         """Store what came; return True if the waiting thread must be notified.
@@ -114,7 +140,7 @@ class Request:
         Raises:
             ValueError, KeyError, TypeError: If the frame is malformed.
         """
-        if kind in (frames.OUTPUT, frames.VALUE):
+        if kind in self._sinks:
             return self._store(kind, payload)
         if kind == frames.CREDIT:
             with self._changed:
@@ -142,9 +168,8 @@ class Request:
     def _store(self, kind: int, payload: memoryview) -> bool:
         if self.step is None or self.error is not None:
             return False
-        sink = self._on_output if kind == frames.OUTPUT else self._on_value
         try:
-            sink(self.step, payload)
+            self._sinks[kind](self.step, payload)
         except (OSError, ValueError) as error:  # a full disk; the waiting thread kills the request
             self.fail(error)
             return False
@@ -161,3 +186,11 @@ class Request:
         """
         with self._changed:
             self._changed.notify_all()
+        if self.finished:
+            self._report_end()
+
+    def _report_end(self) -> None:
+        with self._changed:
+            on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self)

@@ -4,7 +4,8 @@ import collections
 import json
 import os
 
-from .._shared import frames
+from .._shared import frames, paths
+from . import files
 from .step_process import StepProcess
 
 TYPE_CHECKING = False
@@ -23,15 +24,21 @@ class Request:
         self.number = number
         self.steps = description["steps"]  # type: list[Description]
         self.working_dir = description["working_dir"]  # type: str | None
+        if description.get("cwd") is not None:
+            native = [
+                files.to_native(name) for name in (self.working_dir or "", description["cwd"])
+            ]
+            self.working_dir = files.to_text(paths.resolve(*native))
         self.environment = description["environment"]  # type: dict[str, str]
         self.task = description.get("task") or number  # type: int  # the task's first request
         self.index = 0  # of the running step
-        self.wanted = 0  # bytes of input that the running step still wants
+        self.wanted = 0  # bytes of the running step's input that it has not got yet
         self.killed = False  # by the manager
         self.reset_step()
         self._loop = loop
         self._input = collections.deque()  # type: collections.deque[memoryview]
         self._input_size = 0
+        self._unwanted = 0  # bytes of input that an earlier step has left
         self._owed = 0  # bytes taken since the manager last got credit for them
         self._has_full_window = False
 
@@ -70,6 +77,7 @@ class Request:
         Raises:
             ValueError: If it is more than the manager has credit for.
         """
+        payload = payload[self._drop(len(payload)) :]
         self._input_size += len(payload)
         if self._input_size > frames.WINDOW + frames.CHUNK:
             raise ValueError("more input than was asked for")
@@ -78,6 +86,8 @@ class Request:
             self._input.append(memoryview(bytes(payload[written:])))
         if self.process.payload >= 0:
             self.feed()
+        else:
+            self._settle_credit()
 
     def feed(self) -> "None":
         """Write the job and the input to the running step, as far as it takes them now."""
@@ -92,10 +102,7 @@ class Request:
                 self._input[0] = chunk[written:]
                 break
             self._input.popleft()
-        # Every wait ends as long as a chunk fits into what is left of the window.
-        if self._owed >= (frames.WINDOW // 16 if self._has_full_window else frames.CHUNK):
-            self._give_credit(self._owed)
-            self._owed = 0
+        self._settle_credit()
         if not self.wanted:
             self.close_payload()
         elif self._input and process.payload >= 0:
@@ -113,7 +120,7 @@ class Request:
         except BlockingIOError:
             return 0
         except OSError:  # EPIPE: it has ended, or has read what it wanted
-            self.wanted = 0
+            self.close_payload()
             return 0
         self.wanted -= written
         self._input_size -= written
@@ -124,6 +131,32 @@ class Request:
         """Close the payload pipe: nothing more comes for the step."""
         self._loop.remove_writer(self.process.payload)
         self.process.close_payload()
+
+    def drop_rest(self) -> "None":
+        """Drop what the step that has ended left of its input, which the next one must not get."""
+        self._unwanted += self.wanted
+        self.wanted = 0
+        while self._input and self._unwanted:
+            chunk = self._input.popleft()
+            dropped = self._drop(len(chunk))
+            self._input_size -= dropped
+            if dropped < len(chunk):
+                self._input.appendleft(chunk[dropped:])
+        self._settle_credit()
+
+    def _drop(self, count: "int") -> "int":
+        """Return how many of the next bytes of input are for a step that has ended."""
+        dropped = min(count, self._unwanted)
+        self._unwanted -= dropped
+        self._owed += dropped
+        return dropped
+
+    def _settle_credit(self) -> "None":
+        """Give credit for what was taken, a lot at once."""
+        # Every wait ends as long as a chunk fits into what is left of the window.
+        if self._owed >= (frames.WINDOW // 16 if self._has_full_window else frames.CHUNK):
+            self._give_credit(self._owed)
+            self._owed = 0
 
     def _give_credit(self, count: "int") -> "None":
         self._loop.send_json(frames.CREDIT, self.number, {"bytes": count})

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable  # noqa: F401 - Any stands in a comment
 
 LONG_COMMAND = 100000  # bytes; Linux takes at most 128 KiB as one word of an argv
-PIPES = ("output", "value", "report", "payload")
+PIPES = ("output", "value", "report", "payload")  # of a fork
 
 
 class StepProcess:
@@ -21,9 +21,10 @@ class StepProcess:
         pid: Its pid; 0 before it is started.
         status: Its wait status; None until it has ended.
         output: What it prints.
+        errors: The standard error of a command, if it is separate.
         value: The value of a function, or the stream of files.
         report: JSON lines, see `child`.
-        payload: Where its job and its input are written.
+        payload: Where its job and its input are written; a command's standard input.
         job: What is still to be written to the payload before any input.
         modules: How many modules had been imported when it was forked.
         request: The request whose step it runs; None while it has no job.
@@ -32,7 +33,7 @@ class StepProcess:
     def __init__(self) -> "None":
         self.pid = 0
         self.status = None  # type: int | None
-        self.output = self.value = self.report = self.payload = -1
+        self.output = self.errors = self.value = self.report = self.payload = -1
         self.job = memoryview(b"")
         self.modules = 0
         self.request = None  # type: Any
@@ -44,10 +45,20 @@ class StepProcess:
         shell: "list[bytes]",
         working_dir: "bytes | None",
         environment: "dict[bytes, bytes]",
-        null: "int",
+        null: "int | None",
+        separate: "bool",
         script: "str | None",
     ) -> "None":
-        """Run a command by a shell; a command too long for an argv is written to `script`.
+        """Run a command by a shell.
+
+        Args:
+            command: The command.
+            shell: The words before `-c`.
+            working_dir: Where it starts; None for the supervisor's own directory.
+            environment: All its variables.
+            null: `/dev/null`, its standard input; None for a pipe.
+            separate: Whether its standard error has a pipe of its own.
+            script: The file for a command too long for an argv.
 
         Raises:
             OSError, ValueError: If the shell cannot be started; everything is closed then.
@@ -62,20 +73,27 @@ class StepProcess:
                 with open(fd, "wb") as file:
                     file.write(command + b"\n")
                 argv = [*shell, os.fsencode(script)]
-            self.output, output = os.pipe()
-            try:
+            with contextlib.ExitStack() as theirs:
+                self.output, output = os.pipe()
+                theirs.callback(os.close, output)
+                errors, source = output, null
+                if separate:
+                    self.errors, errors = os.pipe()
+                    theirs.callback(os.close, errors)
+                if source is None:
+                    source, self.payload = os.pipe()
+                    theirs.callback(os.close, source)
+                    os.set_blocking(self.payload, False)
                 process = subprocess.Popen(
                     argv,
-                    stdin=null,
+                    stdin=source,
                     stdout=output,
-                    stderr=output,
+                    stderr=errors,
                     cwd=working_dir,
                     env=environment,
                     start_new_session=True,
                     close_fds=False,  # exec closes all of ours
                 )
-            finally:
-                os.close(output)
             on_error.pop_all()
         process.returncode = 0  # the supervisor waits for all its children itself
         self.pid = process.pid
@@ -108,7 +126,7 @@ class StepProcess:
 
     def close(self) -> "None":
         """Close our ends of the pipes, none of which is in the loop."""
-        for name in PIPES:
+        for name in (*PIPES, "errors"):
             if getattr(self, name) >= 0:
                 os.close(getattr(self, name))
                 setattr(self, name, -1)

@@ -158,14 +158,16 @@ class Supervisor:
             return
         process = request.process
         self.running[process.pid] = process.request = request
-        if process.payload >= 0:
+        if process.job:
             process.write_job()  # first, since the process waits for it
         self.sessions.add(process.pid)
         started = {"step": request.index, "pid": process.pid}
         self.loop.send_json(frames.STARTED, request.number, started, may_wait=True)
         if is_command:
             self.loop.add_reader(process.output, lambda _: self._read_output(process))
-        else:
+            if process.errors >= 0:
+                self.loop.add_reader(process.errors, lambda _: self._read_errors(process))
+        if process.payload >= 0:
             if request.wanted > frames.CHUNK:
                 frames.enlarge_pipe_buffer(process.payload)
             if step["kind"] == "pack":
@@ -177,12 +179,15 @@ class Supervisor:
         variables = request.environment.items()
         environment = dict(os.environb)
         environment.update((to_bytes(name), to_bytes(value)) for name, value in variables)
+        has_input = step.get("input") is not None
+        request.want_input(step["input"] if has_input else 0)
         request.process.start_command(
             command,
             [to_bytes(word) for word in step["shell"]] if step.get("shell") else [account_shell()],
             None if request.working_dir is None else to_bytes(request.working_dir),
             environment,
-            self.null,
+            None if has_input else self.null,
+            bool(step.get("separate")),
             self._script_path(request.number) if len(command) > LONG_COMMAND else None,
         )
 
@@ -271,14 +276,21 @@ class Supervisor:
     # The pipes of a running step. Each method reads once and returns whether something may be left.
 
     def _read_output(self, process: "StepProcess") -> "bool":
+        return self._read_stream(process, "output", frames.OUTPUT)
+
+    def _read_errors(self, process: "StepProcess") -> "bool":
+        return self._read_stream(process, "errors", frames.ERRORS)
+
+    def _read_stream(self, process: "StepProcess", pipe: "str", kind: "int") -> "bool":
         request = process.request
+        fd = getattr(process, pipe)
         if request is not None and request.process is process:
-            count = self.loop.relay(process.output, frames.OUTPUT, request.number)
+            count = self.loop.relay(fd, kind, request.number)
         else:  # an orphaned session may go on printing: it is read, so that it can, and dropped
-            data = read_some(process.output, frames.CHUNK)
+            data = read_some(fd, frames.CHUNK)
             count = None if data is None else len(data)
         if count == 0:
-            self._close_pipe(process, "output")
+            self._close_pipe(process, pipe)
         return bool(count)
 
     def _read_value(self, process: "StepProcess") -> "bool":
@@ -315,13 +327,14 @@ class Supervisor:
         process = request.process
         for pipe, read in (
             ("output", self._read_output),
+            ("errors", self._read_errors),
             ("value", self._read_value),
             ("report", self._read_report),
         ):
             for _ in range(DRAIN_READS):
                 if getattr(process, pipe) < 0 or not read(process):
                     break
-            if pipe != "output":  # which an orphaned session may go on writing to
+            if pipe in ("value", "report"):  # an orphaned session may go on writing to the others
                 self._close_pipe(process, pipe)
         request.close_payload()
         process.remove_script()
@@ -352,6 +365,7 @@ class Supervisor:
         request.index += 1
         succeeded = outcome.get("exit_status") == 0 and "failure" not in outcome
         if succeeded and request.index < len(request.steps):
+            request.drop_rest()
             self._start_step(request)
         else:
             self._finish(request)

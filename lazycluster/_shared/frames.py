@@ -8,12 +8,15 @@ A request is JSON. Its texts are UTF-8 with surrogates for bytes that are not:
 
     steps        a list of steps; each starts when the one before has succeeded
     working_dir  the directory that they start in; null for the home directory
+    cwd          a path below it to start in instead, or an absolute one, or `~/…`; null for none
     environment  variables to set, {name: value}
     task         the number of the task's first request; null if it is this one
 
 A step has a `kind` and what the kind needs:
 
-    command      command; shell (optional; the account's own by default)
+    command      command; shell (optional; the account's own by default); input (optional): bytes
+                 of INPUT that are its standard input; separate (optional): whether its standard
+                 error comes as ERRORS and not as OUTPUT
     function     python: [major, minor] of the manager; input: bytes of INPUT that it reads, which
                  are two pickles, the local modules' sources and (function, args, kwargs)
     pack         path; measured: whether the stream begins with its size; the stream is its VALUE
@@ -58,15 +61,16 @@ VALUE = 19  # a part of the running step's value
 ENDED = 20  # JSON: an outcome
 FINISHED = 21  # the request is over; no frame follows for it
 CREDIT = 22  # JSON: {"bytes": how many more bytes of INPUT may be sent}
+ERRORS = 23  # the standard error of the running step, if it is separate
 
 # Both ways.
 HEARTBEAT = 32
 
 TO_SUPERVISOR = frozenset([REQUEST_PART, REQUEST, INPUT, KILL, MODULES, HEARTBEAT])
-TO_MANAGER = frozenset([HELLO, STARTED, OUTPUT, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT])
+TO_MANAGER = frozenset([HELLO, STARTED, OUTPUT, ERRORS, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT])
 
 SILENT_PERIODS = 4  # of keepalive seconds without a frame, until the other side counts as gone
-BULK = frozenset([INPUT, OUTPUT, VALUE])  # their payload is a user's bytes, not a message
+BULK = frozenset([INPUT, OUTPUT, ERRORS, VALUE])  # their payload is a user's bytes, not a message
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python knows from 3.10 on
 
 # Bytes of INPUT that may be under way for a request: at first, and once a step wants a lot.

@@ -19,6 +19,11 @@ def expand(path: "str") -> "str":
     return os.path.abspath(os.path.expanduser(path))
 
 
+def resolve(working_dir: "str", path: "str") -> "str":
+    """Return a path that is relative to the working directory, absolute, or begins with `~`."""
+    return os.path.join(working_dir, os.path.expanduser(path))
+
+
 def expand_variables(text: "str") -> "str":
     """Expand `$NAME` and `${NAME}`; a variable that is not set is empty.
 

@@ -21,6 +21,7 @@ from lazycluster._tasks.interpreter_exit import forget, stop_with_main_thread
 from lazycluster._tasks.log import LivePrinter
 from lazycluster._tasks.outcomes import (
     attach_exception,
+    lost_value_error,
     timeout_error,
     with_side,
     without_tracebacks,
@@ -54,6 +55,7 @@ class Target(NamedTuple):
     conversation: Conversation
     working_dir: str | None = None
     environment: Mapping[str, str] = MappingProxyType({})
+    cwd: str | None = None
 
     def operate(self, operation: str, **arguments: Any) -> Any:
         """Run an operation on the host and return its result; see `Conversation.operate`."""
@@ -209,7 +211,7 @@ class Execution(Record):
         except BaseException as error:  # A KeyboardInterrupt is not a success.
             self._note_failure(error)
             if self._request is not None:  # Another exception may come meanwhile.
-                self._kill_and_wait(self._request, INTERRUPT_TIMEOUT)
+                self._request.kill_and_wait(TERMINATE_GRACE, INTERRUPT_TIMEOUT)
             if not isinstance(error, Exception) or not self._is_known(error):
                 raise
             cause = error.error if isinstance(error, ProgressError) else error
@@ -285,6 +287,7 @@ class Execution(Record):
             [step.describe() for step in steps],
             working_dir=target.working_dir,
             environment=target.environment,
+            cwd=target.cwd,
             task=self._first_request,
             chunks=itertools.chain.from_iterable(step.chunks(transfer) for step in steps),
             on_output=lambda index, data: self.log.append(offset + index, data),
@@ -313,7 +316,7 @@ class Execution(Record):
                 printer.print_new()
             if request.finished or deadline is None or time.monotonic() < deadline:
                 continue
-            self._kill_and_wait(request, TERMINATE_GRACE + KILL_TIMEOUT)
+            request.kill_and_wait(TERMINATE_GRACE, TERMINATE_GRACE + KILL_TIMEOUT)
             assert timeout is not None
             output = self.log.tail(index, OUTPUT_IN_ERRORS)
             self._fail(timeout_error(self.host, self._steps[index].name, timeout, output), index)
@@ -341,18 +344,6 @@ class Execution(Record):
                 if end is None or step_end < end:
                     return timeout, step_end
         return self._timeout, end
-
-    def _kill_and_wait(self, request: Request, timeout: float) -> None:
-        """Stop the request and wait until the host reports its end, at most `timeout` seconds."""
-        request.kill(TERMINATE_GRACE)
-        deadline = time.monotonic() + timeout
-        try:
-            while not request.finished and time.monotonic() < deadline:
-                request.wait(deadline)
-        except BaseException as error:
-            if error is not request.error:
-                raise
-            # The connection has ended, and with it all that the request has started.
 
     def _note_returns(self, request: Request) -> None:
         for index, outcome in enumerate(request.outcomes, self._offset):
@@ -389,12 +380,7 @@ class Execution(Record):
         reason = self.values.error(index) if outcome.returned else None
         if reason is None:
             return None
-        error = LazyclusterError(
-            f"{self._steps[index].name} has run to its end on {self.host}, but its value cannot be "
-            f"stored on the manager: {reason}."
-        )
-        error.__cause__ = reason
-        return error
+        return lost_value_error(self.host, self._steps[index].name, reason)
 
     def _named_side(self, error: Exception) -> Exception:
         """Add the side (manager or host) on which a copy failed to its OSError."""

@@ -69,13 +69,33 @@ class Step:
 
 @dataclass(frozen=True)
 class RunCommand(Step):
-    """Run a command, which is the name of the step, in a shell; None for the account's own."""
+    """Run a command, which is the name of the step, in a shell.
+
+    Attributes:
+        shell: The words of the shell; None for the account's own.
+        input: The standard input; None for `/dev/null`.
+        separate: True if the standard error is not part of the output.
+    """
 
     shell: tuple[str, ...] | None = None
+    input: bytes | None = field(default=None, repr=False)  # it may be a secret
+    separate: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
-        return {"kind": "command", "command": self.name, "shell": self.shell}
+        return {
+            "kind": "command",
+            "command": self.name,
+            "shell": self.shell,
+            "input": None if self.input is None else len(self.input),
+            "separate": self.separate,
+        }
+
+    def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
+        """Yield the standard input."""
+        data = memoryview(self.input or b"")
+        for start in range(0, len(data), frames.CHUNK):
+            yield bytes(data[start : start + frames.CHUNK])
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of any end but exit status 0."""

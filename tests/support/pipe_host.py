@@ -38,9 +38,9 @@ GIVE_UP = 5.0
 Condition = Callable[[], bool]
 
 
-def command(text: str, by: str | None = "/bin/sh") -> dict[str, Any]:
+def command(text: str, by: str | None = "/bin/sh", **more: Any) -> dict[str, Any]:
     """Return a step that runs a command in a shell; None stands for the account's login shell."""
-    return {"kind": "command", "command": text, "shell": by and by.split()}
+    return {"kind": "command", "command": text, "shell": by and by.split(), **more}
 
 
 def operation(name: str, **arguments: Any) -> dict[str, Any]:
@@ -59,6 +59,7 @@ class SentRequest:
     Attributes:
         pids: The pids of the steps that have started, in order.
         output: The output of each of them.
+        errors: The standard error of each of them, if it is separate.
         value: The pickled value of each of them.
         ended: The outcome of each step that has ended.
         finished: True after the last frame.
@@ -69,6 +70,7 @@ class SentRequest:
         self.number = number
         self.pids: list[int] = []
         self.output: list[bytearray] = []
+        self.errors: list[bytearray] = []
         self.value: list[bytearray] = []
         self.ended: list[dict[str, Any]] = []
         self.finished = False
@@ -84,6 +86,7 @@ class SentRequest:
             assert report["step"] == len(self.pids) == len(self.ended)
             self.pids.append(report["pid"])
             self.output.append(bytearray())
+            self.errors.append(bytearray())
             self.value.append(bytearray())
         elif kind == frames.OUTPUT:
             assert len(self.pids) == len(self.ended) + 1, "output between two steps"
@@ -91,6 +94,9 @@ class SentRequest:
                 self.on_output(payload)
             else:
                 self.output[-1] += payload
+        elif kind == frames.ERRORS:
+            assert len(self.pids) == len(self.ended) + 1, "errors between two steps"
+            self.errors[-1] += payload
         elif kind == frames.VALUE:
             assert len(self.pids) == len(self.ended) + 1, "a value between two steps"
             self.value[-1] += payload
@@ -188,13 +194,15 @@ class PipeHost:
         self,
         *steps: Mapping[str, Any],
         working_dir: str | None = None,
+        cwd: str | None = None,
         environment: Mapping[str, str] | None = None,
         payload: bytes = b"",
     ) -> SentRequest:
         """Write a request, without waiting."""
         number = len(self.asked) + 1
+        places = {"working_dir": working_dir, "cwd": cwd}
         description = json.dumps(
-            {"steps": steps, "working_dir": working_dir, "environment": environment or {}}
+            {"steps": steps, "environment": environment or {}, **places}
         ).encode("ascii")
         *parts, last = _chunks(description)
         for part in parts:

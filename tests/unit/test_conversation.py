@@ -202,6 +202,7 @@ def test_a_request_is_written_before_the_reply(new_host):
     assert json.loads(payload) == {
         "steps": [COMMAND],
         "working_dir": "/tmp",
+        "cwd": None,
         "environment": {"A": "1"},
         "task": 7,
     }

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lazycluster import RuntimeTask
-from lazycluster._conversation.request import Request
+from lazycluster._conversation.request import Request, Sinks
 from lazycluster._shared import frames, tree_stream
 from lazycluster._tasks.execution import Execution, Target
 from lazycluster.exceptions import FileTransferError
@@ -23,8 +23,9 @@ class QuickHost:
         self._value = value
 
     def request(self, steps, *, on_output, on_value, live, **_):
+        sinks = Sinks(on_output, on_output, on_value)
         writer = SimpleNamespace(send=lambda data: None, feed=lambda source: None)
-        request = Request(1, len(steps), writer, iter(()), on_output, on_value, live=live)
+        request = Request(1, len(steps), writer, iter(()), sinks, lambda _: None, live=live)
         request.handle_frame(frames.STARTED, json.dumps({"step": 0, "pid": 1}).encode())
         request.handle_frame(frames.VALUE, memoryview(self._value))
         ended = {"step": 0, "exit_status": 0, "result": None}

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lazycluster._conversation.request import Request
+from lazycluster._conversation.request import Request, Sinks
 from lazycluster._shared import frames
 from lazycluster.exceptions import ConnectionLostError
 from support.waiting import TIMEOUT
@@ -39,20 +39,28 @@ class Host:
 
     Attributes:
         output: What the request has stored of each step's output, as (step, bytes).
+        errors: Of each step's standard error.
         value: Of each step's value.
+        ended: The request, once it has reported its end.
     """
 
     def __init__(self, steps, pieces=(), *, live=False):
         self.writer = FakeWriter()
         self.output = []
+        self.errors = []
         self.value = []
+        self.ended = []
         self.request = Request(
             7,
             steps,
             self.writer,
             iter(pieces),
-            lambda step, data: self.output.append((step, bytes(data))),
-            lambda step, data: self.value.append((step, bytes(data))),
+            Sinks(
+                lambda step, data: self.output.append((step, bytes(data))),
+                lambda step, data: self.errors.append((step, bytes(data))),
+                lambda step, data: self.value.append((step, bytes(data))),
+            ),
+            self.ended.append,
             live=live,
         )
 
@@ -172,6 +180,14 @@ def test_output_and_values_are_stored_with_the_index_of_their_step():
     assert host.value == [(1, b"c")]
 
 
+def test_standard_error_that_is_separate_is_stored_apart():
+    host = Host(1)
+    host.start(0)
+    host.send(frames.OUTPUT, memoryview(b"a"))
+    host.send(frames.ERRORS, memoryview(b"b"))
+    assert (host.output, host.errors, host.value) == ([(0, b"a")], [(0, b"b")], [])
+
+
 def test_output_before_the_first_step_is_dropped():
     host = Host(1)
     assert not host.send(frames.OUTPUT, b"early")
@@ -198,7 +214,8 @@ def test_what_cannot_be_stored_is_the_error_of_the_waiting_thread(error):
         stored.append(data)
         raise error
 
-    host.request = Request(7, 1, host.writer, iter(()), store, store, live=True)
+    sinks = Sinks(store, store, store)
+    host.request = Request(7, 1, host.writer, iter(()), sinks, host.ended.append, live=True)
     host.start(0)
     assert not host.send(frames.OUTPUT, b"first")
     assert not host.send(frames.OUTPUT, b"second")
@@ -295,3 +312,44 @@ def test_an_error_after_the_end_does_not_count():
     host.finish()
     host.request.fail(LOST)
     host.request.wait()
+
+
+# --- The report of the end ---
+
+
+def test_the_end_is_reported_once_all_frames_that_came_together_are_handled():
+    host = Host(1)
+    host.start(0)
+    host.end(0)
+    host.finish()
+    assert host.ended == []
+    host.request.notify()
+    host.request.notify()
+    host.request.fail(LOST)
+    assert host.ended == [host.request]
+    assert host.request.error is None
+
+
+def test_an_error_is_reported_as_the_end():
+    host = Host(1)
+    host.start(0)
+    host.request.notify()
+    assert host.ended == []
+    host.request.fail(LOST)
+    host.request.fail(OSError("later"))
+    assert host.ended == [host.request]
+    assert host.request.error is LOST
+
+
+def test_a_kill_waits_for_the_end_or_for_its_timeout():
+    host = Host(1)
+    host.request.kill_and_wait(5, 0)
+    assert json.loads(host.writer.sent[0][frames.HEADER.size :]) == {"grace": 5}
+    host.finish()
+    host.request.kill_and_wait(0, TIMEOUT)
+
+
+def test_a_kill_does_not_raise_the_error_of_the_lost_connection():
+    host = Host(1)
+    host.request.fail(LOST)
+    host.request.kill_and_wait(0, TIMEOUT)

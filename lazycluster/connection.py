@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
@@ -78,7 +78,7 @@ class Connection(Login):
         user: The user on the host (`-l`).
         port: The port of its sshd (`-p`).
         config_file: An ssh_config in place of the user's (`-F`).
-        identity_file: The private key to offer (`-i`).
+        identity_file: The private key to offer (`-i`), or several keys in their order.
         jump_host: One or more hosts to go through, comma-separated (`-J`).
         connect_timeout: Seconds for the whole login, through all jump hosts and up to the reply of
             our own program there. Defaults to 30.
@@ -112,7 +112,7 @@ class Connection(Login):
         user: str | None = None,
         port: int | None = None,
         config_file: str | os.PathLike[str] | None = None,
-        identity_file: str | os.PathLike[str] | None = None,
+        identity_file: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
         jump_host: str | None = None,
         connect_timeout: float = 30.0,
         keepalive: float = 15.0,

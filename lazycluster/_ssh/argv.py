@@ -80,8 +80,8 @@ def _user_arguments(settings: Settings) -> list[str]:
         argv += ["-l", settings.user]
     if settings.port is not None:
         argv += ["-p", str(settings.port)]
-    if settings.identity_file is not None:
-        argv += ["-i", os.fspath(settings.identity_file)]
+    for key in settings.identity_files:
+        argv += ["-i", os.fspath(key)]
     if settings.jump_host is not None:
         argv += ["-J", settings.jump_host]
     for name, value in settings.options.items():

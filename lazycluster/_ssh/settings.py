@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -42,7 +42,7 @@ class Settings:
     user: str | None = None
     port: int | None = None
     config_file: PathLike | None = None
-    identity_file: PathLike | None = None
+    identity_file: PathLike | Sequence[PathLike] | None = None  # checked, it is a tuple
     jump_host: str | None = None
     connect_timeout: float = 30.0
     keepalive: float = 15.0
@@ -62,7 +62,7 @@ class Settings:
             "user": _agreed("user", self.user, user, self.host),
             "port": _agreed("port", self.port, port, self.host),
             "config_file": _checked_file("config_file", self.config_file, none_allowed=True),
-            "identity_file": _checked_file("identity_file", self.identity_file),
+            "identity_file": _checked_keys(self.identity_file),
             "options": _checked_options(self.options),
         }
         if checked["user"] is not None:
@@ -88,6 +88,11 @@ class Settings:
                 raise ValueError(
                     f"{parameter} is given twice, also as {option} in options; leave one out."
                 )
+
+    @property
+    def identity_files(self) -> tuple[PathLike, ...]:
+        """The private keys to offer, in their order."""
+        return self.identity_file if isinstance(self.identity_file, tuple) else ()
 
     @property
     def may_be_asked(self) -> bool:
@@ -194,12 +199,26 @@ def _checked_file(name: str, path: Any, *, none_allowed: bool = False) -> str | 
     # A folder is not an error for ssh: it reads nothing from it.
     if os.path.isdir(text) or not os.access(text, os.R_OK):
         raise ValueError(f"Invalid {name} {text!r}: there is no file that you can read.")
-    if name == "identity_file" and ("%" in text or "${" in text):
-        raise ValueError(
-            f"Invalid identity_file {text!r}: it contains '%' or '${{', which ssh expands; make a "
-            "link with another name."
-        )
     return text
+
+
+def _checked_keys(keys: Any) -> tuple[str, ...] | None:
+    """Return the absolute paths of one key file or of several, in their order."""
+    if keys is None:
+        return None
+    several = isinstance(keys, Sequence) and not isinstance(keys, (str, bytes))
+    checked = tuple(
+        _checked_file("identity_file", key) or "" for key in (keys if several else [keys])
+    )
+    if not checked or not all(checked):
+        raise ValueError("Invalid identity_file: it must be a path, or one or more paths.")
+    for text in checked:
+        if "%" in text or "${" in text:
+            raise ValueError(
+                f"Invalid identity_file {text!r}: it contains '%' or '${{', which ssh expands; "
+                "make a link with another name."
+            )
+    return checked
 
 
 def _check_secret(name: str, secret: Any) -> None:

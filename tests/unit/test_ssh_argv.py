@@ -156,9 +156,10 @@ def test_blanks_and_percent_in_the_control_path_are_taken_literally():
 @needs_ssh
 def test_what_the_user_asked_for_reaches_ssh(tmp_path):
     """Every parameter, with a blank in each path."""
-    config, key = tmp_path / "my config", tmp_path / "my key"
+    config, key, other = tmp_path / "my config", tmp_path / "my key", tmp_path / "a key"
     config.write_text("Host *\n  User fromconfig\n  Port 1\n  ConnectTimeout 99\n")
     key.write_text("")
+    other.write_text("")
     found = understood(
         argv(
             "h",
@@ -166,7 +167,7 @@ def test_what_the_user_asked_for_reaches_ssh(tmp_path):
             user="ann",
             port=2222,
             config_file=config,
-            identity_file=str(key),
+            identity_file=[str(key), other],
             jump_host="ann@jump:22,other",
             options={"Compression": True, "ServerAliveInterval": 7, "HostKeyAlias": "x"},
         )
@@ -174,7 +175,7 @@ def test_what_the_user_asked_for_reaches_ssh(tmp_path):
     expected = {
         "user": ["ann"],
         "port": ["2222"],
-        "identityfile": [str(key)],
+        "identityfile": [str(key), str(other)],
         "proxyjump": ["ann@jump:22,other"],
         "connecttimeout": ["99"],
         "compression": ["yes"],

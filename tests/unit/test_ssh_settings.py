@@ -64,12 +64,13 @@ def test_a_host_that_ssh_must_not_see_is_refused(host):
         ("jump_host", "a, b"), ("jump_host", "a,,b"), ("jump_host", "a$(x)"), ("jump_host", 7),
         ("jump_host", "a:99999"), ("config_file", "/no/such/file"), ("config_file", "/"),
         ("config_file", ""), ("config_file", b"/dev/null"), ("identity_file", "/no/such/file"),
-        ("identity_file", "none"), ("identity_file", 7), ("options", "Compression=yes"),
-        ("options", {"": "x"}), ("options", {"-o": "x"}), ("options", {"Bad Name": "x"}),
-        ("options", {"A=b": "x"}), ("options", {7: "x"}), ("options", {"Compression": ""}),
-        ("options", {"Compression": None}), ("options", {"User": "a\nb"}),
-        ("options", {"User": "a\0b"}), ("options", {"User": "a\x1bb"}),
-        ("options", {"User": "a", "user": "b"}),
+        ("identity_file", "none"), ("identity_file", 7), ("identity_file", []),
+        ("identity_file", [None]), ("identity_file", ["/dev/null", "/no/such"]),
+        ("options", "Compression=yes"), ("options", {"": "x"}), ("options", {"-o": "x"}),
+        ("options", {"Bad Name": "x"}), ("options", {"A=b": "x"}), ("options", {7: "x"}),
+        ("options", {"Compression": ""}), ("options", {"Compression": None}),
+        ("options", {"User": "a\nb"}), ("options", {"User": "a\0b"}),
+        ("options", {"User": "a\x1bb"}), ("options", {"User": "a", "user": "b"}),
     ],
 )  # fmt: skip
 def test_a_parameter_that_cannot_be_is_refused_by_its_name(name, value):
@@ -139,7 +140,17 @@ def test_paths_do_not_depend_on_a_later_chdir(tmp_path, monkeypatch):
     """A relative path is that of the call."""
     monkeypatch.chdir(tmp_path)
     Path("key").write_text("")
-    assert Settings("h", identity_file="key").identity_file == str(tmp_path / "key")
+    assert Settings("h", identity_file="key").identity_files == (str(tmp_path / "key"),)
+
+
+def test_several_identity_files_stay_in_their_order(tmp_path):
+    """Settings with them can still be hashed and compared."""
+    keys = [tmp_path / "b", tmp_path / "a"]
+    for key in keys:
+        key.write_text("")
+    settings = Settings("h", identity_file=keys)
+    assert settings.identity_files == (str(keys[0]), str(keys[1]))
+    assert hash(settings) == hash(Settings("h", identity_file=tuple(map(str, keys))))
 
 
 @pytest.mark.parametrize("name", ["a%h", "a${X}"])

@@ -51,8 +51,8 @@ class Runtime(Host):
         working_dir: A directory on the host, made if it is missing and never removed. A leading `~`
             is the home directory. Defaults to None, a temporary directory.
         connection_kwargs: Parameters of `Connection` by name, or parameters of paramiko and fabric
-            that have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway`,
-            `allow_agent`, `look_for_keys`).
+            that have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway` and
+            others, see the page "Coming from lazycluster 0.2 or fabric").
 
     Raises:
         ValueError: If an argument is invalid; checked before any process starts.

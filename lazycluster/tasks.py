@@ -14,6 +14,13 @@ from lazycluster._checks import (
     checked_timeout,
     checked_words,
 )
+from lazycluster._fabric_connection import (
+    FabricConnection,
+    is_fabric_connection,
+    run_environment,
+    start_directory,
+)
+from lazycluster._fabric_login import login_of
 from lazycluster._functions.payload import check_call, describe, dump_call
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target
 from lazycluster._tasks.progress import checked_progress
@@ -268,7 +275,7 @@ class RuntimeTask:
 
     def execute(
         self,
-        connection: Connection | str,
+        connection: Connection | str | FabricConnection,
         debug: bool = False,
         *,
         timeout: float | None = None,
@@ -277,7 +284,9 @@ class RuntimeTask:
 
         Args:
             connection: A Connection, which stays open, or a host, to which a connection is opened
-                for this execution.
+                for this execution, or a `fabric.Connection`. Of that its host, what was given for
+                its login, its `cd()` and its `run.env` count; `ssh` logs in, once, and stays logged
+                in until the object is closed or freed.
             debug: If True, print the output live as well, as `print_log` prints it. Defaults to
                 False.
             timeout: The most seconds for the whole task. Defaults to None, no bound.
@@ -289,18 +298,27 @@ class RuntimeTask:
             ConnectError: If no connection can be opened (a ValueError too).
             TaskExecutionError: If a step failed; its `__cause__` is the reason.
             TypeError: If the connection is something else.
-            ValueError: If the task is still running, or the timeout is not positive.
+            ValueError: If the task is still running, the timeout is not positive, or the
+                `fabric.Connection` has something that ssh cannot do; the message has the cure.
         """
         checked_timeout(timeout)
         if isinstance(connection, str):
             with Connection(connection) as opened:
                 return self.execute(opened, debug, timeout=timeout)
+        directory, environment = None, checked_environment(self._env_variables)
+        if is_fabric_connection(connection):
+            directory = start_directory(connection)
+            environment = {**checked_environment(run_environment(connection)), **environment}
+            connection = login_of(connection)
         if not isinstance(connection, Connection):
-            raise TypeError(f"connection must be a Connection or a host, not {connection!r}.")
-        environment = checked_environment(self._env_variables)
-        connection.open()
-        execution = self._begin(connection.host, debug=debug, timeout=timeout)
-        self._run(execution, lambda: Target(connection._start(), None, environment))
+            raise TypeError(
+                "connection must be a lazycluster.Connection, a host as a string or a "
+                f"fabric.Connection, not {type(connection).__name__}."
+            )
+        login = connection
+        login.open()
+        execution = self._begin(login.host, debug=debug, timeout=timeout)
+        self._run(execution, lambda: Target(login._start(), None, environment, directory))
         return self
 
     def _run(self, execution: Execution, find_target: Callable[[], Target]) -> None:

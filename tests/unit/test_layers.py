@@ -31,12 +31,14 @@ MAY_IMPORT = {
     "_host_info": COMMON,
     "_working_dir": PACKAGES | {"connection"},
     "_host": PACKAGES | {"connection", "_fabric_kwargs", "_host_info", "_working_dir"},
-    "_fabric_kwargs": PACKAGES,
+    "_fabric_connection": COMMON,
+    "_fabric_kwargs": PACKAGES | {"_fabric_connection"},
+    "_fabric_login": PACKAGES | {"_fabric_connection", "_fabric_kwargs", "connection"},
     "utils": PACKAGES,
     "forwards": PACKAGES,
     "processes": PACKAGES | {"forwards"},
     "connection": PACKAGES | {"forwards"},
-    "tasks": PACKAGES | {"processes", "connection"},
+    "tasks": PACKAGES | {"processes", "connection", "_fabric_connection", "_fabric_login"},
     "runtimes": PACKAGES | {"forwards", "processes", "connection", "tasks", "utils", "_host"},
 }
 """Part (a package, or a module at the top) → the other parts that it may import."""

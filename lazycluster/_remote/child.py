@@ -166,7 +166,12 @@ def _prepare(output: "int") -> "None":
 
 
 def _settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":
-    """Set the step's variables and enter its working directory."""
+    """Set the step's variables and enter its working directory.
+
+    PWD is the working directory as the user wrote it, which getcwd() would resolve through links.
+    """
+    if working_dir is not None:
+        environment = dict({"PWD": working_dir}, **environment)
     for name, value in environment.items():
         os.environb[files.to_bytes(name)] = files.to_bytes(value)
     if "TZ" in environment:

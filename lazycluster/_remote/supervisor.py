@@ -176,15 +176,18 @@ class Supervisor:
 
     def _start_command(self, request: "Request", step: "Description") -> "None":
         command = to_bytes(step["command"])
-        variables = request.environment.items()
+        working_dir = None if request.working_dir is None else to_bytes(request.working_dir)
         environment = dict(os.environb)
+        if working_dir is not None:
+            environment[b"PWD"] = working_dir  # else a shell shows it resolved through links
+        variables = request.environment.items()
         environment.update((to_bytes(name), to_bytes(value)) for name, value in variables)
         has_input = step.get("input") is not None
         request.want_input(step["input"] if has_input else 0)
         request.process.start_command(
             command,
             [to_bytes(word) for word in step["shell"]] if step.get("shell") else [account_shell()],
-            None if request.working_dir is None else to_bytes(request.working_dir),
+            working_dir,
             environment,
             None if has_input else self.null,
             bool(step.get("separate")),

@@ -3,6 +3,7 @@
 import os
 import re
 
+_HOME = re.compile(r"\A\$(?:HOME|\{HOME\})(?=/|\Z)")
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
 
@@ -15,8 +16,19 @@ def temporary_path() -> "str":
 
 
 def expand(path: "str") -> "str":
-    """Return the absolute path; `~` is the home directory only as the first character."""
-    return os.path.abspath(os.path.expanduser(path))
+    """Return the absolute path.
+
+    A leading `~`, `$HOME` or `${HOME}` is the home directory. `..` leads where the system goes,
+    which is the parent of a link's target. Everything else is literal, and links stay in the path.
+    """
+    path = os.path.expanduser(_HOME.sub("~", path))
+    if not os.path.isabs(path):
+        path = os.path.join(_current_folder(), path)
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if ".." in names:
+        end = len(names) - names[::-1].index("..")
+        return os.path.join(os.path.realpath("/" + "/".join(names[:end])), *names[end:])
+    return "/" + "/".join(names)
 
 
 def resolve(working_dir: "str", path: "str") -> "str":

@@ -42,7 +42,8 @@ class Unpacker:
 
     What a file system cannot keep, modes on FAT for example, is not an error.
 
-    For `target`, whose leading `~` is expanded, `name` and ValueErrors see `paths.destination`.
+    For `target`, which `paths.expand` makes absolute, for `name` and for ValueErrors see
+    `paths.destination`.
     `on_data` is called with the number of bytes of each chunk of a file. Until the copy reaches its
     destination `path`, it is `temporary`, in the same folder; the constructor creates nothing.
     """

@@ -14,7 +14,8 @@ from lazycluster._tasks.progress import Meter
 def own_name(path: str) -> str | None:
     """Return the name that a copy gets in a target folder; None if the path does not have one."""
     name = os.path.basename(os.path.normpath(path))
-    return None if name in ("", ".", "..") or path.rstrip("/") == "~" else name
+    is_home = path.rstrip("/") in ("~", "$HOME", "${HOME}")
+    return None if is_home or name in ("", ".", "..") else name
 
 
 def upload(local_path: str, meter: Meter | None) -> Iterator[bytes]:

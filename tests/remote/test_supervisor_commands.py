@@ -117,6 +117,17 @@ def test_a_working_directory_may_have_any_name(name, host, tmp_path):
     assert (tmp_path / name / "file").read_text() == "here\n"
 
 
+def test_pwd_is_the_working_directory_as_it_was_written(host, tmp_path):
+    """Links stay in it, for the shell and for what the shell starts."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    path = str(tmp_path / "link")
+    asked = host.run_command(
+        """echo "$PWD"; sh -c 'echo "$PWD"'; env | grep ^PWD""", working_dir=path
+    )
+    assert asked.text == f"{path}\n{path}\nPWD={path}\n"
+
+
 def test_without_a_working_directory_it_is_that_of_the_login(make_host, host_python, tmp_path):
     """A session begins in the home directory."""
     assert make_host(host_python).run_command("pwd -P").text == f"{os.path.realpath(tmp_path)}\n"

@@ -77,6 +77,29 @@ def test_a_relative_directory_is_made_in_the_working_directory(host, tmp_path):
     assert asked.ended[0]["result"] == os.path.join(path, "new")
 
 
+def test_a_relative_directory_below_a_link_keeps_the_link_in_its_path(host, tmp_path):
+    """The working directory is taken as it was written."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    path = str(tmp_path / "link")
+    asked = host.run(operation("make_directory", path="new"), working_dir=path)
+    assert asked.ended[0]["result"] == os.path.join(path, "new")
+    asked = host.run(operation("expand_variables", text="$PWD"), working_dir=path)
+    assert asked.ended[0]["result"] == path
+
+
+@pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])
+def test_the_home_directory_may_be_a_variable(home, make_host, host_python, tmp_path):
+    """At the start of a path, alone or before a slash."""
+    host = make_host(host_python)
+    ended = host.run(operation("make_directory", path=f"{home}/new")).ended[0]
+    assert ended["result"] == str(tmp_path / "new")
+    ended = host.run(operation("delete_directory", path=home)).ended[0]
+    assert ended["result"] is None
+    ended = host.run(operation("delete_directory", path=f"{home}/new")).ended[0]
+    assert ended["result"] is True
+
+
 def test_what_is_in_the_way_is_named(operate, tmp_path):
     """A file of that name, with its path and errno."""
     (tmp_path / "file").touch()

@@ -180,7 +180,9 @@ TARGETS_OF_A_FILE = [
     ("folder/~", "folder/~"),
     ("./~", "~"),
     ("a~", "a~"),
-    ("$HOME", "$HOME"),
+    ("./$HOME", "$HOME"),
+    ("$HOMES", "$HOMES"),
+    ("a$HOME", "a$HOME"),
     ("*", "*"),
 ]
 
@@ -231,14 +233,25 @@ def test_absolute_target(runtime, way, base, elsewhere, tmp_path):
     assert not any(base.iterdir())
 
 
-@pytest.mark.parametrize(("target", "path"), [("~/sent/new", "sent/new"), ("~/sent/", "sent/name")])
-def test_tilde_on_the_host(runtime, sshd, there, here, target, path):
-    """As the first character it is the home directory there."""
+@pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])
+@pytest.mark.parametrize(("target", "path"), [("sent/new", "sent/new"), ("sent/", "sent/name")])
+def test_home_directory_on_the_host(runtime, sshd, there, here, home, target, path):
+    """At the start of a path there."""
     (here / "name").write_text(target)
-    runtime.send_file("name", target)
+    runtime.send_file("name", f"{home}/{target}")
     assert (sshd.home / path).read_text() == target
-    runtime.get_file(f"~/{path}", "back")
+    runtime.get_file(f"{home}/{path}", "back")
     assert (here / "back").read_text() == target
+
+
+def test_variable_of_the_home_directory_is_literal_on_the_manager(runtime, there, here):
+    """Where the script can expand it."""
+    (here / "$HOME").mkdir()
+    (here / "$HOME" / "name").write_text("hello")
+    runtime.send_file("$HOME/name")
+    assert (there / "name").read_text() == "hello"
+    runtime.get_file("name", "$HOME/back")
+    assert (here / "$HOME" / "back").read_text() == "hello"
 
 
 @pytest.mark.parametrize(("target", "path"), [("~/got/new", "got/new"), ("~/got/", "got/name")])
@@ -251,12 +264,21 @@ def test_tilde_on_the_manager(runtime, there, target, path):
     assert (there / "back").read_text() == target
 
 
-def test_home_directory_is_a_folder_to_put_it_into(runtime, sshd, there, here):
-    """`~` alone."""
+@pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])
+def test_home_directory_is_a_folder_to_put_it_into(runtime, sshd, there, here, home):
+    """Alone."""
     name = f"in-home-{os.urandom(4).hex()}"
     (here / name).write_text("hello")
-    runtime.send_file(name, "~")
+    runtime.send_file(name, home)
     assert (sshd.home / name).read_text() == "hello"
+
+
+@pytest.mark.parametrize("home", ["~", "$HOME/", "${HOME}"])
+def test_home_directory_has_no_name_for_a_copy(runtime, there, here, home):
+    """It is not called `$HOME` here."""
+    with pytest.raises(TaskExecutionError, match="name"):
+        runtime.get_file(home)
+    assert not any(here.iterdir())
 
 
 def test_file_below_a_folder_is_the_one_that_is_got(runtime, here, there):

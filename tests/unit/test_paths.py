@@ -72,3 +72,87 @@ def test_pwd_is_the_current_folder(monkeypatch, tmp_path):
         monkeypatch.setenv("PWD", inherited)
         assert paths.expand_variables("${PWD}") == shell_text("${PWD}")
     assert paths.expand_variables("$PWD") == str(tmp_path / "link")
+
+
+# --- Paths ---
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """The home directory, reached through a link, with a folder that leads elsewhere."""
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "home").symlink_to("real")
+    (tmp_path / "real" / "link").symlink_to("/usr/bin")
+    path = str(tmp_path / "home")
+    monkeypatch.setenv("HOME", path)
+    monkeypatch.chdir(path)
+    monkeypatch.setenv("PWD", path)
+    return path
+
+
+@pytest.mark.parametrize("start", ["~", "$HOME", "${HOME}"])
+@pytest.mark.parametrize("rest", ["", "/", "/a b", "/a/$HOME/~/${HOME}"])
+def test_home_directory_at_the_start_of_a_path_is_expanded(home, start, rest):
+    """Links on the way to it stay in the path."""
+    assert paths.expand(start + rest) == home + rest.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "$HOME2",
+        "$HOMEX/a",
+        "${HOME}x",
+        "${HOME}a/b",
+        "$HOME ",
+        "$HOME\n",
+        "$USER/a",
+        "${PWD}/a",
+        "$(id)",
+        "`id`",
+        "*",
+        "a/~",
+        "a/$HOME",
+        "./x/${HOME}",
+        "\\$HOME",
+        "$home",
+        "${HOME",
+        "$",
+    ],
+)
+def test_everything_else_in_a_path_is_literal(home, path):
+    """No other variable is expanded, and no variable elsewhere."""
+    expected = path[len("./") :] if path.startswith("./") else path
+    assert paths.expand(path) == f"{home}/{expected}"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/", "/"),
+        ("//a//b/", "/a/b"),
+        ("/a/./b/.", "/a/b"),
+        ("/..", "/"),
+        ("/a/.../b", "/a/.../b"),
+        ("/nonexistent/../b", "/b"),
+    ],
+)
+def test_an_absolute_path_stays_as_it_is(path, expected):
+    """But for what means nothing."""
+    assert paths.expand(path) == expected
+
+
+def test_two_dots_lead_where_the_system_goes(home):
+    """Which is not the folder with the link."""
+    assert paths.expand("link/../share/x") == os.path.realpath("/usr/bin/..") + "/share/x"
+    assert paths.expand("deep/../link/y") == os.path.realpath(home) + "/link/y"
+
+
+def test_an_absolute_path_needs_no_current_folder(tmp_path, monkeypatch):
+    """It may have gone."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert paths.expand("/a") == "/a"
+    with pytest.raises(FileNotFoundError):
+        paths.expand("a")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
 from typing import Any
 
@@ -12,8 +11,8 @@ from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster.connection import Connection
 
 # By the id of the object: fabric takes two objects for equal that have the same user and host.
+# Without a lock, which a fork could leave locked: each step of its use is atomic.
 _logins: dict[int, Connection] = {}
-_lock = threading.RLock()  # a garbage collection may come at any time
 
 
 def login_of(fabric_connection: Any) -> Connection:
@@ -30,18 +29,17 @@ def login_of(fabric_connection: Any) -> Connection:
     kwargs = translate_connection_kwargs(given_kwargs(fabric_connection))
     made = Connection(fabric_connection.original_host, **kwargs)
     key = id(fabric_connection)
-    with _lock:
-        kept = _logins.get(key)
-        if kept is None:
-            weakref.finalize(fabric_connection, _logins.pop, key, None)
-            kind: Any = type(fabric_connection)
-            # fabric's own __setattr__ would take it for a setting.
-            object.__setattr__(fabric_connection, "__class__", _closing_both(kind))
-        elif kept._settings == made._settings:
-            return kept
-        # An old one ends when no thread uses it any more.
-        _logins[key] = made
-    return made
+    kept = _logins.setdefault(key, made)
+    if kept is made:
+        weakref.finalize(fabric_connection, _logins.pop, key, None)
+        kind: Any = type(fabric_connection)
+        # fabric's own __setattr__ would take it for a setting.
+        object.__setattr__(fabric_connection, "__class__", _closing_both(kind))
+    elif not kept._is_owner or kept._settings != made._settings:
+        # In a forked child the parent's login cannot be used. An old one of this process ends when
+        # no thread uses it any more.
+        _logins[key] = kept = made
+    return kept
 
 
 @functools.cache

@@ -295,6 +295,26 @@ def test_threads_that_use_one_object_share_its_login(own_sshd: LoopbackSshd, hos
     connection.close()
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork beside threads
+def test_a_forked_child_logs_in_by_itself(own_sshd: LoopbackSshd, host: Any) -> None:
+    """And leaves the login of its parent alone."""
+    connection = host()
+    log(connection, "true")
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            status = 0 if log(connection, "echo hi") == ["hi\n"] else 2
+            connection.close()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    log(connection, "true")
+    assert logins(own_sshd) == 2
+    connection.close()
+    await_nothing_on_manager(own_sshd)
+
+
 def test_fabric_itself_goes_on_beside_it(own_sshd: LoopbackSshd, host: Any) -> None:
     """Its own login and ours know nothing of each other, and one `close` ends both."""
     connection = host(connect_kwargs={"allow_agent": False, "look_for_keys": False})

@@ -10,6 +10,7 @@ import collections
 import io
 import itertools
 import os
+import posix
 import threading
 import weakref
 from typing import Union
@@ -44,7 +45,7 @@ class _File:
 
     def __del__(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
 
     def new_block(self) -> int:
         try:

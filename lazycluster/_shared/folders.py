@@ -6,6 +6,7 @@ Every connection has this module from its login on, since its end removes tempor
 import contextlib
 import errno
 import os
+import posix
 import stat
 import sys
 
@@ -44,7 +45,7 @@ class Folder:
         """Go down into a folder; an OSError if the entry is not one or cannot be opened."""
         below = os.open(name, OPEN_FOLDER, dir_fd=self.fd)
         status = os.fstat(self.fd)
-        os.close(self.fd)
+        posix.close(self.fd)
         self.fd = below
         self.names.append(name)
         self.entry = b""
@@ -64,9 +65,9 @@ class Folder:
             if attributes is not None:
                 set_attributes(self.fd, attributes)
         except OSError:
-            os.close(above)
+            posix.close(above)
             raise
-        os.close(self.fd)
+        posix.close(self.fd)
         self.fd = above
         return self.names.pop()
 
@@ -79,7 +80,7 @@ class Folder:
         """Close the descriptor; a second call does nothing."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            posix.close(fd)
 
 
 def walk(folder: "Folder", removing: "bool" = False) -> "Iterator[tuple[int, bytes]]":

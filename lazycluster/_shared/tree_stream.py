@@ -14,6 +14,7 @@ files, sparse files dense ones.
 
 import errno
 import os
+import posix
 import stat
 import struct
 import sys
@@ -168,7 +169,7 @@ def _entry(
             if stat.S_ISREG(status.st_mode):
                 yield from _file(fd, name, status, on_data)
                 return
-            os.close(fd)
+            posix.close(fd)
         else:
             status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
@@ -213,4 +214,4 @@ def _file(
             raise
         yield NO_MORE_DATA
     finally:
-        os.close(fd)
+        posix.close(fd)

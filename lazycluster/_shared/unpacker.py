@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import posix
 import stat
 
 from . import folders, paths
@@ -103,7 +104,7 @@ class Unpacker:
         if fd >= 0:
             # NFS reports failed writes here; the file is removed anyway.
             with contextlib.suppress(OSError):
-                os.close(fd)
+                posix.close(fd)
         self._folder.close()
         if self._made:
             self._made = not folders.remove_tree(self.temporary)
@@ -257,7 +258,7 @@ class Unpacker:
         if not self._attributes:
             call_if_supported(os.fsync, self._file)
         fd, self._file = self._file, -1
-        os.close(fd)  # NFS may report here that its disk is full
+        posix.close(fd)  # NFS may report here that its disk is full
         self._folder.entry = b""
 
     def _leave(self) -> "None":
@@ -359,4 +360,4 @@ def _sync_folder(path: "str") -> "None":
     try:
         os.fsync(fd)
     finally:
-        os.close(fd)
+        posix.close(fd)

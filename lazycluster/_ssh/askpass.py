@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import posix
 import re
 import termios
 import time
@@ -225,7 +226,7 @@ class Askpass:
                 return ""
             return _read_line(terminal, question.prompt, until=self._pipes.questions)
         finally:
-            os.close(terminal)
+            posix.close(terminal)
 
 
 class _Pipes:
@@ -255,7 +256,7 @@ class _Pipes:
             os.write(self.questions, b"\0")
 
     def close(self) -> None:
-        os.close(self.questions)
+        posix.close(self.questions)
         for name in ("question", "answer"):
             with contextlib.suppress(OSError):  # the guard has removed them
                 os.unlink(os.path.join(self._folder, name))
@@ -296,7 +297,7 @@ class _Pipes:
             with contextlib.suppress(OSError):  # ssh has ended the program
                 if answer is not None:
                     os.write(fd, os.fsencode(answer) + b"\n")
-            os.close(fd)
+            posix.close(fd)
             return
 
 

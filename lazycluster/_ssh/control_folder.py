@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import posix
 import shutil
 import socket
 import stat
@@ -73,7 +74,9 @@ def _control_folder_in(parent: str) -> str:
         status = os.lstat(folder)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
             raise LazyclusterError("A folder made there is not private")
-        os.close(os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        posix.close(
+            os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        )
         with socket.socket(socket.AF_UNIX) as probe:
             probe.bind(path)
         os.unlink(path)

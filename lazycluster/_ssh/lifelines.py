@@ -3,16 +3,29 @@
 Only this process holds them. A forked child that kept a copy open would keep the other process
 alive after the manager's death (seen with `os.fork` and with multiprocessing), so a child closes
 its copies. exec closes them, like all of Python's descriptors.
+
+`posix.close` is close(2). gevent replaces `os.close`: its own one returns at once and closes the
+descriptor when its loop has had another event (seen with 25.9 and 26.9), which may be the very
+event that the close should cause. So no module of the manager uses `os.close`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import posix
 import threading
+from collections.abc import Iterator
+
+
+class _Inherited(threading.local):
+    fds: tuple[int, ...] = ()
+
 
 _lock = threading.Lock()
 _held: set[int] = set()
+_inherited = _Inherited()
 _watching_forks = False
 
 
@@ -40,7 +53,7 @@ def _above_standard_streams(fd: int) -> int:
     if fd > 2:
         return fd
     higher: int = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(fd)
+    posix.close(fd)
     return higher
 
 
@@ -49,12 +62,25 @@ def close(fd: int) -> int:
     with _lock:
         if fd in _held:
             _held.discard(fd)
-            os.close(fd)
+            posix.close(fd)
     return -1
 
 
+@contextlib.contextmanager
+def inherited(*fds: int) -> Iterator[None]:
+    """Keep these ends open in the child that this thread starts meanwhile.
+
+    gevent's Popen starts it by `os.fork`, so that the child would close its own standard streams.
+    """
+    _inherited.fds = fds
+    try:
+        yield
+    finally:
+        _inherited.fds = ()
+
+
 def _close_in_child() -> None:
-    for fd in _held:
-        os.close(fd)
+    for fd in _held.difference(_inherited.fds):
+        posix.close(fd)
     _held.clear()
     _lock.release()

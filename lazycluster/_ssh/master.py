@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import posix
 import re
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ class Master:
             on_error.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.control_path = os.path.join(self.folder, "s")
             self._log = os.open(os.path.join(self.folder, "log"), os.O_RDONLY | os.O_CLOEXEC)
-            on_error.callback(os.close, self._log)
+            on_error.callback(posix.close, self._log)
             if settings.may_be_asked:
                 self.askpass = Askpass(self.folder, settings)
                 on_error.callback(self.askpass.close)
@@ -82,14 +83,15 @@ class Master:
                     frames.enlarge_pipe_buffer(fd)
                 os.set_blocking(self.lifeline, False)
                 guard = ["/bin/sh", "-c", read_script("guard"), "lazycluster-guard", self.folder]
-                self._guard = subprocess.Popen(
-                    [*guard, *argv],
-                    stdin=ssh_input,
-                    stdout=ssh_output,
-                    stderr=guard_input,
-                    env=environment,
-                    start_new_session=True,
-                )
+                with lifelines.inherited(ssh_input, ssh_output, guard_input):
+                    self._guard = subprocess.Popen(
+                        [*guard, *argv],
+                        stdin=ssh_input,
+                        stdout=ssh_output,
+                        stderr=guard_input,
+                        env=environment,
+                        start_new_session=True,
+                    )
             on_error.pop_all()
 
     def log(self) -> str:
@@ -148,7 +150,7 @@ class Master:
                 end = os.pread(self._log, 99, max(0, os.fstat(self._log).st_size - 99))
                 if status := _STATUS.search(end):
                     self._exit_status = int(status[1])
-                os.close(self._log)
+                posix.close(self._log)
                 self._log = -1
         return self._exit_status
 

@@ -116,7 +116,8 @@ def _run(transport: Transport, data: bytes, timeout: float | None) -> Ending:
                     "computer holds.",
                     host=transport.settings.host,
                 )
-            client = start_client(argv, stdin=reader)
+            with lifelines.inherited(reader):
+                client = start_client(argv, stdin=reader)
         finally:
             lifelines.close(reader)
         try:

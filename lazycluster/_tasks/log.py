@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import logging
 import os
+import posix
 import re
 import sys
 import threading
@@ -136,7 +137,7 @@ class ExecutionLog:
             self._closed = True
             fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            posix.close(fd)
 
     def _begin_step(self, index: int) -> None:
         while len(self._steps) <= index:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import posix
 import resource
 import shutil
 import stat
@@ -1127,7 +1128,7 @@ def test_error_of_close_fails_the_copy(place, monkeypatch):
     """NFS says only there that its disk is full."""
     make(place / "source", file(bytes(12345)))
     stream = list(tree_stream.pack(str(place / "source")))
-    close = os.close
+    close = posix.close
 
     def failing(fd: int) -> None:
         size = os.fstat(fd).st_size
@@ -1136,7 +1137,7 @@ def test_error_of_close_fails_the_copy(place, monkeypatch):
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     unpacker = Unpacker(str(place / "target"), None)
-    monkeypatch.setattr(os, "close", failing)
+    monkeypatch.setattr(posix, "close", failing)
     with pytest.raises(OSError, match="target") as caught:
         unpacker.feed(stream[0])
     monkeypatch.undo()

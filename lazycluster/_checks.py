@@ -3,40 +3,56 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 
 
-def checked_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def checked_environment(
+    environment: Mapping[str, Any] | Iterable[tuple[str, Any]],
+) -> dict[str, str]:
     """Return a copy of environment variables that any host can set.
 
+    Numbers and booleans are converted by `str()`.
+
     Raises:
-        ValueError: If a name is invalid, or a value is not a string without NUL. The message does
-            not contain the value, which may be a secret.
+        ValueError: If a name is invalid, or a value is something else, or holds a NUL. The message
+            does not contain the value, which may be a secret.
+        TypeError: If it does not have names and values.
     """
-    for name, value in environment.items():
+    checked = {}
+    for name, value in dict(environment).items():
         if not isinstance(name, str) or not _ENVIRONMENT_NAME.match(name):
             raise ValueError(
                 f"Invalid name of an environment variable {name!r}: use letters, digits and "
                 "underscores, and no digit first."
             )
-        if not isinstance(value, str):
-            raise ValueError(f"The environment variable {name} must be a string.")
-        check_text(value, f"The environment variable {name}")
-    return dict(environment)
+        if not isinstance(value, (str, int, float)):
+            raise ValueError(
+                f"The environment variable {name} must be a string, a number or a boolean."
+            )
+        checked[name] = str(value)
+        check_text(checked[name], f"The environment variable {name}")
+    return checked
 
 
-def check_path(path: str, what: str) -> None:
-    """Check that a host can have this path; the message calls it `what`, like "The local path".
+def checked_path(path: str | os.PathLike[str], what: str) -> str:
+    """Return a path that a host can have; the messages call it `what`, like "The local path".
 
     Raises:
         ValueError: If it is empty, or contains a NUL or half of a surrogate pair.
+        TypeError: If it is bytes.
     """
-    if not isinstance(path, str) or not path:
+    text: object = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if isinstance(text, bytes):
+        raise TypeError(f"{what} must be a string; os.fsdecode makes one of bytes.")
+    if not isinstance(text, str) or not text:
         raise ValueError(f"{what} must be a string that is not empty.")
-    check_text(path, what)
+    check_text(text, what)
+    return text
 
 
 def check_text(text: str, what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any
 
 from lazycluster._checks import check_seconds
@@ -47,11 +48,14 @@ _KNOWN = (
 )
 
 
-def translate_connection_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def translate_connection_kwargs(
+    kwargs: Mapping[str, Any], parameters: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Translate the `connection_kwargs` of a Runtime to the parameters of a Connection.
 
     These are parameters of Connection, names of paramiko and fabric that have a meaning in OpenSSH,
-    and `connect_kwargs` with a mapping of such names. None means not given.
+    and `connect_kwargs` with a mapping of such names. None means not given. `parameters` are
+    parameters of Connection that were given beside them.
 
     Raises:
         ValueError: If a name is unknown (the message lists the known names) or has no meaning for
@@ -59,7 +63,8 @@ def translate_connection_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """
     translated: dict[str, Any] = {}
     options: dict[str, Any] = {}
-    given = _flattened(kwargs)
+    typed = [(name, value) for name, value in parameters.items() if value is not None]
+    given = [*_flattened(kwargs), *typed]
     for name, value in given:
         if name == "options":
             if not isinstance(value, Mapping):
@@ -86,6 +91,8 @@ def translate_connection_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _flattened(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return the given names and values, with `connect_kwargs` spread out, all names known."""
+    if not isinstance(kwargs, Mapping):
+        raise ValueError("Invalid connection_kwargs: they must map names to values.")
     items: list[tuple[str, Any]] = []
     for name, value in kwargs.items():
         if name != "connect_kwargs":

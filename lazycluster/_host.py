@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import threading
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any, NoReturn
 
-from lazycluster._checks import check_path, check_text, checked_environment, checked_port
-from lazycluster._fabric_kwargs import translate_connection_kwargs
+from lazycluster._checks import check_text, checked_path, checked_port
+from lazycluster._env_variables import EnvVariables
 from lazycluster._host_info import HostInfo
 from lazycluster._tasks.execution import Target
 from lazycluster._text import show
 from lazycluster._working_dir import WorkingDirectory, make_directory
 from lazycluster.connection import Connection
-from lazycluster.exceptions import InvalidRuntimeError, LazyclusterError, NoPortsLeftError
+from lazycluster.exceptions import (
+    InvalidRuntimeError,
+    LazyclusterError,
+    NoPortsLeftError,
+    PathCreationError,
+)
 
 
 class Host:
@@ -26,35 +34,57 @@ class Host:
     WORKING_DIR_ENV_VAR_NAME = "WORKING_DIR"
     """The environment variable with the path of the working directory."""
 
-    def __init__(
-        self,
-        host: str,
-        working_dir: str | None = None,
-        connection_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        if working_dir is not None:
-            check_path(working_dir, "The working directory")
-        keywords = translate_connection_kwargs(connection_kwargs or {})
-        self._connection = Connection(host, **keywords)
+    LOCALHOST = "localhost"
+    """The name under which a host can be the manager itself."""
+
+    log: logging.Logger = logging.getLogger("lazycluster.runtimes")
+    """The logger of Runtimes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         # For attributes, never held over a request. Reentrant, because a signal handler may use the
         # Runtime while this thread holds it.
         self._lock = threading.RLock()
-        self._env_variables: dict[str, str] = {}
+        self._env_variables = EnvVariables(lock=self._lock)
         self._info: HostInfo | None = None
-        self._working_dir = WorkingDirectory(self._connection)
+        set_variable = functools.partial(self._env_variables.reserve, self.WORKING_DIR_ENV_VAR_NAME)
+        self._working_dir = WorkingDirectory(connection, set_variable)
+        self._is_starting = True
+
+    def _start(self, working_dir: str | None) -> None:
+        """Log in, make the working directory and ask `is_valid_runtime`.
+
+        Raises:
+            InvalidRuntimeError: If the host cannot be used.
+            PathCreationError: If the working directory cannot be made.
+        """
         try:
-            self._working_dir.open(working_dir)
-        except LazyclusterError as error:
-            self._connection.close()
-            raise InvalidRuntimeError(
-                f"{host} cannot be used as a Runtime. {error}", host=host
-            ) from error
+            self._log_in(working_dir)
+            if not self.is_valid_runtime():
+                reason = "is_valid_runtime() returned False"
+                raise InvalidRuntimeError(
+                    f"{self.host} cannot be used as a Runtime: {reason}.", host=self.host
+                )
         except BaseException:
             self._connection.close()
             raise
+        self._is_starting = False
+
+    def _log_in(self, working_dir: str | None) -> None:
+        try:
+            self._working_dir.open(working_dir)
+        except PathCreationError:
+            raise
+        except LazyclusterError as error:
+            raise InvalidRuntimeError(
+                f"{self.host} cannot be used as a Runtime. {error}", host=self.host
+            ) from error
 
     def __repr__(self) -> str:
         return f"<Runtime {self.host!r}>"
+
+    def __str__(self) -> str:
+        return f"{self.class_name}: {self.host}"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("A Runtime cannot be pickled or copied; make one where it is needed.")
@@ -71,55 +101,60 @@ class Host:
 
     @property
     def working_dir(self) -> str:
-        """Return the path of the working directory on the host.
+        """Return the path of the working directory on the host, as it was given, made absolute.
 
-        Assign a path to use another directory, which is made if it is missing. A temporary
+        Links stay in it, and PWD has the same text. Assign a path to use another directory, which
+        is made if it is missing; a relative path begins at the home directory. A temporary
         directory that it replaces is removed, unless it contains the new one.
 
         Raises:
-            ValueError: On assignment, if the path is empty or holds a NUL character.
+            ValueError: On assignment, if the path is empty or invalid.
             PathCreationError: On assignment, if the directory cannot be made.
         """
         return self._working_dir.path
 
     @working_dir.setter
-    def working_dir(self, path: str) -> None:
-        check_path(path, "The working directory")
-        self._working_dir.change(path)
+    def working_dir(self, path: str | PathLike[str]) -> None:
+        self._working_dir.change(checked_path(path, "The working directory"))
 
     @property
     def env_variables(self) -> dict[str, str]:
-        """Return a copy of the environment variables of all tasks, with the working directory's.
+        """Return the environment variables of all tasks.
 
-        Assign a dictionary to replace them; `add_env_variables` adds to them. The variables of a
-        task override them.
+        The dictionary is live: later tasks get what is changed in it. Numbers and booleans become
+        strings. It always has the path of the working directory. Assign names and values to replace
+        all others. The variables of a task override those of its Runtime.
 
         Raises:
-            ValueError: On assignment, if a name is invalid or a value is not a string without NUL.
+            ValueError: On a change, if a name is invalid, a value is something else or holds a NUL,
+                or the working directory's variable would change. No message has a value.
         """
-        return {**self._env_variables, self.WORKING_DIR_ENV_VAR_NAME: self.working_dir}
+        return self._env_variables
 
     @env_variables.setter
-    def env_variables(self, env_variables: Mapping[str, str]) -> None:
-        checked = checked_environment(env_variables)
-        with self._lock:
-            self._env_variables = checked
+    def env_variables(self, env_variables: Mapping[str, str | float]) -> None:
+        self._env_variables.replace(env_variables)
 
-    def add_env_variables(self, env_variables: dict[str, str]) -> None:
+    def add_env_variables(self, env_variables: Mapping[str, str | float]) -> None:
         """Add environment variables for all tasks; a name that exists gets the new value.
 
         Args:
             env_variables: Names and values. Any value without a NUL character arrives unchanged.
 
         Raises:
-            ValueError: If a name is invalid or a value is not a string without NUL.
+            ValueError: As for `env_variables`.
         """
-        checked = checked_environment(env_variables)
-        with self._lock:
-            self._env_variables = {**self._env_variables, **checked}
+        self._env_variables.update(env_variables)
 
     def is_valid_runtime(self) -> bool:
-        """Return True if the host can be used now; never raise."""
+        """Return True if the host can be used now; never raise.
+
+        The constructor calls it at its end, before a subclass has set attributes of its own.
+        Override it to require more of a host: if it returns False, the constructor raises
+        InvalidRuntimeError.
+        """
+        if self._is_starting:  # the login has shown it
+            return True
         try:
             self._operate("make_directory", path=".")
         except LazyclusterError:
@@ -207,27 +242,30 @@ class Host:
         """Return a text in which the host has expanded `$NAME` and `${NAME}`.
 
         Args:
-            msg: The text; `echo("${PWD}")` returns the working directory. Everything else is
-                literal, `$(…)` and backticks too; use `run_command` for commands.
+            msg: The text; of another object `str()` makes one. `echo("${PWD}")` returns the working
+                directory. Everything else is literal, `$(…)` and backticks too; use `run_command`
+                for commands.
 
         Raises:
             ValueError: If the text holds a NUL character.
             LazyclusterError: If the host does not answer.
         """
-        check_text(msg, "The text")
-        return str(self._operate("expand_variables", text=msg))
+        text = str(msg)
+        check_text(text, "The text")
+        return str(self._operate("expand_variables", text=text))
 
-    def create_dir(self, path: str) -> None:
+    def create_dir(self, path: str | PathLike[str]) -> None:
         """Make a directory on the host, with missing parents; an existing one is not an error.
 
         Args:
-            path: The directory, relative to the working directory.
+            path: The directory, relative to the working directory. A leading `~`, `$HOME/` or
+                `${HOME}/` is the home directory; everything else is literal.
 
         Raises:
             ValueError: If the path is empty or invalid.
             PathCreationError: If the directory cannot be made; the message has the reason.
         """
-        check_path(path, "The path")
+        path = checked_path(path, "The path")
         make_directory(self.host, self._find_target({}), "make_directory", path=path)
 
     def create_tempdir(self) -> str:
@@ -238,11 +276,12 @@ class Host:
         """
         return make_directory(self.host, self._find_target({}), "make_private_directory")
 
-    def delete_dir(self, path: str) -> bool:
+    def delete_dir(self, path: str | PathLike[str]) -> bool:
         """Delete a directory on the host with its contents; links are deleted as links.
 
         Args:
-            path: The directory, relative to the working directory.
+            path: The directory, relative to the working directory. A leading `~`, `$HOME/` or
+                `${HOME}/` is the home directory; everything else is literal.
 
         Returns:
             True if the directory existed and is completely deleted.
@@ -250,7 +289,7 @@ class Host:
         Raises:
             ValueError: If the path is empty, or is the root or the home directory.
         """
-        check_path(path, "The path")
+        path = checked_path(path, "The path")
         deleted = self._operate("delete_directory", path=path)
         if deleted is None:
             raise ValueError(f"{path!r} on {self.host} is the root or the home directory.")
@@ -285,7 +324,8 @@ class Host:
     def _find_target(self, own: Mapping[str, str]) -> Target:
         """Return where steps with a task's own variables run now, after a login if needed."""
         conversation, path = self._working_dir.find()
-        environment = {**self._env_variables, self.WORKING_DIR_ENV_VAR_NAME: path, **own}
+        variables = self._env_variables.snapshot()
+        environment = {**variables, self.WORKING_DIR_ENV_VAR_NAME: path, **own}
         return Target(conversation, path, environment)
 
     def _operate(self, operation: str, **arguments: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lazycluster._tasks.execution import Target
@@ -39,10 +40,12 @@ class WorkingDirectory:
 
     Args:
         connection: The connection to the host.
+        on_change: Called with each new path.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, on_change: Callable[[str], None]) -> None:
         self._connection = connection
+        self._on_change = on_change
         self._lock = threading.RLock()  # for the two below, never held over a request
         self._path = ""
         self._temporary_of: Conversation | None = None
@@ -62,9 +65,15 @@ class WorkingDirectory:
             path: The directory; None for a temporary one.
         """
         if path is not None:
-            self._path = self._make_at_login("make_directory", path=path)[1]
-            return
-        self._temporary_of, self._path = self._make_at_login("make_private_directory")
+            self._set(self._make_at_login("make_directory", path=path)[1], None)
+        else:
+            conversation, made = self._make_at_login("make_private_directory")
+            self._set(made, conversation)
+
+    def _set(self, path: str, temporary_of: Conversation | None) -> None:
+        with self._lock:
+            self._path, self._temporary_of = path, temporary_of
+            self._on_change(path)
 
     def change(self, path: str) -> None:
         """Make another directory and use it; remove a temporary one that it replaces.
@@ -74,11 +83,11 @@ class WorkingDirectory:
         self._connection._check_owner()
         made = self._make_at_login("make_directory", path=path)[1]
         with self._lock:
-            old, self._path = self._path, made
-            conversation = self._temporary_of
-            if conversation is None or f"{made}/".startswith(f"{old}/"):
-                return
-            self._temporary_of = None
+            old, conversation = self._path, self._temporary_of
+            is_needed = conversation is None or f"{made}/".startswith(f"{old}/")
+            self._set(made, conversation if is_needed else None)
+        if conversation is None or is_needed:
+            return
         try:
             Target(conversation).operate("remove_tree", path=old)
         except ConnectionLostError:  # the directory ended with its conversation
@@ -109,7 +118,7 @@ class WorkingDirectory:
         with self._lock:
             if self._path != old:  # changed meanwhile; `made` ends with its conversation
                 return self._path
-            self._path, self._temporary_of = made, conversation
+            self._set(made, conversation)
         _logger.warning(
             "The connection to %s was lost and opened again. The temporary working directory is "
             "now %s, which is empty, in place of %s.",

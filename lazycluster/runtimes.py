@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from lazycluster._checks import check_path, checked_environment
+from lazycluster._checks import checked_environment, checked_path
+from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call
 from lazycluster._host import Host
 from lazycluster._tasks.history import EXECUTIONS_KEPT, History
 from lazycluster._text import quoted, show
+from lazycluster.connection import Connection
 from lazycluster.exceptions import CommandError, TaskExecutionError
 from lazycluster.processes import (
     KEY_DELIMITER,
@@ -26,6 +29,10 @@ from lazycluster.processes import (
 from lazycluster.tasks import RuntimeTask
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self  # of the standard library only from Python 3.11 on
+
     from lazycluster.forwards import Forward
 
 __all__ = ["Runtime", "RuntimeTask"]
@@ -54,16 +61,20 @@ class Runtime(Host):
             that have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway` and
             others, see the page "Coming from lazycluster 0.2 or fabric").
 
+    The keyword-only parameters are those of `Connection`, which explains them and has the defaults;
+    None means not given. A parameter may be here or in `connection_kwargs`.
+
     Raises:
         ValueError: If an argument is invalid; checked before any process starts.
-        InvalidRuntimeError: If the host cannot be used; message and `__cause__` have the reason.
+        InvalidRuntimeError: If the host cannot be used; message and `__cause__` have the reason. Or
+            if `is_valid_runtime` of a subclass returns False.
+        PathCreationError: If the working directory cannot be made.
 
     Examples:
-        >>> runtime = Runtime("my-host")
-        >>> task = runtime.execute_function(pow, base=2, exp=3)
+        >>> with Runtime("my-host") as runtime:
+        ...     task = runtime.execute_function(pow, base=2, exp=3)
         >>> next(task.function_returns)
         8
-        >>> runtime.cleanup()
     """
 
     def __init__(
@@ -71,10 +82,57 @@ class Runtime(Host):
         host: str,
         working_dir: str | None = None,
         connection_kwargs: dict[str, Any] | None = None,
+        *,
+        user: str | None = None,
+        port: int | None = None,
+        config_file: str | PathLike[str] | None = None,
+        identity_file: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+        jump_host: str | None = None,
+        connect_timeout: float | None = None,
+        keepalive: float | None = None,
+        orphan_timeout: float | None = None,
+        password: str | None = None,
+        passphrase: str | None = None,
+        password_prompt: str | None = None,
+        interactive: bool | None = None,
+        python: str | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(host, working_dir, connection_kwargs)
+        if working_dir is not None and working_dir != "":
+            working_dir = checked_path(working_dir, "The working directory")
+        parameters = {
+            "user": user,
+            "port": port,
+            "config_file": config_file,
+            "identity_file": identity_file,
+            "jump_host": jump_host,
+            "connect_timeout": connect_timeout,
+            "keepalive": keepalive,
+            "orphan_timeout": orphan_timeout,
+            "password": password,
+            "passphrase": passphrase,
+            "password_prompt": password_prompt,
+            "interactive": interactive,
+            "python": python,
+            "options": options,
+        }
+        keywords = translate_connection_kwargs(connection_kwargs or {}, parameters)
+        super().__init__(Connection(host, **keywords))
         self._processes: dict[str, TaskProcess | PortExposure] = {}
         self._history = History(self.host, self._processes)
+        self._closed = False
+        self._start(working_dir or None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def check_filter(
         self,
@@ -90,12 +148,14 @@ class Runtime(Host):
             gpu_required: If True, a GPU is required. Defaults to False.
             min_memory: The least memory in MB of 2**20 bytes. Defaults to None, any.
             min_cpu_cores: The least number of CPU cores. Defaults to None, any.
-            installed_executables: Names of programs that must be on the PATH.
+            installed_executables: Names of programs that must be on the PATH. Defaults to None,
+                none; an empty string means none too.
             filter_commands: Shell commands, each of which must succeed and print `true` as the last
-                line of its output; what start files print before it does not count.
+                line of its output; what start files print before it does not count. Defaults to
+                None, none; an empty string means none too.
 
         Raises:
-            ValueError: If a name or a command is empty.
+            ValueError: If a name or a command in a list is empty.
             TaskExecutionError: If the connection was lost while a command ran.
         """
         lacks: list[str | None] = []
@@ -113,7 +173,7 @@ class Runtime(Host):
         return not found
 
     def _find_missing(self, name: str) -> str | None:
-        check_path(name, "The name of an executable")
+        name = checked_path(name, "The name of an executable")
         return None if self._operate("is_executable", name=name) else f"the program {name!r}"
 
     def _find_refusal(self, command: str) -> str | None:
@@ -418,14 +478,19 @@ class Runtime(Host):
         """
         return kind_of(process_key) in (PORT_TO_RUNTIME, PORT_FROM_RUNTIME)
 
+    def close(self) -> None:
+        """Do what `cleanup` does; the end of a `with` block calls it."""
+        self.cleanup()
+
     def cleanup(self) -> None:
         """End everything that was started here, remove a temporary working directory, log out.
 
-        Logs and values stay with their tasks. A second call does nothing. A later use logs in
-        again.
+        Logs and values stay with their tasks. A second call does nothing. A task, a file or a port
+        after it logs in again.
         """
         if not self._connection._is_owner:
             return
+        self._closed = True
         for process in self.task_processes:
             if process.is_alive():
                 process._execution.stopped_by = signal.SIGTERM
@@ -444,6 +509,6 @@ class Runtime(Host):
 
 
 def _listed(value: str | list[str] | None) -> list[str]:
-    if value is None:
+    if value is None or value == "":
         return []
     return [value] if isinstance(value, str) else list(value)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from lazycluster._checks import (
-    check_path,
     check_text,
     checked_environment,
+    checked_path,
     checked_timeout,
     checked_words,
 )
+from lazycluster._env_variables import EnvVariables
 from lazycluster._fabric_connection import (
     FabricConnection,
     is_fabric_connection,
@@ -61,7 +62,7 @@ class RuntimeTask:
             raise ValueError("The name of a task must be a string that is not empty.")
         self._name = name if name is not None else f"task-{id(self)}"
         self._steps: list[Step] = []
-        self._env_variables: dict[str, str] = {}
+        self._env_variables = EnvVariables()
         self._execution: Execution | None = None
         self._process: TaskProcess | None = None
         self._error: TaskExecutionError | None = None
@@ -71,6 +72,10 @@ class RuntimeTask:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_process": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._env_variables = EnvVariables(self._env_variables)
 
     @property
     def name(self) -> str:
@@ -86,16 +91,18 @@ class RuntimeTask:
     def env_variables(self) -> dict[str, str]:
         """Return the environment variables of all steps; they override the Runtime's.
 
-        Any value without a NUL character arrives unchanged.
+        The dictionary is live, and numbers and booleans become strings; see
+        `Runtime.env_variables`. Any value without a NUL character arrives unchanged.
 
         Raises:
-            ValueError: On assignment, if a name is invalid or a value is not a string without NUL.
+            ValueError: On a change, if a name is invalid, or a value is something else or holds a
+                NUL.
         """
         return self._env_variables
 
     @env_variables.setter
-    def env_variables(self, env_variables: Mapping[str, str]) -> None:
-        self._env_variables = checked_environment(env_variables)
+    def env_variables(self, env_variables: Mapping[str, str | float]) -> None:
+        self._env_variables.replace(env_variables)
 
     @property
     def execution_log(self) -> list[str]:
@@ -239,9 +246,9 @@ class RuntimeTask:
         Raises:
             ValueError: If a path is empty or invalid, or `progress` is something else.
         """
-        check_path(local_path, "The local path")
+        local_path = checked_path(local_path, "The local path")
         if remote_path is not None:
-            check_path(remote_path, "The remote path")
+            remote_path = checked_path(remote_path, "The remote path")
         source = os.path.abspath(os.path.expanduser(local_path))
         target = "./" if remote_path is None else remote_path
         progress = checked_progress(progress)
@@ -262,9 +269,9 @@ class RuntimeTask:
                 the current folder of this process.
             progress: A callable, True or None, as for `send_file`.
         """
-        check_path(remote_path, "The remote path")
+        remote_path = checked_path(remote_path, "The remote path")
         if local_path is not None:
-            check_path(local_path, "The local path")
+            local_path = checked_path(local_path, "The local path")
         target = os.path.join(os.getcwd(), os.path.expanduser(local_path or ""))
         progress = checked_progress(progress)
         return self._add(GetFile(f"get {remote_path}", None, target, remote_path, progress))

@@ -353,8 +353,13 @@ def test_all_filters_together(runtime):
     assert [runtime.check_filter(**{**good, name: bad[name]}) for name in bad] == [False] * 4
 
 
-@pytest.mark.parametrize("empty", ["", [""], ["sh", ""]])
-def test_empty_filter(runtime, empty):
+def test_filter_that_is_an_empty_string(runtime):
+    """It is none, as in lazycluster 0.2."""
+    assert runtime.check_filter(installed_executables="", filter_commands="") is True
+
+
+@pytest.mark.parametrize("empty", [[""], ["sh", ""]])
+def test_empty_filter_in_a_list(runtime, empty):
     """It is a ValueError."""
     with pytest.raises(ValueError, match="empty"):
         runtime.check_filter(installed_executables=empty)
@@ -380,7 +385,7 @@ def test_connection_lost_while_a_filter_runs(make_sshd, make_runtime):
 
 
 @pytest.mark.parametrize(
-    "path", ["new", "new/", "./new", "a/../new", "$HOME", "a b", "-p", "ü", "*"]
+    "path", ["new", "new/", "./new", "a/../new", "./$HOME", "$HOMES", "a b", "-p", "ü", "*"]
 )
 def test_create_dir(runtime, there, path):
     """The path is relative to the working directory, and every name is literal."""
@@ -405,12 +410,28 @@ def test_create_dir_that_is_there(runtime, there):
     assert os.listdir(there / "old") == ["keep"]
 
 
-def test_create_dir_in_the_home_directory(runtime, there, sshd):
-    """`~` as the first character."""
+@pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])
+def test_create_dir_in_the_home_directory(runtime, there, sshd, home):
+    """Only as the first characters, and as a whole name."""
     name = f"made-{os.urandom(4).hex()}"
-    runtime.create_dir(f"~/{name}/~")
-    assert (sshd.home / name / "~").is_dir()
+    runtime.create_dir(f"{home}/{name}/{home}")
+    assert (sshd.home / name / home).is_dir()
     assert os.listdir(there) == []
+
+
+def test_path_of_a_dir_may_be_a_path_object(runtime, there):
+    """As everywhere in Python."""
+    runtime.create_dir(Path("a") / "b")
+    assert (there / "a" / "b").is_dir()
+    assert runtime.delete_dir(Path("a")) is True
+    assert os.listdir(there) == []
+
+
+def test_path_of_a_dir_is_not_bytes(runtime, no_process):
+    """A TypeError that names the cure."""
+    for method in (runtime.create_dir, runtime.delete_dir):
+        with pytest.raises(TypeError, match="fsdecode"):
+            method(b"new")
 
 
 @pytest.mark.parametrize("path", ["file", "file/below", "file/a/b"])
@@ -481,10 +502,11 @@ def test_delete_dir(runtime, there, path):
     assert runtime.delete_dir(path) is False
 
 
-def test_delete_dir_in_the_home_directory(runtime, there, sshd):
-    """`~` as the first character."""
+@pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])
+def test_delete_dir_in_the_home_directory(runtime, there, sshd, home):
+    """As the first characters."""
     (sshd.home / "to be deleted").mkdir()
-    assert runtime.delete_dir("~/to be deleted") is True
+    assert runtime.delete_dir(f"{home}/to be deleted") is True
     assert not (sshd.home / "to be deleted").exists()
 
 
@@ -498,7 +520,9 @@ def test_delete_dir_that_is_not_there(runtime, there, path):
     assert os.listdir(there) == ["keep"]
 
 
-@pytest.mark.parametrize("path", ["/", "//", "/.", "/..", "/tmp/..", "~", "~/", "~/.", "~/x/.."])
+@pytest.mark.parametrize(
+    "path", ["/", "//", "/.", "/..", "/tmp/..", "~", "~/", "~/.", "~/x/..", "$HOME", "${HOME}/"]
+)
 def test_f45_dir_that_is_never_deleted(runtime, there, sshd, path):
     """The root and the home directory are a ValueError."""
     (sshd.home / "keep").touch()

@@ -16,7 +16,7 @@ import pytest
 import lazycluster.runtimes
 import lazycluster.tasks
 from lazycluster import Connection, Runtime, RuntimeTask
-from lazycluster.exceptions import InvalidRuntimeError, PathCreationError, TaskExecutionError
+from lazycluster.exceptions import PathCreationError, TaskExecutionError
 from support.hosts import call, commands, ended, run
 from support.processes import is_alive
 from support.waiting import wait_until
@@ -148,6 +148,38 @@ def test_working_directory_with_a_tilde(make_runtime, home_folder):
     assert os.path.isdir(runtime.working_dir)
 
 
+@pytest.mark.parametrize("home", ["$HOME", "${HOME}"])
+def test_working_directory_below_the_variable_of_the_home(make_runtime, home_folder, home):
+    """It means the home directory at the start of a path."""
+    runtime = make_runtime(f"{home}/{os.path.basename(home_folder)}")
+    shell = run(runtime, "echo $HOME")[0].strip()
+    assert runtime.working_dir == f"{shell}/{os.path.basename(home_folder)}"
+    assert run(runtime, "pwd") == [runtime.working_dir + "\n"]
+
+
+def test_relative_working_directory_is_below_the_home_directory(make_runtime, home_folder):
+    """Its path is made absolute."""
+    name = os.path.basename(home_folder)
+    runtime = make_runtime(name)
+    assert os.path.isabs(runtime.working_dir)
+    assert os.path.samefile(runtime.working_dir, home_folder)
+    assert run(runtime, "pwd") == [runtime.working_dir + "\n"]
+
+
+def test_working_directory_below_a_link_is_what_was_given(make_runtime, tmp_path):
+    """For the manager, for commands, for functions and in texts."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    path = str(tmp_path / "link" / "new")
+    runtime = make_runtime(path)
+    assert runtime.working_dir == runtime.echo("${PWD}") == path
+    assert run(runtime, "echo $PWD; pwd; echo $WORKING_DIR") == [f"{path}\n" * 3]
+    assert call(runtime, os.getenv, key="PWD") == path
+    assert (tmp_path / "folder" / "new").is_dir()
+    runtime.working_dir = str(tmp_path / "link")
+    assert runtime.working_dir == runtime.echo("${PWD}") == str(tmp_path / "link")
+
+
 def test_tilde_elsewhere_is_a_tilde(make_runtime, tmp_path):
     """It expands as the first character only."""
     runtime = make_runtime(f"{tmp_path}/~")
@@ -156,14 +188,12 @@ def test_tilde_elsewhere_is_a_tilde(make_runtime, tmp_path):
 
 
 def test_working_directory_that_cannot_be_made(make_runtime, tmp_path, nothing_left):
-    """InvalidRuntimeError from a PathCreationError with the path; nothing is left open."""
+    """PathCreationError with the path; nothing is left open."""
     (tmp_path / "file").write_text("")
     path = str(tmp_path / "file" / "below")
-    with pytest.raises(InvalidRuntimeError) as caught:
+    with pytest.raises(PathCreationError) as caught:
         make_runtime(path)
-    cause = caught.value.__cause__
-    assert isinstance(cause, PathCreationError)
-    assert cause.path.startswith(str(tmp_path / "file"))
+    assert caught.value.path.startswith(str(tmp_path / "file"))
     nothing_left()
 
 
@@ -330,6 +360,12 @@ ODD_TEXTS = [
     "!!",
     "~",
 ]
+
+
+@pytest.mark.parametrize("value", [5, 0.5, None, True])
+def test_echo_of_something_else_is_its_text(runtime, value):
+    """As `str()` makes it."""
+    assert runtime.echo(value) == str(value)
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS)

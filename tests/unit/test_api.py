@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lazycluster
-from lazycluster import Runtime, RuntimeTask
+from lazycluster import Connection, Runtime, RuntimeTask
 
 pytestmark = pytest.mark.every_python
 
@@ -230,9 +230,29 @@ def test_docstring_names_each_parameter(cls, name, expected):
 
 @pytest.mark.parametrize("cls", [Runtime, RuntimeTask])
 def test_docstring_of_a_class_names_the_parameters(cls):
-    """It has the parameters of __init__."""
-    for parameter in parameters_of(cls.__init__):
-        assert f"{parameter.name}:" in inspect.getdoc(cls)
+    """It has the parameters of __init__; for the others of Runtime it names Connection."""
+    parameters = parameters_of(cls.__init__)
+    for parameter in parameters:
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            assert f"{parameter.name}:" in inspect.getdoc(cls)
+    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
+        assert "keyword-only parameters are those of `Connection`" in inspect.getdoc(cls)
+
+
+def test_a_runtime_takes_the_parameters_of_a_connection():
+    """Under their names, with their types; None, the default, means not given."""
+
+    def keywords(cls):
+        parameters = inspect.signature(cls).parameters.values()
+        return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    found, wanted = keywords(Runtime), keywords(Connection)
+    assert found.keys() >= wanted.keys()
+    for name, parameter in wanted.items():
+        assert found[name].default is None
+        annotation = parameter.annotation
+        optional = annotation if annotation.endswith(" | None") else f"{annotation} | None"
+        assert found[name].annotation.replace("PathLike", "os.PathLike") == optional
 
 
 @pytest.mark.parametrize(

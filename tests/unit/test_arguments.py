@@ -72,8 +72,67 @@ def test_a_secret_that_ssh_cannot_read_is_a_value_error(name, bad):
     assert "xx" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["", "a\0b", 5])
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", 5, 0, False, b"a"])
 def test_bad_working_directory_is_refused(path, no_process):
-    """A ValueError before any process starts."""
-    with pytest.raises(ValueError, match="working directory"):
+    """A ValueError or TypeError before any process starts."""
+    with pytest.raises((ValueError, TypeError), match="working directory"):
         Runtime("host", working_dir=path)
+
+
+BAD_PARAMETERS = {
+    "user": "",
+    "port": 65536,
+    "config_file": "/no/such/file",
+    "identity_file": "/no/such/key",
+    "jump_host": "a b",
+    "connect_timeout": -1,
+    "keepalive": float("nan"),
+    "orphan_timeout": 0,
+    "password": "",
+    "passphrase": "a\nb",
+    "password_prompt": "(",
+    "interactive": "yes",
+    "python": " ",
+    "options": {"Host Name": "x"},
+}
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_PARAMETERS.items(), ids=BAD_PARAMETERS)
+def test_bad_parameter_of_the_connection_is_refused_by_a_runtime(name, value, no_process):
+    """A ValueError that names it, before any process starts."""
+    with pytest.raises(ValueError, match=name):
+        Runtime("host", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["user", "USER"])
+def test_a_parameter_that_no_connection_has_is_a_type_error(name, no_process):
+    """As in every call."""
+    with pytest.raises(TypeError, match=f"{name}name"):
+        Runtime("host", **{f"{name}name": "joe"})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "parameters"),
+    [
+        ({"user": "joe"}, {"user": "ann"}),
+        ({"username": "joe"}, {"user": "ann"}),
+        ({"connect_kwargs": {"key_filename": __file__}}, {"identity_file": "/etc/passwd"}),
+        ({"timeout": 5}, {"connect_timeout": 6}),
+        ({"password": "my-secret"}, {"password": "your-secret"}),
+        ({"options": {"Compression": "yes"}}, {"options": {"compression": "no"}}),
+        ({"interactive": True}, {"interactive": False}),
+    ],
+)
+def test_parameter_given_twice_with_two_values_is_refused(kwargs, parameters, no_process):
+    """A ValueError that names it and shows no value."""
+    (name,) = parameters
+    with pytest.raises(ValueError, match=name) as caught:
+        Runtime("host", connection_kwargs=kwargs, **parameters)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kwargs", ["user=joe", ["user"], 5])
+def test_connection_kwargs_that_are_no_mapping_are_refused(kwargs, no_process):
+    """A ValueError."""
+    with pytest.raises(ValueError, match="connection_kwargs"):
+        Runtime("host", connection_kwargs=kwargs)

@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "_tasks": COMMON | {"_shared", "_conversation", "_functions"},
     "_pyinstaller": set(),
     "_host_info": COMMON,
+    "_env_variables": COMMON,
     "_working_dir": PACKAGES | {"connection"},
-    "_host": PACKAGES | {"connection", "_fabric_kwargs", "_host_info", "_working_dir"},
+    "_host": PACKAGES | {"connection", "_env_variables", "_host_info", "_working_dir"},
     "_fabric_connection": COMMON,
     "_fabric_kwargs": PACKAGES | {"_fabric_connection"},
     "_fabric_login": PACKAGES | {"_fabric_connection", "_fabric_kwargs", "connection"},
@@ -38,8 +39,10 @@ MAY_IMPORT = {
     "forwards": PACKAGES,
     "processes": PACKAGES | {"forwards"},
     "connection": PACKAGES | {"forwards"},
-    "tasks": PACKAGES | {"processes", "connection", "_fabric_connection", "_fabric_login"},
-    "runtimes": PACKAGES | {"forwards", "processes", "connection", "tasks", "utils", "_host"},
+    "tasks": PACKAGES
+    | {"processes", "connection", "_env_variables", "_fabric_connection", "_fabric_login"},
+    "runtimes": PACKAGES
+    | {"forwards", "processes", "connection", "tasks", "utils", "_host", "_fabric_kwargs"},
 }
 """Part (a package, or a module at the top) → the other parts that it may import."""
 

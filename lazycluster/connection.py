@@ -346,8 +346,12 @@ class Connection(Login):
 
             def close(forward: Forward) -> None:
                 self._check_owner()  # refers to this connection, which lives as long as the forward
-                close_forward(transport, route, host_ports)
-                transport.remove_dependent(forward._end)
+
+                def on_end() -> None:
+                    transport.remove_dependent(forward._end)
+                    forward._ended.set()
+
+                close_forward(transport, route, host_ports, on_end)
 
             forward = Forward(self.host, route.port, to_port, on_host, close)
             transport.add_dependent(forward._end)

@@ -85,12 +85,12 @@ class Forward:
         Connections that are open through it stay open.
 
         Raises:
-            ForwardError: If ssh could not end it, or the port is still listened on.
+            ForwardError: If ssh could not end it, and it is still alive; or if it has ended, but
+                the host still listens on its port and hangs up, as with dropbear before April 2026.
         """
         with self._cancelling:
             if self.is_alive():
                 self._close(self)
-                self._ended.set()
 
     def _end(self, lost: bool) -> str:
         """React to the end of the connection; return the name for a log."""

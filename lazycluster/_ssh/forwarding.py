@@ -26,7 +26,9 @@ from lazycluster._ssh.transport import Transport
 from lazycluster.exceptions import ForwardError, LazyclusterError, PortInUseError
 
 TRIES = 5  # to find a free port that no other process takes before ssh does
-CANCEL_TIMEOUT = 15.0  # seconds for a listener to go
+# Seconds for a listener to go. ssh and sshd do one thing after the other, so the first look comes
+# behind the end of the listener; this is for a server that does several at once.
+CANCEL_TIMEOUT = 2.0
 CANCEL_INTERVAL = 0.02  # seconds between two looks at a port that is to become free
 PROBE_TIMEOUT = 5.0  # seconds; a refusal comes at once, and some services never hang up
 PROBED_PORT = 1  # of the host; tcpmux, which is never in use
@@ -34,8 +36,6 @@ PROBED_PORT = 1  # of the host; tcpmux, which is never in use
 # The addresses that sshd may listen on, as `PortState` has them.
 _ANY_ADDRESS = {"0.0.0.0", "::", "::ffff:0.0.0.0"}
 _LISTENING_SSHD = _ANY_ADDRESS | {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-
-_ENDS_LATER = "The forward ends with the connection"
 
 logger = logging.getLogger("lazycluster")
 
@@ -90,23 +90,38 @@ def open_forward(transport: Transport, wanted: Route, host_ports: HostPorts) -> 
     raise AssertionError("not reached")
 
 
-def close_forward(transport: Transport, forward: Route, host_ports: HostPorts) -> None:
+def close_forward(
+    transport: Transport, forward: Route, host_ports: HostPorts, on_end: Callable[[], None]
+) -> None:
     """End a forward, and wait until its port is no longer listened on.
 
+    Args:
+        transport: What it goes over.
+        forward: The forward.
+        host_ports: Asks the host for a port.
+        on_end: Called when ssh lets no connection through any more, whatever the server does.
+
     Raises:
-        ForwardError: If ssh could not end it, or the port is still listened on after 15 s.
+        ForwardError: If ssh could not end it, or the port is still listened on.
     """
     with transport.forwarding:
         _cancel(transport, forward)
-        if not forward.on_host:
-            _wait_until_over(transport, forward, lambda: _is_over_here(forward.port))
-        elif host_ports is None:
-            # ssh does not wait for sshd to cancel. But sshd does one thing after the other, so when
-            # it answers a later request, it has closed the port.
-            _probe(transport, PROBED_PORT)
-        else:
-            report = host_ports
-            _wait_until_over(transport, forward, lambda: _is_over_on_host(report(forward.port)))
+        try:
+            _wait_until_closed(transport, forward, host_ports)
+        finally:
+            on_end()
+
+
+def _wait_until_closed(transport: Transport, forward: Route, host_ports: HostPorts) -> None:
+    if not forward.on_host:
+        _wait_until_over(transport, forward, lambda: _is_over_here(forward.port))
+    elif host_ports is None:
+        # ssh does not wait for sshd to cancel. But sshd does one thing after the other, so when
+        # it answers a later request, it has closed the port.
+        _probe(transport, PROBED_PORT)
+    else:
+        report = host_ports
+        _wait_until_over(transport, forward, lambda: _is_over_on_host(report(forward.port)))
 
 
 def _listen_here(transport: Transport, wanted: Route) -> Route:
@@ -258,7 +273,10 @@ def _cancel(transport: Transport, forward: Route) -> None:
         if transport.wait_until_ended(NOTICE_TIMEOUT):
             return
         path = transport.master.control_path
-        why = f"ssh runs, but nothing answers at its control socket {path}. {_ENDS_LATER}"
+        why = (
+            f"ssh runs, but nothing answers at its control socket {path}. The forward ends with "
+            "the connection"
+        )
     raise _error(transport, f"end the forward of port {forward.port}", why, status, printed)
 
 
@@ -274,8 +292,8 @@ def _wait_until_over(transport: Transport, forward: Route, is_over: Callable[[],
             raise
         if time.monotonic() > deadline:
             why = (
-                f"it was cancelled, but the port is still listened on after {CANCEL_TIMEOUT:g} s; "
-                f"dropbear ends no forward. {_ENDS_LATER}"
+                "ssh lets no connection through any more, but the port is still listened on. "
+                "dropbear before April 2026 keeps it in use until the connection ends"
             )
             raise _error(transport, f"end the forward of port {forward.port}", why)
         time.sleep(CANCEL_INTERVAL)

@@ -22,6 +22,8 @@ LOCKED_KEY_CURE = (
     "The host accepted no key, and {key} has a passphrase: load it with `ssh-add {key}`, or give "
     "passphrase=… or interactive=True."
 )
+# Added to the cure if the host would also have taken a password.
+PASSWORD_CURE = " The host also takes a password or a code: give password=… or interactive=True."
 # The cure by the secret that ssh got.
 CURES_OF_SECRETS = {
     "password": "The password that was given was not accepted.",
@@ -282,6 +284,11 @@ TABLE = (
     ),
     Row(r"^Connection (?:closed|reset) by .*", _DROPPED_CURE),
     Row(r"^(?P<reason>Received disconnect from .*)|^Disconnected from .*", "Try `{ssh}`."),
+)
+
+# sshd's last word, with the methods that are left.
+TAKES_PASSWORD = re.compile(
+    r"^\S+: Permission denied \([^)]*(?:password|keyboard-interactive)", re.MULTILINE
 )
 
 # ssh's name for the other end of a ProxyCommand, and so of a jump host.

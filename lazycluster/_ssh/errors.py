@@ -13,6 +13,8 @@ from lazycluster._ssh.error_table import (
     KEY_CURE,
     LOCKED_KEY_CURE,
     OPTIONS_OF_ALGORITHMS,
+    PASSWORD_CURE,
+    TAKES_PASSWORD,
     Row,
     find_row,
 )
@@ -89,7 +91,7 @@ def login_error(
     row, match = found
     groups = {name: quoted(value or "…") for name, value in match.groupdict().items()}
     message += f": {quoted(match.groupdict().get('reason') or match[0])}. "
-    message += _cure(row, given, locked_key).format(
+    message += _cure(row, given, locked_key, text).format(
         **groups,
         ssh=ssh_command,
         key=shlex.quote(locked_key),
@@ -135,10 +137,16 @@ def _plain(stderr: str) -> str:
     return stderr.replace("\r", "").replace("\0", "")
 
 
-def _cure(row: Row, given: str, locked_key: str) -> str:
-    if row.error is AuthenticationError and given:
+def _cure(row: Row, given: str, locked_key: str, text: str) -> str:
+    if row.error is not AuthenticationError:
+        return row.cure
+    if given:
         return CURES_OF_SECRETS[given]
-    return LOCKED_KEY_CURE if locked_key and row.cure == KEY_CURE else row.cure
+    cure = LOCKED_KEY_CURE if locked_key and row.cure == KEY_CURE else row.cure
+    # A jump host gets no password.
+    if "password=" in cure or not TAKES_PASSWORD.search(text) or BEHIND_PROXY.search(text):
+        return cure
+    return cure + PASSWORD_CURE
 
 
 def _known_hosts(text: str) -> tuple[str | None, int | None, str]:

@@ -642,6 +642,21 @@ def test_the_jump_host_is_named_where_it_is_known():
     assert "build-7 (behind the jump host ann@gate:22): Host key" in str(error)
 
 
+@pytest.mark.parametrize("methods", ["password", "keyboard-interactive"])
+@pytest.mark.parametrize(
+    "before", ["", "no such identity: /k: No such file or directory\n", 'Load key "/k": error\n']
+)
+@pytest.mark.parametrize("locked_key", ["", "/home/ann/key"])
+def test_a_host_that_takes_a_password_as_well_is_said_to(methods, before, locked_key):
+    """Whatever was wrong with the key; but not of a jump host, and not after a password."""
+    denied = f"{before}ann@h: Permission denied (publickey,{methods}).\n"
+    assert "password=…" in str(error_for(denied, locked_key=locked_key))
+    assert "password=…" not in str(error_for(denied, given="password"))
+    assert "password=…" not in str(error_for(denied + BEHIND_JUMP))
+    denied = f"{before}ann@h: Permission denied (publickey,hostbased).\n"
+    assert "password=…" not in str(error_for(denied, locked_key=locked_key))
+
+
 def test_f4_a_key_with_a_passphrase_is_named():
     """As a word of a shell; but not where no key would do."""
     error = error_for("ann@h: Permission denied (publickey).\n", locked_key="/home/ann/{my} key")

@@ -12,7 +12,15 @@ __all__ = ["Connection", "LazyclusterError", "Runtime", "RuntimeTask", "__versio
 
 __version__ = "0.3.0"
 
-_PUBLIC_MODULES = ("connection", "exceptions", "forwards", "processes", "runtimes", "tasks")
+_PUBLIC_MODULES = (
+    "connection",
+    "exceptions",
+    "forwards",
+    "futures",
+    "processes",
+    "runtimes",
+    "tasks",
+)
 
 _MODULE_OF_NAME = {
     "Connection": "connection",

@@ -71,6 +71,35 @@ def check_text(text: str, what: str) -> None:
         raise ValueError(f"{what} must not contain half of a surrogate pair.") from None
 
 
+def checked_command(command: str) -> str:
+    """Return a command that a shell can read.
+
+    Raises:
+        ValueError: If it is empty, or contains a NUL or half of a surrogate pair.
+    """
+    if not isinstance(command, str) or not command.strip():
+        raise ValueError("A command must be a string that is not empty.")
+    check_text(command, "A command")
+    return command
+
+
+def checked_input(data: str | bytes | None) -> bytes | None:
+    """Return the standard input of a command as bytes; a string as UTF-8.
+
+    Raises:
+        TypeError: If it is neither a string nor bytes.
+        ValueError: If a string contains half of a surrogate pair.
+    """
+    if data is None or isinstance(data, bytes):
+        return data
+    if not isinstance(data, str):
+        raise TypeError(f"input must be a string or bytes, not {type(data).__name__}.")
+    try:
+        return data.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # its message has a part of the input, which may be a secret
+        raise ValueError("input must not contain half of a surrogate pair.") from None
+
+
 def checked_words(line: str, what: str) -> tuple[str, ...]:
     """Return the words of a command line, split as a shell splits them.
 

@@ -8,12 +8,13 @@ import logging
 import threading
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lazycluster._checks import check_text, checked_path, checked_port
 from lazycluster._env_variables import EnvVariables
 from lazycluster._host_info import HostInfo
 from lazycluster._tasks.execution import Target
+from lazycluster._tasks.starter import Starter
 from lazycluster._text import show
 from lazycluster._working_dir import WorkingDirectory, make_directory
 from lazycluster.connection import Connection
@@ -23,6 +24,9 @@ from lazycluster.exceptions import (
     NoPortsLeftError,
     PathCreationError,
 )
+
+if TYPE_CHECKING:
+    from lazycluster._conversation.conversation import Conversation
 
 
 class Host:
@@ -42,11 +46,13 @@ class Host:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._closed = False
         # For attributes, never held over a request. Reentrant, because a signal handler may use the
         # Runtime while this thread holds it.
         self._lock = threading.RLock()
         self._env_variables = EnvVariables(lock=self._lock)
         self._info: HostInfo | None = None
+        self._starter = Starter(self.host)
         set_variable = functools.partial(self._env_variables.reserve, self.WORKING_DIR_ENV_VAR_NAME)
         self._working_dir = WorkingDirectory(connection, set_variable)
         self._is_starting = True
@@ -323,7 +329,14 @@ class Host:
 
     def _find_target(self, own: Mapping[str, str]) -> Target:
         """Return where steps with a task's own variables run now, after a login if needed."""
-        conversation, path = self._working_dir.find()
+        return self._target(*self._working_dir.find(), own)
+
+    def _find_open_target(self, own: Mapping[str, str]) -> Target | None:
+        """Return what `_find_target` returns; None if that would take a login."""
+        found = self._working_dir.find_open()
+        return None if found is None else self._target(*found, own)
+
+    def _target(self, conversation: Conversation, path: str, own: Mapping[str, str]) -> Target:
         variables = self._env_variables.snapshot()
         environment = {**variables, self.WORKING_DIR_ENV_VAR_NAME: path, **own}
         return Target(conversation, path, environment)

@@ -41,6 +41,19 @@ def last_lines(text: str, noise: re.Pattern[str] | None = None) -> str:
     return " / ".join(quoted(line) for line in lines[-3:])
 
 
+def decoded(data: bytes) -> str:
+    """Return bytes from a host as UTF-8, others as backslash escapes."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def decoded_end(data: bytes | bytearray, limit: int) -> str:
+    """Return the last `limit` bytes as text that begins with a whole character."""
+    end = bytes(data[-limit:])
+    if len(end) < len(data):
+        end = re.sub(rb"\A[\x80-\xbf]{1,3}", b"", end)
+    return decoded(end)
+
+
 def show(text: str) -> None:
     """Write a text to standard output: escaped if that is a terminal, else unchanged.
 

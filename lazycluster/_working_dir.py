@@ -107,6 +107,15 @@ class WorkingDirectory:
         with self._renewal:
             return conversation, self._renew(conversation)
 
+    def find_open(self) -> tuple[Conversation, str] | None:
+        """Return what `find` returns; None if that would take a login."""
+        conversation = self._connection._find_open()
+        with self._lock:
+            path, owner = self._path, self._temporary_of
+        if conversation is None or (owner is not None and owner is not conversation):
+            return None
+        return conversation, path
+
     def _renew(self, conversation: Conversation) -> str:
         """Make a temporary directory, unless another thread has made it or changed the path."""
         with self._lock:

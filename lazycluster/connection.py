@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 from lazycluster._checks import check_seconds, checked_port
 from lazycluster._conversation.login import Login
 from lazycluster._ssh.settings import Settings
+from lazycluster._text import decoded, decoded_end
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
     CommandError,
@@ -35,29 +36,42 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command of `Connection.run` ended, and what it printed.
+    """How a command ended, and what it printed.
 
     Attributes:
         command: The command.
-        stdout: Its standard output, whole.
-        stderr: Its standard error, whole.
-        exit_status: Its exit status; None if a signal ended it. ssh does not report which one.
+        stdout_bytes: Its standard output, whole.
+        stderr_bytes: Its standard error, whole.
+        exit_status: Its exit status; None if a signal ended it.
+        signal: The number of the signal that ended it, positive; None if it exited. ssh does not
+            report the signal, so it is None after `Connection.run`.
     """
 
     command: str
-    stdout: bytes
-    stderr: bytes
+    stdout_bytes: bytes
+    stderr_bytes: bytes
     exit_status: int | None
+    signal: int | None = None
 
     @property
-    def stdout_text(self) -> str:
-        """Return `stdout` as UTF-8; other bytes are shown as backslash escapes."""
-        return self.stdout.decode("utf-8", "backslashreplace")
+    def stdout(self) -> str:
+        """Return the standard output as UTF-8; other bytes are shown as backslash escapes."""
+        return decoded(self.stdout_bytes)
 
     @property
-    def stderr_text(self) -> str:
-        """Return `stderr` as UTF-8; other bytes are shown as backslash escapes."""
-        return self.stderr.decode("utf-8", "backslashreplace")
+    def stderr(self) -> str:
+        """Return the standard error as UTF-8; other bytes are shown as backslash escapes."""
+        return decoded(self.stderr_bytes)
+
+    @property
+    def returncode(self) -> int:
+        """Return the exit status as `subprocess` has it: a signal as a negative number.
+
+        It is 255, as ssh's own, if a signal ended the command and ssh does not report which.
+        """
+        if self.exit_status is not None:
+            return self.exit_status
+        return 255 if self.signal is None else -self.signal
 
 
 class Connection(Login):
@@ -396,8 +410,8 @@ def _checked_path(path: str | os.PathLike[str]) -> str:
 
 
 def _command_error(host: str, command: str, ending: Ending, timeout: float | None) -> CommandError:
-    parts = (ending.stdout[-OUTPUT_IN_ERRORS:], ending.stderr[-OUTPUT_IN_ERRORS:])
-    output = b"".join(parts).decode("utf-8", "backslashreplace")
+    streams = (ending.stdout, ending.stderr)
+    output = "".join(decoded_end(stream, OUTPUT_IN_ERRORS) for stream in streams)
     status = ending.exit_status
     if ending.timed_out:
         assert timeout is not None

@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from lazycluster._calls import CallingHost, RuntimeView
 from lazycluster._checks import checked_environment, checked_path
 from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call
-from lazycluster._host import Host
 from lazycluster._tasks.history import EXECUTIONS_KEPT, History
 from lazycluster._text import quoted, show
 from lazycluster.connection import Connection
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
     from lazycluster.forwards import Forward
 
-__all__ = ["Runtime", "RuntimeTask"]
+__all__ = ["Runtime", "RuntimeTask", "RuntimeView"]
 
 _logger = logging.getLogger("lazycluster")
 
 _CLEANUP_TIMEOUT = 5.0  # seconds for executions to end after their connection was closed
 
 
-class Runtime(Host):
+class Runtime(CallingHost):
     """A host that tasks run on.
 
     The constructor logs in once, and everything that runs on the host shares that connection. The
@@ -120,7 +120,6 @@ class Runtime(Host):
         super().__init__(Connection(host, **keywords))
         self._processes: dict[str, TaskProcess | PortExposure] = {}
         self._history = History(self.host, self._processes)
-        self._closed = False
         self._start(working_dir or None)
 
     def __enter__(self) -> Self:

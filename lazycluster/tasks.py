@@ -8,8 +8,9 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from lazycluster._checks import (
-    check_text,
+    checked_command,
     checked_environment,
+    checked_input,
     checked_path,
     checked_timeout,
     checked_words,
@@ -164,17 +165,24 @@ class RuntimeTask:
         return self._process
 
     def run_command(
-        self, command: str, *, timeout: float | None = None, shell: str | None = None
+        self,
+        command: str,
+        *,
+        input: str | bytes | None = None,
+        timeout: float | None = None,
+        shell: str | None = None,
     ) -> RuntimeTask:
         """Add a step that runs a shell command.
 
         The account's own shell runs it, as with `ssh host command`, in the working directory of the
-        task, with `/dev/null` as standard input. A change of directory ends with the step. The step
+        task. A change of directory ends with the step. The step
         ends when the command ends. Processes that it leaves in the background run until the
         connection ends, or longer if they were started by `setsid`.
 
         Args:
             command: The command, any text that the shell takes.
+            input: Its standard input, a string as UTF-8. The command need not read all of it.
+                Defaults to None, `/dev/null`.
             timeout: Seconds after which the step is stopped (SIGTERM, five seconds later SIGKILL)
                 and fails with StepTimeoutError. Defaults to None, no bound.
             shell: The shell to use, such as `/bin/sh` or `bash --norc`; it gets `-c` and the
@@ -184,12 +192,13 @@ class RuntimeTask:
         Raises:
             ValueError: If the command or the shell is empty or holds a NUL, or the timeout is not
                 positive.
+            TypeError: If the input is neither a string nor bytes.
         """
-        if not isinstance(command, str) or not command.strip():
-            raise ValueError("A command must be a string that is not empty.")
-        check_text(command, "A command")
         words = None if shell is None else checked_words(shell, "The shell")
-        return self._add(RunCommand(command, checked_timeout(timeout), words))
+        step = RunCommand(
+            checked_command(command), checked_timeout(timeout), words, checked_input(input)
+        )
+        return self._add(step)
 
     def run_function(self, function: Callable[..., Any], **func_kwargs: Any) -> RuntimeTask:
         """Add a step that calls a Python function on the host.

@@ -159,7 +159,7 @@ class Load:
         _expect(copy.read_bytes(), source.read_bytes())
 
     def _session(self, number: int) -> None:
-        _expect(self.connection.run(f"echo {number}").stdout, b"%d\n" % number)
+        _expect(self.connection.run(f"echo {number}").stdout, f"{number}\n")
 
     def _scp(self, number: int) -> None:
         source, copy = self._folder / f"put-{number}", self._folder / f"copied-{number}"

@@ -105,6 +105,12 @@ class Login:
                 "forked from it. Make a new Runtime or Connection in the child."
             )
 
+    def _find_open(self) -> Conversation | None:
+        """Return the live conversation after the host's reply; None if a login is needed first."""
+        self._check_owner()
+        current = self._current
+        return current if current is not None and current.transport.is_open else None
+
     def _open(self, *, by_person: bool = False) -> Conversation:
         """Return the live conversation, after the host's reply."""
         error: ConnectError | None = None

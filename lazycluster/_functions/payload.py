@@ -159,7 +159,10 @@ def describe(function: object) -> str:
 
 
 def check_call(
-    function: object, kwargs: Mapping[str, object], reserved: Mapping[str, object]
+    function: object,
+    kwargs: Mapping[str, object],
+    reserved: Mapping[str, object],
+    args: Sequence[object] = (),
 ) -> None:
     """Check, before anything is sent, that a function can be called with these arguments.
 
@@ -186,7 +189,7 @@ def check_call(
     except (TypeError, ValueError):
         return  # many functions written in C have no signature
     try:
-        signature.bind(**kwargs)
+        signature.bind(*args, **kwargs)
     except TypeError as error:
         for keyword in _parameters(function) & reserved.keys():
             parameter = signature.parameters.get(keyword)

@@ -33,7 +33,7 @@ def expand(path: "str") -> "str":
 
 def resolve(working_dir: "str", path: "str") -> "str":
     """Return a path that is relative to the working directory, absolute, or begins with `~`."""
-    return os.path.join(working_dir, os.path.expanduser(path))
+    return os.path.join(working_dir, os.path.expanduser(_HOME.sub("~", path)))
 
 
 def expand_variables(text: "str") -> "str":

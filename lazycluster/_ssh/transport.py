@@ -158,6 +158,11 @@ class Transport:
     # State
 
     @property
+    def is_open(self) -> bool:
+        """Return True from the host's reply to the end."""
+        return self.state is State.OPEN
+
+    @property
     def ended(self) -> bool:
         """Return True if the end has come, by `close` or by itself; it never begins again."""
         return self._error is not None

@@ -12,20 +12,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
-from lazycluster._conversation.outcome import RaisedFailure
 from lazycluster._conversation.request import Request
-from lazycluster._shared import frames
+from lazycluster._tasks.endings import step_error
 from lazycluster._tasks.interpreter_exit import forget, stop_with_main_thread
 from lazycluster._tasks.log import LivePrinter
-from lazycluster._tasks.outcomes import (
-    attach_exception,
-    lost_value_error,
-    timeout_error,
-    with_side,
-    without_tracebacks,
-)
+from lazycluster._tasks.outcomes import timeout_error, with_side, without_tracebacks
 from lazycluster._tasks.progress import REPORT_INTERVAL, ProgressError
 from lazycluster._tasks.record import Record
 from lazycluster._tasks.steps import Step
@@ -34,19 +27,19 @@ from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
     ConnectionLostError,
     LazyclusterError,
-    RemoteFunctionError,
     TaskExecutionError,
 )
 
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
-    from lazycluster._conversation.outcome import Outcome
 
 TERMINATE_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 KILL_TIMEOUT = 5.0  # seconds after SIGKILL in which the host must report the end
 INTERRUPT_TIMEOUT = 5.0  # seconds that an exception waits for the end of the step that it stops
 
 logger = logging.getLogger("lazycluster")
+
+_Sent = TypeVar("_Sent")
 
 
 class Target(NamedTuple):
@@ -62,6 +55,21 @@ class Target(NamedTuple):
         return self.conversation.operate(
             operation, arguments, working_dir=self.working_dir, environment=self.environment
         )
+
+
+def send_once_more(find_target: Callable[[], Target], send: Callable[[Target], _Sent]) -> _Sent:
+    """Find a target and send something to it; once more if its connection has ended before that.
+
+    Raises:
+        ConnectionLostError: If it may have started, or the second target has ended, too.
+    """
+    target = find_target()
+    try:
+        return send(target)
+    except ConnectionLostError as error:
+        if error.started is not False:
+            raise
+    return send(find_target())
 
 
 class Execution(Record):
@@ -267,15 +275,9 @@ class Execution(Record):
         Later requests stay on the first one's connection: on another one the working directory may
         be another, too.
         """
-        if target is None:
-            target = find_target()
-            try:
-                return target, self._send_to(target, steps)
-            except ConnectionLostError as error:
-                if error.started is not False:
-                    raise
-                target = find_target()
-        return target, self._send_to(target, steps)
+        if target is not None:
+            return target, self._send_to(target, steps)
+        return send_once_more(find_target, lambda found: (found, self._send_to(found, steps)))
 
     def _send_to(self, target: Target, steps: tuple[Step, ...]) -> Request:
         offset = self._offset
@@ -354,9 +356,7 @@ class Execution(Record):
     def _check_outcomes(self, request: Request, steps: tuple[Step, ...]) -> None:
         for index, (step, outcome) in enumerate(zip(steps, request.outcomes), self._offset):
             tail = functools.partial(self.log.tail, index, OUTPUT_IN_ERRORS)
-            error = step.error(self.host, outcome, tail) or self._lost_value(index, outcome)
-            if isinstance(error, RemoteFunctionError) and step.returns:
-                self._attach_exception(error, index, outcome)
+            error = step_error(step, self.host, outcome, tail, self.values, index)
             if error is not None:
                 self._fail(error, index)
             skipped = list(outcome.skipped)
@@ -368,19 +368,6 @@ class Execution(Record):
         if len(request.outcomes) < len(steps):
             index = self._offset + len(request.outcomes)
             self._fail(LazyclusterError("It was stopped between two steps."), index)
-
-    def _attach_exception(self, error: RemoteFunctionError, index: int, outcome: Outcome) -> None:
-        if isinstance(outcome.failure, RaisedFailure) and outcome.failure.pickled:
-            with contextlib.suppress(OSError):  # then its text has to do
-                data = self.values.sent_by(index, frames.EXCEPTION_LIMIT)
-                attach_exception(error, data)
-
-    def _lost_value(self, index: int, outcome: Outcome) -> Exception | None:
-        """Return the error of a value that could not be stored here."""
-        reason = self.values.error(index) if outcome.returned else None
-        if reason is None:
-            return None
-        return lost_value_error(self.host, self._steps[index].name, reason)
 
     def _named_side(self, error: Exception) -> Exception:
         """Add the side (manager or host) on which a copy failed to its OSError."""

@@ -34,16 +34,6 @@ def timeout_error(host: str, name: str, timeout: float, output: str) -> StepTime
     return StepTimeoutError(message, host=host, command=name, output=output, timeout=timeout)
 
 
-def lost_value_error(host: str, name: str, reason: OSError) -> LazyclusterError:
-    """Return the error of a function whose value could not be stored on the manager."""
-    error = LazyclusterError(
-        f"{name} has run to its end on {host}, but its value cannot be stored on the manager: "
-        f"{reason}."
-    )
-    error.__cause__ = reason
-    return error
-
-
 def with_side(error: OSError, side: str) -> OSError:
     """Return a copy of an error with an errno, whose message names the side that failed."""
     assert error.errno is not None

@@ -63,10 +63,10 @@ ODD = [
 def test_run_gives_bytes_text_and_exit_status(connect, any_sshd):
     """stdout and stderr apart, exactly as they were written."""
     result = connect(any_sshd).run(r"printf 'a\377\nb'; echo err >&2")
-    assert result.stdout == b"a\xff\nb"
-    assert result.stdout_text == "a\\xff\nb"
-    assert (result.stderr, result.stderr_text) == (b"err\n", "err\n")
-    assert result.exit_status == 0
+    assert result.stdout_bytes == b"a\xff\nb"
+    assert result.stdout == "a\\xff\nb"
+    assert (result.stderr_bytes, result.stderr) == (b"err\n", "err\n")
+    assert (result.exit_status, result.signal, result.returncode) == (0, None, 0)
     assert isinstance(result, CommandResult)
 
 
@@ -88,11 +88,12 @@ def test_run_that_a_signal_ends_has_no_exit_status(connect, any_sshd):
     """ssh does not pass on which signal it was, and a mux client says 255."""
     connection = connect(any_sshd)
     result = connection.run("echo hi; kill -9 $$", check=False)
-    assert (result.exit_status, result.stdout) == (None, b"hi\n")
+    assert (result.exit_status, result.signal, result.stdout) == (None, None, "hi\n")
+    assert result.returncode == 255
     with pytest.raises(CommandError, match="signal") as caught:
         connection.run("kill -15 $$")
     assert (caught.value.exit_status, caught.value.signal) == (None, None)
-    assert connection.run("echo still").stdout == b"still\n"
+    assert connection.run("echo still").stdout == "still\n"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_run_that_a_signal_ends_has_no_exit_status(connect, any_sshd):
 def test_run_takes_the_command_as_it_is(connect, any_sshd, text):
     """The shell that runs it gets exactly these characters."""
     quoted = "'" + text.replace("'", "'\\''") + "'"
-    assert connect(any_sshd).run(f"printf %s {quoted}\n\n").stdout == text.encode()
+    assert connect(any_sshd).run(f"printf %s {quoted}\n\n").stdout == text
 
 
 def test_run_in_the_accounts_shell(connect, any_sshd):
@@ -110,6 +111,7 @@ def test_run_in_the_accounts_shell(connect, any_sshd):
         ["ssh", "-F", any_sshd.config_file, any_sshd.alias, "echo ${0##*/}; pwd"],
         capture_output=True,
         check=True,
+        text=True,
     )
     assert connect(any_sshd).run("echo ${0##*/}; pwd").stdout == by_ssh.stdout
 
@@ -117,7 +119,7 @@ def test_run_in_the_accounts_shell(connect, any_sshd):
 def test_run_has_no_input_and_default_signals(connect, any_sshd):
     """Nothing waits for a human, and Ctrl-C's signal is not ignored."""
     result = connect(any_sshd).run("cat; [ ! -e /proc/self/status ] || cat /proc/$$/status")
-    ignored = [line for line in result.stdout_text.splitlines() if line.startswith("SigIgn")]
+    ignored = [line for line in result.stdout.splitlines() if line.startswith("SigIgn")]
     for line in ignored:
         assert not int(line.split()[1], 16) & (1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1)
 
@@ -128,7 +130,7 @@ def test_run_ends_what_it_leaves_behind(connect, any_sshd, pids):
     result = connection.run(
         f"sh -c 'touch {pids}/$$; exec sleep 1000' & while ! [ -e {pids}/$! ]; do :; done; echo hi"
     )
-    assert result.stdout == b"hi\n"
+    assert result.stdout == "hi\n"
     await_gone(await_recorded(pids, 1))
 
 
@@ -144,7 +146,7 @@ def test_run_over_the_timeout_is_stopped(connect, any_sshd, pids):
     assert caught.value.output == "so far\n"
     assert caught.value.timeout == 0.7
     await_gone(recorded(pids))
-    assert connection.run("echo hi").stdout == b"hi\n"
+    assert connection.run("echo hi").stdout == "hi\n"
 
 
 def test_run_over_the_timeout_that_ignores_sigterm_is_killed(connect, any_sshd, pids):
@@ -193,7 +195,7 @@ def test_run_under_which_the_connection_is_lost(connect, any_sshd, pids):
     await_gone(recorded(pids))
     assert len(recorded(pids)) == 1
     assert logins(any_sshd) == 1
-    assert connection.run("echo again").stdout == b"again\n"
+    assert connection.run("echo again").stdout == "again\n"
     assert logins(any_sshd) == 2
 
 
@@ -203,7 +205,7 @@ def test_run_after_a_loss_logs_in_once(connect, any_sshd):
     connection.open()
     for pid in sshs(any_sshd):
         os.kill(pid, signal.SIGKILL)
-    assert connection.run("echo hi").stdout == b"hi\n"
+    assert connection.run("echo hi").stdout == "hi\n"
     assert logins(any_sshd) == 2
 
 
@@ -256,7 +258,7 @@ def test_run_many_at_once(connect, make_sshd):
     for thread in threads:
         thread.join()
     assert [results[n].exit_status for n in range(15)] == list(range(15))
-    assert [results[n].stdout_text for n in range(15)] == [f"{n}\n" for n in range(15)]
+    assert [results[n].stdout for n in range(15)] == [f"{n}\n" for n in range(15)]
 
 
 def test_run_with_much_output(connect, any_sshd):
@@ -296,8 +298,8 @@ def test_an_exit_status_that_was_not_read_is_never_0(sshd, tmp_path, how):
 def test_run_by_another_shell(connect, any_sshd):
     """`shell=` is a command line."""
     connection = connect(any_sshd)
-    assert connection.run("echo $-$0", shell="/bin/sh -e").stdout[:1] == b"e"
-    assert connection.run("", shell="sh").stdout == b""
+    assert connection.run("echo $-$0", shell="/bin/sh -e").stdout[:1] == "e"
+    assert connection.run("", shell="sh").stdout == ""
     with pytest.raises(CommandError, match="no/such/shell"):
         connection.run("echo hi", shell="'/no/such/shell'")
 
@@ -365,7 +367,7 @@ def test_f20_host_without_python_can_be_opened(connect, bare_sshd, python):
         commands("echo hi").execute(connection)
     assert isinstance(caught.value.__cause__, PythonNotFoundError)
     assert python or "python3" in str(caught.value)
-    assert connection.run("echo hi").stdout == b"hi\n"
+    assert connection.run("echo hi").stdout == "hi\n"
     assert logins(bare_sshd) == 1
 
 
@@ -384,7 +386,7 @@ def test_host_without_python_is_left_at_close(connect, bare_sshd, nothing_left):
     connection.close()
     nothing_left()
     connection.close()
-    assert connection.run("echo again").stdout == b"again\n"
+    assert connection.run("echo again").stdout == "again\n"
 
 
 # --- copy ---

@@ -93,7 +93,7 @@ def test_f20_interpreter_that_is_too_old(make_sshd: MakeSshd, tmp_path: Path) ->
         assert error.host_version == "3.5.2"
         assert "3.5.2" in str(error)
         assert "python=" in str(error)
-        assert connection.run("echo hi").stdout == b"hi\n"
+        assert connection.run("echo hi").stdout == "hi\n"
     assert type(refused(sshd, python=str(python))) is PythonVersionError
 
 

@@ -363,7 +363,7 @@ def through(tmp_path):
 def test_f1_jump_host_that_works(sshd, through):
     """So that what follows fails for its own reason."""
     with Connection(sshd.alias, **through(sshd)) as connection:
-        assert connection.run("echo hi").stdout == b"hi\n"
+        assert connection.run("echo hi").stdout == "hi\n"
 
 
 def test_f1_jump_host_refuses(refused, sshd, through):
@@ -478,7 +478,7 @@ def test_f5_login_through_a_jump_host_is_tried_again(sshd, make_sshd, through, m
                 opened = pool.submit(first.open)
                 wait_until(lambda: len(masters) > 2)
             opened.result()
-        assert first.run("echo hi").stdout == b"hi\n"
+        assert first.run("echo hi").stdout == "hi\n"
 
 
 def test_f5_many_logins_at_once_all_come_up(make_sshd, monkeypatch):

@@ -34,7 +34,7 @@ def test_f17_login_shell(
     sshd = make_sshd(sshd_config=[f"ForceCommand {wrapper}"])
     with Connection(sshd.alias, config_file=sshd.config_file, connect_timeout=150) as connection:
         result = connection.run("printf '%s!' 'a\\b' \"it's\" '*\n'; cat; exit 3", check=False)
-        assert (result.stdout, result.exit_status) == (b"a\\b!it's!*\n!", 3)
+        assert (result.stdout, result.exit_status) == ("a\\b!it's!*\n!", 3)
     runtime = make_runtime(on=sshd)
     assert run(runtime, "echo hi", "exit 0") == ["hi\n", ""]
     assert call(runtime, os.getcwd) == runtime.working_dir

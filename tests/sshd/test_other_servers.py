@@ -41,7 +41,7 @@ def connection(server):
 def test_run(connection):
     """Output, input and exit status are the command's."""
     result = connection.run("echo out; echo err >&2; cat; exit 3", check=False)
-    assert (result.stdout, result.stderr, result.exit_status) == (b"out\n", b"err\n", 3)
+    assert (result.stdout, result.stderr, result.exit_status) == ("out\n", "err\n", 3)
     with pytest.raises(CommandError):
         connection.run("false")
 
@@ -50,7 +50,7 @@ def test_run_ends_what_it_leaves_behind(connection, pids):
     """Its own process group, and not the server's."""
     connection.run(f"sh -c 'touch {pids}/$$; exec sleep 1000' & touch {pids}/$!")
     await_gone(await_recorded(pids, 1))
-    assert connection.run("echo hi").stdout == b"hi\n"
+    assert connection.run("echo hi").stdout == "hi\n"
 
 
 def test_run_over_the_timeout(connection, pids):
@@ -58,7 +58,7 @@ def test_run_over_the_timeout(connection, pids):
     with pytest.raises(StepTimeoutError):
         connection.run(f"touch {pids}/$$; sh -c 'touch {pids}/$$; exec sleep 1000'; :", timeout=1)
     await_gone(recorded(pids))
-    assert connection.run("echo hi").stdout == b"hi\n"
+    assert connection.run("echo hi").stdout == "hi\n"
 
 
 def test_run_ends_with_the_connection(server, pids):

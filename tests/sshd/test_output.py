@@ -237,7 +237,7 @@ def waiting_in(pipe):
 def test_f15_command_reads_the_end_and_nothing_else(runtime, connection, line, printed):
     """Whatever it does with its input, the next steps are not in it, nor is anything of ours."""
     assert run(runtime, line, "echo next", line) == [printed, "next\n", printed]
-    assert connection.run(line).stdout == printed.encode()
+    assert connection.run(line).stdout == printed
 
 
 def test_f15_function_after_a_reader_gets_its_arguments(runtime):

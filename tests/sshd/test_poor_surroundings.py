@@ -243,7 +243,7 @@ def test_f41_a_wrapper_around_ssh_works(sshd, ssh_in_path):
     runtime = Runtime(sshd.alias, connection_kwargs={"config_file": sshd.config_file})
     try:
         assert run(runtime, "echo hi") == ["hi\n"]
-        assert runtime._connection.run("echo hi").stdout == b"hi\n"
+        assert runtime._connection.run("echo hi").stdout == "hi\n"
     finally:
         runtime.cleanup()
 

@@ -47,7 +47,7 @@ def config(own_sshd, tmp_path):
 
 def test_f4_a_passphrase_opens_a_key(own_sshd, config):
     with Connection(own_sshd.alias, config_file=config, passphrase=PASSPHRASE) as connection:
-        assert connection.run("echo in").stdout == b"in\n"
+        assert connection.run("echo in").stdout == "in\n"
 
 
 def test_f4_a_passphrase_opens_a_key_again_after_a_loss(own_sshd, config):
@@ -57,7 +57,7 @@ def test_f4_a_passphrase_opens_a_key_again_after_a_loss(own_sshd, config):
         transport = connection._start().transport
         own_sshd.kill_connections()
         assert transport.wait_until_ended(TIMEOUT)
-        assert connection.run("echo in").stdout == b"in\n"
+        assert connection.run("echo in").stdout == "in\n"
 
 
 def test_f4_a_wrong_passphrase_is_an_authentication_error(own_sshd, config):
@@ -85,7 +85,7 @@ def test_f4_a_passphrase_opens_the_key_of_a_jump_host(own_sshd, config, tmp_path
         + "".join(line + "\n" for line in config.read_text().splitlines()[3:])
     )
     with Connection("behind", config_file=jump, passphrase=PASSPHRASE) as connection:
-        assert connection.run("echo in").stdout == b"in\n"
+        assert connection.run("echo in").stdout == "in\n"
 
 
 def test_an_unknown_host_key_is_never_accepted_by_itself(own_sshd, config, tmp_path):
@@ -197,7 +197,7 @@ def test_f4_a_person_is_asked_for_a_passphrase(terminal, config):
     at.expect(": ")
     at.type(PASSPHRASE + "\n")
     assert "phrase" not in at.expect("[open]")
-    at.type("print(connection.run('echo in').stdout_text)\n")
+    at.type("print(connection.run('echo in').stdout)\n")
     at.expect("in\r\n")
 
 
@@ -233,7 +233,7 @@ def test_f11_ctrl_c_after_the_login_leaves_the_connection(terminal, own_sshd, co
     at.expect("[sleeps]\r\n")
     at.type("\x03")
     at.expect("[KeyboardInterrupt]")
-    at.type("print(connection.run('echo still in').stdout_text)\n")
+    at.type("print(connection.run('echo still in').stdout)\n")
     at.expect("still in\r\n")
     assert logins(own_sshd) == 1
 

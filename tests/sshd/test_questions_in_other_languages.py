@@ -30,7 +30,7 @@ def ask(tmp_path):
                     **settings,
                 )
                 with connection:
-                    assert connection.run("echo in").stdout == b"in\n"
+                    assert connection.run("echo in").stdout == "in\n"
             finally:
                 lines = server.log.read_text().splitlines()
                 answers.extend(line for line in lines if line.startswith("answer"))

@@ -108,7 +108,7 @@ def test_f3_hashed_known_hosts_are_read(sshd, tmp_path):
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", known_hosts], check=True, capture_output=True)
     options = {"UserKnownHostsFile": str(known_hosts)}
     with Connection(sshd.alias, config_file=sshd.config_file, options=options) as connection:
-        assert connection.run("echo hi").stdout == b"hi\n"
+        assert connection.run("echo hi").stdout == "hi\n"
 
 
 def test_f3_what_the_user_decides_about_host_keys_holds(sshd, tmp_path):
@@ -243,7 +243,7 @@ def test_no_agent_and_no_display_is_forwarded_by_us(make_sshd, monkeypatch):
     with Connection(sshd.alias, config_file=sshd.config_file) as connection:
         task = commands('echo "<$SSH_AUTH_SOCK|$DISPLAY|$XAUTHORITY>"').execute(connection)
         assert task.execution_log == ["<||>\n"]
-        assert connection.run('echo "<$SSH_AUTH_SOCK|$DISPLAY>"').stdout == b"<|>\n"
+        assert connection.run('echo "<$SSH_AUTH_SOCK|$DISPLAY>"').stdout == "<|>\n"
 
 
 # ── a hostile host, over ssh ──────────────────────────────────────────────────────────────────────

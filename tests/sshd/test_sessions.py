@@ -67,7 +67,7 @@ def test_f6_run_beyond_the_limit_is_refused(make_sshd, tmp_path, limit):
             assert [task.result().stdout for task in running] == [
                 b"%d\n" % number for number in range(limit - 1)
             ]
-        assert connection.run("echo hi").stdout == b"hi\n"
+        assert connection.run("echo hi").stdout == "hi\n"
     assert logins(sshd) == 1
 
 

@@ -244,7 +244,7 @@ def test_a_dead_first_address_costs_what_it_costs_ssh(own_sshd, tmp_path):
     done = subprocess.run(
         ["unshare", "-m", "/bin/sh", "-c", script], capture_output=True, text=True, timeout=TIMEOUT
     )
-    assert done.stdout == "b'in\\n'\n", done.stderr
+    assert done.stdout == "in\n\n", done.stderr
 
 
 def test_the_error_of_a_lost_link_names_no_channel(own_sshd):

@@ -95,7 +95,7 @@ def test_the_environment_of_the_host_changes_nothing(strange_sshd, tmp_path):
     sshd = strange_sshd()
     manage(sshd, tmp_path)
     with Connection(sshd.alias, config_file=sshd.config_file) as connection:
-        assert connection.run("echo $TMOUT $CDPATH").stdout == b"1 /\n"
+        assert connection.run("echo $TMOUT $CDPATH").stdout == "1 /\n"
         (log,) = commands("echo $TMOUT $CDPATH").execute(connection).execution_log
         assert log.endswith("1 /\n")  # behind what a start file of the account prints
 

@@ -41,8 +41,10 @@ MAY_IMPORT = {
     "connection": PACKAGES | {"forwards"},
     "tasks": PACKAGES
     | {"processes", "connection", "_env_variables", "_fabric_connection", "_fabric_login"},
+    "futures": PACKAGES,
+    "_calls": PACKAGES | {"connection", "futures", "_host"},
     "runtimes": PACKAGES
-    | {"forwards", "processes", "connection", "tasks", "utils", "_host", "_fabric_kwargs"},
+    | {"forwards", "processes", "connection", "tasks", "utils", "_calls", "_fabric_kwargs"},
 }
 """Part (a package, or a module at the top) → the other parts that it may import."""
 

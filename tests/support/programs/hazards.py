@@ -290,8 +290,8 @@ class _EchoService:
 def _check_session(connection: Connection, folder: Path) -> None:
     """Run a command in a session of its own."""
     result = connection.run(COMMAND, check=False, timeout=TIMEOUT)
-    _expect("stdout of a session", result.stdout, STDOUT)
-    _expect("stderr of a session", result.stderr, STDERR)
+    _expect("stdout of a session", result.stdout_bytes, STDOUT)
+    _expect("stderr of a session", result.stderr_bytes, STDERR)
     _expect("exit status of a session", result.exit_status, 3)
 
 

@@ -22,7 +22,7 @@ def main(config_file: str, host: str, folder: str, how: str = "close") -> None:
     time.sleep(3)  # longer than TMOUT, which is a second
     assert not transport.ended
     result = connection.run("printf 'a\\n b'; read -r x || echo eof; sleep 2; exit 3", check=False)
-    assert (result.stdout, result.exit_status) == (b"a\n beof\n", 3), result
+    assert (result.stdout, result.exit_status) == ("a\n beof\n", 3), result
     if how != "no-python":
         task = RuntimeTask().run_command("echo one").run_command("echo two")
         log = task.execute(connection).execution_log

@@ -1,0 +1,291 @@
+"""Commands and functions without a task: what a Runtime and its views have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lazycluster._checks import (
+    checked_command,
+    checked_environment,
+    checked_input,
+    checked_path,
+    checked_timeout,
+    checked_words,
+)
+from lazycluster._functions.payload import check_call, describe, dump_call
+from lazycluster._host import Host
+from lazycluster._tasks.execution import Target
+from lazycluster._tasks.invocation import ERRORS, OUTPUT, Invocation
+from lazycluster._tasks.outcomes import own_exception
+from lazycluster._tasks.steps import RunCommand, RunFunction
+from lazycluster.connection import CommandResult
+from lazycluster.exceptions import (
+    CommandError,
+    ConnectionLostError,
+    RemoteFunctionError,
+    StepTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from lazycluster.futures import RemoteFuture
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How commands and functions run; see `Calls.with_options`."""
+
+    timeout: float | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    shell: tuple[str, ...] | None = None
+    on_output: Callable[[str], object] | None = None
+
+    def replaced(
+        self,
+        timeout: float | None,
+        env: Mapping[str, str | float] | None,
+        cwd: str | PathLike[str] | None,
+        shell: str | None,
+        on_output: Callable[[str], object] | None,
+    ) -> Options:
+        """Return these options with others, after a check; None leaves one, and `env` adds."""
+        if on_output is not None and not callable(on_output):
+            raise TypeError(f"on_output must be callable, not {type(on_output).__name__}.")
+        return Options(
+            self.timeout if timeout is None else checked_timeout(timeout),
+            self.env if env is None else {**self.env, **_checked_env(env)},
+            self.cwd if cwd is None else checked_path(cwd, "cwd"),
+            self.shell if shell is None else checked_words(shell, "The shell"),
+            self.on_output if on_output is None else on_output,
+        )
+
+
+def _checked_env(env: Mapping[str, str | float]) -> dict[str, str]:
+    checked = checked_environment(env)
+    name = Host.WORKING_DIR_ENV_VAR_NAME
+    if name in checked:
+        raise ValueError(f"{name} is the path of the working directory; cwd= starts in another.")
+    return checked
+
+
+class Calls:
+    """Run commands and functions on a host."""
+
+    _options = Options()
+
+    @property
+    def _base(self) -> Host:
+        raise NotImplementedError
+
+    def run(
+        self,
+        command: str,
+        *,
+        input: str | bytes | None = None,
+        check: bool = True,
+        timeout: float | None = None,
+        env: Mapping[str, str | float] | None = None,
+        cwd: str | PathLike[str] | None = None,
+        shell: str | None = None,
+        on_output: Callable[[str], object] | None = None,
+    ) -> CommandResult:
+        """Run a shell command, and wait for its end.
+
+        The account's own shell runs it, as with `ssh host command`. Its output is in memory. It
+        makes no task and no log file; what its shell leaves in the background runs until the
+        connection ends.
+
+        Args:
+            command: The command, any text that the shell takes.
+            input: Its standard input, a string as UTF-8. The command need not read all of it.
+                Defaults to None, `/dev/null`.
+            check: If True, a command that fails raises. Defaults to True.
+            timeout: The most seconds; then SIGTERM, and SIGKILL five seconds later. Defaults to
+                None, no bound.
+            env: Environment variables, in addition to the Runtime's. Numbers become strings.
+            cwd: The directory to start in, relative to the working directory; a leading `~` is the
+                home directory. Defaults to None, the working directory.
+            shell: The shell to use, such as `/bin/sh` or `bash --norc`; it gets `-c` and the
+                command. Defaults to None, the account's own shell.
+            on_output: Called with each line of standard output and standard error while the command
+                runs, as `str` with its line break, in the thread of callbacks. All lines are taken
+                when this returns. An exception in it is logged once.
+
+        Returns:
+            How the command ended, and what it printed.
+
+        Raises:
+            CommandError: If the command ended with another exit status than 0 or by a signal. Not
+                with `check=False`.
+            StepTimeoutError: If it took longer than `timeout`; with `check=False` too.
+            ConnectionLostError: If the connection ended meanwhile; the command was not repeated.
+            LazyclusterError: If the command cannot start, for example in a missing `cwd`.
+            ValueError: If an argument is invalid; checked before anything starts.
+            TypeError: If an argument has a wrong type.
+        """
+        options = self._options.replaced(timeout, env, cwd, shell, on_output)
+        step = RunCommand(
+            checked_command(command), None, options.shell, checked_input(input), separate=True
+        )
+        invocation = Invocation(
+            step,
+            self._base.host,
+            timeout=options.timeout,
+            on_output=options.on_output,
+            keeps_output=True,
+        )
+        error = invocation.run(lambda: self._target_for(options))
+        if isinstance(error, CommandError) and not isinstance(error, StepTimeoutError):
+            error = error if check else None
+        if error is not None:
+            raise error
+        outcome = invocation.outcome
+        assert outcome is not None
+        output, errors = (bytes(invocation.output[stream]) for stream in (OUTPUT, ERRORS))
+        return CommandResult(command, output, errors, outcome.exit_status, outcome.signal)
+
+    def call(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Call a Python function on the host, and wait for its value.
+
+        It travels as with `RuntimeTask.run_function`. All arguments belong to the function; options
+        come from `with_options`. What it prints is dropped, unless there is an `on_output`.
+
+        Args:
+            function: The function, or another callable.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            Its value.
+
+        Raises:
+            Exception: What the function has raised; its `__cause__` is the traceback on the host.
+            RemoteFunctionError: If the function has ended in another way, or its exception cannot
+                be pickled on the host or unpickled here.
+            StepTimeoutError: If it took longer than the `timeout` of `with_options`.
+            ConnectionLostError: If the connection ended meanwhile; the call was not repeated.
+            SerializationError: If the function, an argument or the value cannot be pickled.
+            TypeError: If the arguments do not fit the function.
+            ValueError: If the function cannot be called.
+        """
+        invocation = self._call_invocation(function, args, kwargs)
+        error = invocation.run(lambda: self._target_for(self._options))
+        if isinstance(error, RemoteFunctionError):
+            error = own_exception(error)
+        if error is not None:
+            raise error
+        return invocation.load_value()  # type: ignore[return-value]
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> RemoteFuture[T]:
+        """Call a Python function on the host, and do not wait for its value; see `call`.
+
+        It is pickled now, so later changes of the arguments do not travel. With an open connection
+        it is sent now; without one, a thread logs in first.
+
+        Args:
+            function: The function, or another callable.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            A `concurrent.futures.Future` whose `cancel` ends the function.
+
+        Raises:
+            SerializationError: If the function or an argument cannot be pickled.
+            TypeError: If the arguments do not fit the function.
+            ValueError: If the function cannot be called.
+            RuntimeError: If the Runtime was closed.
+            LazyclusterError: In a child forked from the process that made the Runtime.
+        """
+        from lazycluster.futures import RemoteFuture
+
+        base = self._base
+        if base._closed:
+            raise RuntimeError(f"cannot schedule new futures after shutdown of {base!r}")
+        target = self._open_target()
+        invocation = self._call_invocation(function, args, kwargs)
+        invocation.owner = base
+        future: RemoteFuture[T] = RemoteFuture(invocation)
+        base._starter.start(invocation, target, self._target_until_closed)
+        return future
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str | float] | None = None,
+        cwd: str | PathLike[str] | None = None,
+        shell: str | None = None,
+        on_output: Callable[[str], object] | None = None,
+    ) -> RuntimeView:
+        """Return a view of the Runtime whose `run`, `call` and `submit` have other options.
+
+        It shares the connection and the working directory. What is not given stays as it is. See
+        `run` for the options.
+
+        Args:
+            timeout: The most seconds of each command and function.
+            env: Environment variables, in addition to those that it has already.
+            cwd: The directory to start in.
+            shell: The shell of commands.
+            on_output: Called with each line that a command or a function prints.
+
+        Raises:
+            ValueError: If an argument is invalid.
+            TypeError: If an argument has a wrong type.
+        """
+        options = self._options.replaced(timeout, env, cwd, shell, on_output)
+        return RuntimeView(self._base, options)
+
+    def _call_invocation(
+        self, function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> Invocation:
+        check_call(function, kwargs, {}, args)
+        step = RunFunction(describe(function), payload=dump_call(function, args, kwargs))
+        options = self._options
+        return Invocation(
+            step, self._base.host, timeout=options.timeout, on_output=options.on_output
+        )
+
+    def _target_for(self, options: Options) -> Target:
+        return self._base._find_target(options.env)._replace(cwd=options.cwd)
+
+    def _open_target(self) -> Target | None:
+        target = self._base._find_open_target(self._options.env)
+        return target and target._replace(cwd=self._options.cwd)
+
+    def _target_until_closed(self) -> Target:
+        base = self._base
+        if base._closed:
+            raise ConnectionLostError(
+                f"The connection to {base.host} was closed.", host=base.host, started=False
+            )
+        return self._target_for(self._options)
+
+
+class CallingHost(Calls, Host):
+    """A Host that runs commands and functions without tasks."""
+
+    @property
+    def _base(self) -> Host:
+        return self
+
+
+class RuntimeView(Calls):
+    """A Runtime with other options for commands and functions; see `Runtime.with_options`."""
+
+    def __init__(self, base: Host, options: Options) -> None:
+        self._host_of_view = base
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"<RuntimeView of {self._base!r}>"
+
+    @property
+    def _base(self) -> Host:
+        return self._host_of_view

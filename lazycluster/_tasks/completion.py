@@ -1,0 +1,128 @@
+"""Run callbacks of users, and actions at a time, in one thread of the process.
+
+The reader threads of connections must not run a user's code: what blocks them stops the connection.
+The thread is a daemon, and a forked child starts one of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+Action = Callable[[], object]
+
+MOST_TIMERS = 1000  # that are kept, before the cancelled ones among them are removed
+MOST_SECONDS = 86400.0  # of one wait
+
+_logger = logging.getLogger("lazycluster")
+
+
+class Timer:
+    """An action at a time; `cancel` drops it."""
+
+    def __init__(self, when: float, action: Action) -> None:
+        self.when = when
+        self.action: Action | None = action
+
+    def cancel(self) -> None:
+        """Drop the action. A second call, or one after the time, does nothing."""
+        self.action = None
+
+
+class CompletionThread:
+    """Call actions one after the other, in the order in which they came."""
+
+    def __init__(self) -> None:
+        # Reentrant, so that a signal handler may post while its thread does.
+        self._queue: queue.SimpleQueue[Action] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._timers: list[tuple[float, int, Timer]] = []  # used by the thread alone
+        self._numbers = itertools.count()
+        self._most_timers = MOST_TIMERS
+
+    def start(self) -> None:
+        """Start the thread at the first call.
+
+        Raises:
+            RuntimeError: If no thread can be started.
+        """
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(
+                    target=self._run, name="lazycluster callbacks", daemon=True
+                )
+                thread.start()
+                self._thread = thread
+
+    @property
+    def is_current(self) -> bool:
+        """Return True in this thread."""
+        return threading.current_thread() is self._thread
+
+    def post(self, action: Action) -> None:
+        """Call an action soon. It must not wait for another one."""
+        self._queue.put(action)
+
+    def call_at(self, when: float, action: Action) -> Timer:
+        """Call an action at a time by `time.monotonic()`."""
+        timer = Timer(when, action)
+        self.post(lambda: self._add(timer))
+        return timer
+
+    def _run(self) -> None:
+        while True:
+            action = self._due() or self._next()
+            if action is None:
+                continue
+            try:
+                action()
+            except BaseException:  # a user's callback may raise a SystemExit
+                _logger.exception("A callback failed.")
+            del action  # it may hold what the user wants to be freed
+
+    def _due(self) -> Action | None:
+        """Return the action of a timer whose time has come."""
+        while self._timers:
+            when, _, timer = self._timers[0]
+            if timer.action is not None and when > time.monotonic():
+                return None
+            heapq.heappop(self._timers)
+            if timer.action is not None:
+                return timer.action
+        return None
+
+    def _next(self) -> Action | None:
+        """Wait for an action, until the next timer at most."""
+        timeout = None
+        if self._timers:
+            timeout = min(max(0.0, self._timers[0][0] - time.monotonic()), MOST_SECONDS)
+        try:
+            return self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def _add(self, timer: Timer) -> None:
+        heapq.heappush(self._timers, (timer.when, next(self._numbers), timer))
+        if len(self._timers) > self._most_timers:  # many calls with long timeouts have ended
+            self._timers = [entry for entry in self._timers if entry[2].action is not None]
+            heapq.heapify(self._timers)
+            self._most_timers = max(MOST_TIMERS, 2 * len(self._timers))
+
+
+completion = CompletionThread()
+
+
+def _start_anew() -> None:
+    completion.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_start_anew)

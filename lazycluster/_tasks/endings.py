@@ -1,0 +1,54 @@
+"""Make the error that the end of a step means, with what the step has sent as its value."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from lazycluster._conversation.outcome import Outcome, RaisedFailure
+from lazycluster._shared import frames
+from lazycluster._tasks.outcomes import attach_exception
+from lazycluster._tasks.steps import Step
+from lazycluster._tasks.values import Values
+from lazycluster.exceptions import LazyclusterError, RemoteFunctionError
+
+
+def step_error(
+    step: Step,
+    host: str,
+    outcome: Outcome,
+    output: Callable[[], str],
+    values: Values,
+    index: int = 0,
+) -> Exception | None:
+    """Return the error that an outcome means; None for a success.
+
+    Args:
+        step: The step.
+        host: The host, for the message.
+        outcome: How the step ended.
+        output: Returns the end of what the step printed; called only if needed.
+        values: What the steps have sent as their values.
+        index: The index of the step there.
+    """
+    error = step.error(host, outcome, output)
+    if error is None and outcome.returned:
+        return _lost_value_error(step, host, values.error(index))
+    failure = outcome.failure
+    raised = isinstance(failure, RaisedFailure) and failure.pickled
+    if raised and step.returns and isinstance(error, RemoteFunctionError):
+        with contextlib.suppress(OSError):  # then its text has to do
+            attach_exception(error, values.sent_by(index, frames.EXCEPTION_LIMIT))
+    return error
+
+
+def _lost_value_error(step: Step, host: str, reason: OSError | None) -> LazyclusterError | None:
+    """Return the error of a value that could not be stored on the manager."""
+    if reason is None:
+        return None
+    error = LazyclusterError(
+        f"{step.name} has run to its end on {host}, but its value cannot be stored on the manager: "
+        f"{reason}."
+    )
+    error.__cause__ = reason
+    return error

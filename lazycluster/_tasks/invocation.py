@@ -1,0 +1,265 @@
+"""Run one step on a host without a task: no log file, and its output in memory or nowhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lazycluster._tasks.completion import Timer, completion
+from lazycluster._tasks.endings import step_error
+from lazycluster._tasks.execution import (
+    INTERRUPT_TIMEOUT,
+    KILL_TIMEOUT,
+    TERMINATE_GRACE,
+    Target,
+    send_once_more,
+)
+from lazycluster._tasks.interpreter_exit import forget, stop_with_main_thread
+from lazycluster._tasks.lines import Lines
+from lazycluster._tasks.outcomes import timeout_error
+from lazycluster._tasks.steps import Step
+from lazycluster._tasks.values import Values
+from lazycluster._text import decoded_end
+from lazycluster.exceptions import OUTPUT_IN_ERRORS, LazyclusterError, SerializationError
+
+if TYPE_CHECKING:
+    from lazycluster._conversation.outcome import Outcome
+    from lazycluster._conversation.request import Request
+
+OUTPUT, ERRORS = range(2)  # the streams of a step
+
+
+class Invocation:
+    """One command or function on a host.
+
+    A thread calls `run` and waits for the end, or it calls `start`, and the frames that arrive lead
+    to `on_end`.
+
+    Args:
+        step: The step.
+        host: The host, for messages.
+        timeout: The most seconds from the request to the end; None for no bound.
+        on_output: Called with each line, in the completion thread; None if lines are not wanted.
+        keeps_output: True to keep all output in memory. Defaults to False, only its end.
+
+    Attributes:
+        on_end: Called once after `start`, with the error or None, in a thread that must not be
+            blocked.
+        output: What it has printed to standard output, and to a separate standard error.
+        owner: Lives at least until the end; a Runtime that is freed closes its connection.
+        outcome: How the step ended; None if that is not known.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        host: str,
+        *,
+        timeout: float | None = None,
+        on_output: Callable[[str], object] | None = None,
+        keeps_output: bool = False,
+    ) -> None:
+        self.step = step
+        self.host = host
+        self.on_end: Callable[[BaseException | None], object] | None = None
+        self.output = (bytearray(), bytearray())
+        self.owner: object = None
+        self.outcome: Outcome | None = None
+        self._values = Values()
+        self._timeout = timeout
+        self._lines = None if on_output is None else Lines(on_output, host)
+        self._keeps_output = keeps_output
+        self._request: Request | None = None
+        self._timer: Timer | None = None
+        self._timed_out = False
+        self._is_stopped = False
+        self._done = threading.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Return True while its process runs on the host."""
+        return self._request is not None and self._request.pid is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Return True if it is to end, or has been ended."""
+        return self._is_stopped
+
+    def tail(self) -> str:
+        """Return the end of what it has printed, for an error."""
+        return "".join(decoded_end(stream, OUTPUT_IN_ERRORS) for stream in self.output)
+
+    def load_value(self) -> object:
+        """Unpickle the value in this thread, and forget the bytes.
+
+        Raises:
+            SerializationError: If it cannot be unpickled here; another Exception if its class
+                raises one.
+        """
+        for value in self._values:
+            self._values.clear()
+            return value
+        raise SerializationError(f"{self.host} has sent no value of {self.step.name}.")
+
+    def run(self, find_target: Callable[[], Target]) -> BaseException | None:
+        """Run the step, and wait for its end.
+
+        Args:
+            find_target: Called first, and again if the connection has ended before it was used.
+
+        Returns:
+            The error that its end means; None for a success.
+
+        Raises:
+            LazyclusterError: If the step could not be sent.
+        """
+        self._start_callbacks()
+        try:
+            stop_with_main_thread(self)
+            self._follow(send_once_more(find_target, self._send))
+        except BaseException as error:
+            request = self._request
+            if request is None:
+                raise
+            if error is not request.error:  # a KeyboardInterrupt, or what a signal handler raises
+                request.kill_and_wait(TERMINATE_GRACE, INTERRUPT_TIMEOUT)
+                raise
+        finally:
+            self._done.set()
+            forget(self)
+        if self._lines is not None:
+            self._lines.finish_and_wait()
+        return self._find_error()
+
+    def _follow(self, request: Request) -> None:
+        """Wait for the end of the request, and enforce the timeout."""
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        while not request.finished:
+            request.wait(deadline)
+            if deadline is not None and not request.finished and time.monotonic() >= deadline:
+                self._timed_out = True
+                request.kill_and_wait(TERMINATE_GRACE, TERMINATE_GRACE + KILL_TIMEOUT)
+                return
+
+    def start(self, target: Target) -> None:
+        """Send the step to a target, and do not wait for its end.
+
+        Raises:
+            ConnectionLostError: If the connection has ended; `started` is then False, and it may
+                be called again with another target.
+        """
+        self._start_callbacks()
+        if self._timeout is not None:
+            self._timer = completion.call_at(time.monotonic() + self._timeout, self._time_out)
+        try:
+            self._send(target)
+        except BaseException:
+            self._cancel_timer()
+            raise
+
+    def _start_callbacks(self) -> None:
+        if self._lines is not None or self._timeout is not None:
+            completion.start()
+
+    def _send(self, target: Target) -> Request:
+        request = target.conversation.request(
+            [self.step.describe()],
+            working_dir=target.working_dir,
+            environment=target.environment,
+            cwd=target.cwd,
+            chunks=self.step.chunks(None),
+            on_output=lambda _, data: self._take_output(OUTPUT, data),
+            on_errors=lambda _, data: self._take_output(ERRORS, data),
+            on_value=lambda _, data: self._take_value(data),
+            on_end=self._take_end,
+        )
+        self._request = request
+        if self._is_stopped:  # `stop` may have come before there was a request to kill.
+            request.kill(TERMINATE_GRACE)
+        return request
+
+    def stop(self) -> None:
+        """Send SIGTERM to its processes on the host, SIGKILL five seconds later; do not wait."""
+        self._is_stopped = True
+        request = self._request
+        if request is not None:
+            request.kill(TERMINATE_GRACE)
+
+    # For `interpreter_exit`
+
+    request_stop = stop
+
+    def abandon(self, reason: str) -> None:
+        """Make the end come now, with an error."""
+        request = self._request
+        if request is not None:
+            request.fail(LazyclusterError(reason))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, at most `timeout` seconds; return True if it has."""
+        return self._done.wait(timeout)
+
+    # In the reader thread
+
+    def _take_output(self, stream: int, data: memoryview) -> None:
+        kept = self.output[stream]
+        kept += data
+        if not self._keeps_output and len(kept) > 2 * OUTPUT_IN_ERRORS:
+            del kept[:-OUTPUT_IN_ERRORS]
+        if self._lines is not None:
+            self._lines.append(stream, data)
+
+    def _take_value(self, data: memoryview) -> None:
+        if self.step.returns:  # A hostile host may send a value of a command.
+            self._values.append(0, data)
+
+    def _take_end(self, request: Request) -> None:
+        if self.on_end is None or isinstance(request.error, SystemExit):
+            return  # A thread waits in `run`, or the interpreter exits.
+        self._request = request
+        self._cancel_timer()
+        if not request.finished:  # Its output could not be stored, or the host does not end it.
+            request.kill(TERMINATE_GRACE)
+        error = self._find_error()
+        if self._lines is None:
+            self.end(error)
+        else:
+            self._lines.finish(lambda: self.end(error))
+
+    def end(self, error: BaseException | None) -> None:
+        """Report the end, once; also the end of what was never sent."""
+        self._done.set()
+        on_end, self.on_end = self.on_end, None
+        self.owner = None
+        if on_end is not None:
+            on_end(error)
+
+    def _find_error(self) -> BaseException | None:
+        """Return the error that the end of the request means."""
+        request = self._request
+        assert request is not None
+        if self._timed_out:
+            assert self._timeout is not None
+            return timeout_error(self.host, self.step.name, self._timeout, self.tail())
+        if request.error is not None:
+            return request.error
+        if not request.outcomes:
+            return LazyclusterError(f"{self.step.name} was stopped on {self.host} before it began.")
+        self.outcome = outcome = request.outcomes[0]
+        if outcome.returned and self.step.returns:
+            self._values.mark_returned(0)
+        return step_error(self.step, self.host, outcome, self.tail, self._values)
+
+    # In the completion thread
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self.stop()
+        end = time.monotonic() + TERMINATE_GRACE + KILL_TIMEOUT
+        self._timer = completion.call_at(end, lambda: self.abandon("The host does not end it."))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

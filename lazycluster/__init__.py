@@ -5,10 +5,60 @@ from __future__ import annotations
 TYPE_CHECKING = False  # importing typing takes longer than the rest of this module
 if TYPE_CHECKING:
     from lazycluster.connection import Connection
-    from lazycluster.exceptions import LazyclusterError
+    from lazycluster.exceptions import (
+        AuthenticationError,
+        CommandError,
+        ConnectError,
+        ConnectionLostError,
+        FileTransferError,
+        ForwardError,
+        HostKeyError,
+        InvalidRuntimeError,
+        LazyclusterError,
+        NoPortsLeftError,
+        NoRuntimesDetectedError,
+        PathCreationError,
+        PortInUseError,
+        ProtocolError,
+        PythonNotFoundError,
+        PythonVersionError,
+        RemoteFunctionError,
+        SerializationError,
+        SshError,
+        StepTimeoutError,
+        TaskExecutionError,
+    )
     from lazycluster.runtimes import Runtime, RuntimeTask
+    from lazycluster.utils import Environment
 
-__all__ = ["Connection", "LazyclusterError", "Runtime", "RuntimeTask", "__version__"]
+__all__ = [
+    "AuthenticationError",
+    "CommandError",
+    "ConnectError",
+    "Connection",
+    "ConnectionLostError",
+    "Environment",
+    "FileTransferError",
+    "ForwardError",
+    "HostKeyError",
+    "InvalidRuntimeError",
+    "LazyclusterError",
+    "NoPortsLeftError",
+    "NoRuntimesDetectedError",
+    "PathCreationError",
+    "PortInUseError",
+    "ProtocolError",
+    "PythonNotFoundError",
+    "PythonVersionError",
+    "RemoteFunctionError",
+    "Runtime",
+    "RuntimeTask",
+    "SerializationError",
+    "SshError",
+    "StepTimeoutError",
+    "TaskExecutionError",
+    "__version__",
+]
 
 __version__ = "0.3.0"
 
@@ -20,14 +70,15 @@ _PUBLIC_MODULES = (
     "processes",
     "runtimes",
     "tasks",
+    "utils",
 )
 
 _MODULE_OF_NAME = {
     "Connection": "connection",
-    "LazyclusterError": "exceptions",
+    "Environment": "utils",
     "Runtime": "runtimes",
     "RuntimeTask": "tasks",
-}
+}  # of all other names it is `exceptions`
 
 
 def __getattr__(name: str) -> object:
@@ -36,9 +87,10 @@ def __getattr__(name: str) -> object:
 
     if name in _PUBLIC_MODULES:
         return importlib.import_module(f"lazycluster.{name}")
-    if name not in _MODULE_OF_NAME:
+    if name not in __all__:
         raise AttributeError(f"module 'lazycluster' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"lazycluster.{_MODULE_OF_NAME[name]}"), name)
+    module = importlib.import_module(f"lazycluster.{_MODULE_OF_NAME.get(name, 'exceptions')}")
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -10,6 +10,8 @@ import re
 import stat
 import time
 
+from lazycluster._checks import checked_path
+
 FILES_PER_HOST = 1000
 """The number of log files kept for a host, the newest ones."""
 
@@ -23,6 +25,7 @@ class RemovedAtExitError(FileNotFoundError):
     """The temporary main directory was removed, since the interpreter exits."""
 
 
+_chosen: str | None = None  # by `set_main_directory`
 _files_made: dict[str, int] = {}  # by folder; it decides only when to prune
 
 # The temporary main directories of each process, by its id, so that a forked child has its own;
@@ -30,12 +33,28 @@ _files_made: dict[str, int] = {}  # by folder; it decides only when to prune
 _temporary: dict[int, list[str] | None] = {}
 
 
+def set_main_directory(path: str | os.PathLike[str]) -> None:
+    """Set the main directory of later log files.
+
+    Raises:
+        ValueError: If the path is empty or invalid.
+    """
+    global _chosen
+    _chosen = os.path.abspath(os.path.expanduser(checked_path(path, "The main directory")))
+
+
+def main_directory() -> str:
+    """Return the absolute path of the main directory, which need not exist."""
+    return _configured_main_directory() or _home_main_directory() or _temporary_main_directory()
+
+
 def create_log_file(host: str, task_name: str) -> tuple[str, int]:
     """Create a log file, readable by this user only.
 
-    The main directory is `$LAZYCLUSTER_HOME`, else `$XDG_STATE_HOME/lazycluster`, else
-    `~/.local/state/lazycluster`. Where `$HOME` cannot be written it is a temporary folder that is
-    removed at exit; after `kill -9` of the process it stays.
+    The main directory is the one that was set, else `$LAZYCLUSTER_HOME`, else
+    `$XDG_STATE_HOME/lazycluster`, else `~/.local/state/lazycluster`. Where `$HOME` cannot be
+    written it is a temporary folder that is removed at exit; after `kill -9` of the process it
+    stays.
 
     Returns:
         The path, and a descriptor to append to the file.
@@ -46,16 +65,17 @@ def create_log_file(host: str, task_name: str) -> tuple[str, int]:
     configured = _configured_main_directory()
     if configured is not None:
         return _create_below(configured, host, task_name)
-    home = os.environ.get("HOME")
-    if home and os.path.isdir(home):
+    at_home = _home_main_directory()
+    if at_home is not None:
         # It may be read-only, full or another user's. The log is still wanted.
         with contextlib.suppress(OSError):
-            main_directory = os.path.join(os.path.abspath(home), ".local/state/lazycluster")
-            return _create_below(main_directory, host, task_name)
+            return _create_below(at_home, host, task_name)
     return _create_below(_temporary_main_directory(), host, task_name)
 
 
 def _configured_main_directory() -> str | None:
+    if _chosen is not None:
+        return _chosen
     home = os.environ.get("LAZYCLUSTER_HOME")
     if home:
         return os.path.abspath(home)
@@ -63,6 +83,13 @@ def _configured_main_directory() -> str | None:
     # The XDG Base Directory Specification says to ignore a relative path.
     if state_home and os.path.isabs(state_home):
         return os.path.join(state_home, "lazycluster")
+    return None
+
+
+def _home_main_directory() -> str | None:
+    home = os.environ.get("HOME")
+    if home and os.path.isdir(home):
+        return os.path.join(os.path.abspath(home), ".local/state/lazycluster")
     return None
 
 

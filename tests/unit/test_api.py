@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import lazycluster
-from lazycluster import Connection, Runtime, RuntimeTask
+from lazycluster import Connection, Runtime, RuntimeTask, exceptions
 
 pytestmark = pytest.mark.every_python
 
@@ -98,8 +100,22 @@ class ReferenceRuntime:
     def stop_process(self, key): ...
 
 
+EXCEPTIONS = sorted(
+    name
+    for name, value in vars(exceptions).items()
+    if isinstance(value, type) and issubclass(value, exceptions.LazyclusterError)
+)
+
 IMPORTABLE = {
-    "lazycluster": ["Connection", "Runtime", "RuntimeTask", "__version__"],
+    "lazycluster": [
+        "Connection",
+        "Environment",
+        "Runtime",
+        "RuntimeTask",
+        "__version__",
+        *EXCEPTIONS,
+    ],
+    "lazycluster.utils": ["Environment"],
     "lazycluster.runtimes": ["Runtime", "RuntimeTask"],
     "lazycluster.exceptions": [
         "InvalidRuntimeError",
@@ -145,10 +161,32 @@ def test_name_can_be_imported(module, name):
     assert hasattr(importlib.import_module(module), name)
 
 
+def test_all_is_complete():
+    """`from lazycluster import *` gives what the package has, and `dir` names it."""
+    assert set(IMPORTABLE["lazycluster"]) <= set(lazycluster.__all__) <= set(dir(lazycluster))
+    starred: dict[str, object] = {}
+    exec("from lazycluster import *", starred)
+    assert starred["PortInUseError"] is exceptions.PortInUseError
+    assert starred.keys() >= set(lazycluster.__all__)
+
+
+def test_an_exception_is_the_same_wherever_it_comes_from():
+    """It can be caught under both names."""
+    for name in EXCEPTIONS:
+        assert getattr(lazycluster, name) is getattr(exceptions, name)
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    """Each name is imported at its first use."""
+    source = "import sys, lazycluster; print(*(n for n in sys.modules if 'lazycluster' in n))"
+    run = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, check=True)
+    assert run.stdout.split() == [b"lazycluster"]
+
+
 def test_dir_has_the_public_names():
     """It has names that were not used yet, and no private ones."""
     names = dir(lazycluster)
-    assert {"Runtime", "RuntimeTask", "Connection", "exceptions", "__version__"} <= set(names)
+    assert {"Runtime", "Environment", "exceptions", "utils", "__version__"} <= set(names)
     assert not [name for name in names if name.startswith("_") and name != "__version__"]
     assert all(hasattr(lazycluster, name) for name in names)
 
@@ -281,7 +319,6 @@ def test_package_is_typed():
 
 def test_exceptions_have_the_bases_that_scripts_catch():
     """A broken connection is a ValueError, a failed copy an OSError, all are LazyclusterErrors."""
-    exceptions = importlib.import_module("lazycluster.exceptions")
     assert issubclass(exceptions.ConnectError, ValueError)
     assert issubclass(exceptions.FileTransferError, OSError)
     assert issubclass(exceptions.FileTransferError, exceptions.TaskExecutionError)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 
-from lazycluster._checks import check_seconds, checked_port
+from lazycluster._checks import check_seconds, checked_input, checked_port
 from lazycluster._conversation.login import Login
 from lazycluster._ssh.settings import Settings
 from lazycluster._text import decoded, decoded_end
@@ -220,6 +220,7 @@ class Connection(Login):
         self,
         command: str,
         *,
+        input: str | bytes | None = None,
         check: bool = True,
         timeout: float | None = None,
         shell: str | None = None,
@@ -227,8 +228,8 @@ class Connection(Login):
         """Run a command in the account's shell, as `ssh host command` does, and wait for its end.
 
         It needs a session of its own, which a host with `MaxSessions 1` refuses, and some 10 ms:
-        where there is Python, a task is quicker and reports more. It starts in the home directory,
-        with `/dev/null` as standard input. Its output is kept in memory.
+        where there is Python, `Runtime.run` is quicker and reports more. It starts in the home
+        directory. Its output is kept in memory.
 
         The command ends with the shell that runs it: what that leaves running in its process
         group gets SIGTERM then. `setsid` is the way out. Where neither the server nor `setsid`
@@ -240,6 +241,9 @@ class Connection(Login):
 
         Args:
             command: The command; encoded, at most 100 kB.
+            input: Its standard input, a string as UTF-8. The host stores it before the command
+                starts, in a file without a name in `$TMPDIR` or `/tmp`. Defaults to None,
+                `/dev/null`.
             check: If True, a command that fails raises. Defaults to True.
             timeout: Seconds until the command is stopped: SIGTERM to its process group, SIGKILL two
                 seconds later. What has left the group (`setsid`, `timeout`, a shell with job
@@ -260,13 +264,15 @@ class Connection(Login):
             ConnectError: If no connection came up.
             ValueError: If the command holds a NUL or is too long, or the shell is not a command
                 line.
+            TypeError: If the input is neither a string nor bytes.
         """
         from lazycluster._ssh.run import run, session_input
 
-        data = session_input(command, shell)  # raises before any process is started
+        data = checked_input(input)
+        line = session_input(command, shell, data)  # raises before any process is started
         if timeout is not None:
             check_seconds(timeout, "timeout")
-        ending = self._use(lambda transport: run(transport, data, timeout))
+        ending = self._use(lambda transport: run(transport, line, data, timeout))
         if ending.timed_out or (check and ending.exit_status != 0):
             raise _command_error(self.host, command, ending, timeout)
         return CommandResult(command, ending.stdout, ending.stderr, ending.exit_status)

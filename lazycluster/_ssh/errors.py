@@ -27,10 +27,11 @@ NOISE = re.compile(
     r"|already exists, disabling multiplexing"
 )
 
-# Exit statuses of bootstrap.sh; ssh's own is 255.
+# Exit statuses of bootstrap.sh and session.sh; ssh's own is 255.
 OTHER_SHELL = 93  # a start file replaced the shell by another, which reads stdin as a script
 INPUT_TAKEN = 94  # another program read some of stdin, or all of it
 PROGRAM_FAILED = 95  # Python could not run the supervisor
+NO_INPUT = 96  # the input of a command could not be stored (session.sh)
 
 _CURES_OF_EXIT_STATUSES = {
     OTHER_SHELL: (

@@ -7,19 +7,22 @@ import os
 import re
 import shlex
 import subprocess
+import threading
 from select import PIPE_BUF
 from typing import NamedTuple
 
 from lazycluster._shared import frames
 from lazycluster._ssh import lifelines
 from lazycluster._ssh.argv import run_argv
-from lazycluster._ssh.errors import INPUT_TAKEN
+from lazycluster._ssh.errors import INPUT_TAKEN, NO_INPUT
 from lazycluster._ssh.mux import client_error, in_session, master_answers, start_client
 from lazycluster._ssh.scripts import SPARE_LINES, read_line
 from lazycluster._ssh.transport import Transport
+from lazycluster._ssh.waiting import wait_writable
 from lazycluster.exceptions import SshError
 
 COMMAND_LIMIT = 100_000  # bytes, encoded; Linux takes at most 128 KiB as one word of an argv
+FEED_INTERVAL = 0.1  # seconds between two looks at whether a full pipe is no longer the client's
 STOP_TIMEOUT = 4.0  # seconds for a stopped command to go; the host needs at most 2
 
 
@@ -32,12 +35,13 @@ class Ending(NamedTuple):
     timed_out: bool
 
 
-def session_input(command: str, shell: str | None) -> bytes:
+def session_input(command: str, shell: str | None, data: bytes | None = None) -> bytes:
     """Make what `session.sh` reads: the command and the shell that runs it.
 
     Args:
         command: The command.
         shell: The command line of a shell, like "bash --norc". None: the account's shell.
+        data: The command's standard input, which must follow; None for `/dev/null`.
 
     Raises:
         ValueError: If the command contains a NUL or is too long for an argv, or the shell is not a
@@ -52,7 +56,8 @@ def session_input(command: str, shell: str | None) -> bytes:
             f"The command makes {len(encoded)} bytes; at most {COMMAND_LIMIT} can be sent. "
             "Copy a script to the host instead, or use a task."
         )
-    return b"%blazycluster %b\n" % (SPARE_LINES.encode(), encoded)
+    size, name = ("-", "-") if data is None else (len(data), f"lazycluster-{os.urandom(8).hex()}")
+    return f"{SPARE_LINES}lazycluster {size} {name} ".encode() + encoded + b"\n"
 
 
 def _words_of_shell(shell: str) -> list[str]:
@@ -71,12 +76,13 @@ def _octal(word: bytes) -> bytes:
     return re.sub(rb"[^!-)+->@-Z^-~]", lambda match: b"\\0%03o" % match[0][0], word) or b"\\c"
 
 
-def run(transport: Transport, data: bytes, timeout: float | None) -> Ending:
+def run(transport: Transport, line: bytes, data: bytes | None, timeout: float | None) -> Ending:
     """Run a command in a session of its own, and wait for its end.
 
     Args:
         transport: What it goes over.
-        data: The command, made by `session_input`.
+        line: The command, made by `session_input`.
+        data: The standard input of the command; None for none.
         timeout: Seconds until it is stopped; None for no limit.
 
     Raises:
@@ -84,16 +90,16 @@ def run(transport: Transport, data: bytes, timeout: float | None) -> Ending:
             started.
         SshError: If the host or the master refused the session.
     """
-    return in_session(transport, lambda: _run(transport, data, timeout))
+    return in_session(transport, lambda: _run(transport, line, data or b"", timeout))
 
 
 def _session_command() -> str:
     """Return the line that the account's login shell gets."""
-    script = read_line("session", INPUT_TAKEN=INPUT_TAKEN)
+    script = read_line("session", INPUT_TAKEN=INPUT_TAKEN, NO_INPUT=NO_INPUT)
     return f"exec /bin/sh -c 'eval \"$1\"' lazycluster '{script}'"
 
 
-def _run(transport: Transport, data: bytes, timeout: float | None) -> Ending:
+def _run(transport: Transport, line: bytes, data: bytes, timeout: float | None) -> Ending:
     log_file = os.path.join(transport.master.folder, f"run-{os.urandom(8).hex()}")
     argv = run_argv(transport.master.control_path, log_file, _session_command())
     with contextlib.ExitStack() as stack:
@@ -107,12 +113,12 @@ def _run(transport: Transport, data: bytes, timeout: float | None) -> Ending:
         reader, lifeline = lifelines.pipe()
         try:
             # Before another thread can close the lifeline, and another file get its number.
-            written = _fill(lifeline, data)
+            written = _fill(lifeline, line)
             stack.callback(transport.release_client, lifeline)
             transport.register_client(lifeline)
             if not written:
                 raise SshError(
-                    f"The command makes {len(data)} bytes, which is more than a pipe of this "
+                    f"The command makes {len(line)} bytes, which is more than a pipe of this "
                     "computer holds.",
                     host=transport.settings.host,
                 )
@@ -121,6 +127,8 @@ def _run(transport: Transport, data: bytes, timeout: float | None) -> Ending:
         finally:
             lifelines.close(reader)
         try:
+            if data:
+                _feed(transport, lifeline, data)
             stdout, stderr = client.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             transport.release_client(lifeline)
@@ -142,6 +150,22 @@ def _fill(pipe: int, data: bytes) -> bool:
     with contextlib.suppress(BlockingIOError):
         return os.write(pipe, data) == len(data)
     return False
+
+
+def _feed(transport: Transport, lifeline: int, data: bytes) -> None:
+    """Write the input to a client in a thread, which ends with the client."""
+
+    def feed() -> None:
+        view = memoryview(data)
+        with contextlib.suppress(OSError):  # the client has ended
+            while view:
+                wait_writable(lifeline, FEED_INTERVAL)
+                written = transport.write_to_client(lifeline, view[: frames.CHUNK])
+                if written is None:
+                    return
+                view = view[written:]
+
+    threading.Thread(target=feed, name="lazycluster input", daemon=True).start()
 
 
 def _remove(path: str) -> None:

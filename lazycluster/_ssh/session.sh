@@ -8,6 +8,11 @@
 # octal numbers where they are not plain. One word alone is a command for the account's shell, or
 # for /bin/sh if that shell runs no commands.
 #
+# Before the argv come the number of bytes of the command's own input, which follow the line, and a
+# name that nothing has; `- -` without input. The input is stored in a file that is removed before
+# the first byte is in it. Standard input is also what tells of the end of the connection, so the
+# command cannot read it itself, and a pipe from here would be full if the command reads nothing.
+#
 # The shell runs the command in the process that sshd waits for, so that sshd reports how it ended.
 # A second process waits for the end of standard input, which comes when the command has ended, when
 # the client stops it, and when the connection or the manager has gone. It ends the process group
@@ -21,11 +26,11 @@
 #
 # TMOUT in the environment would end `read` in bash; the command keeps it.
 #
-# shellcheck disable=SC2015,SC2016,SC2034,SC2086,SC2242 # it must be one line; @...@ is a number
+# shellcheck disable=SC2015,SC2016,SC2034,SC2086,SC2094,SC2242 # it must be one line; @...@ is a number
 set +m;
 kill -0 -$$ 2>/dev/null || [ "${2-}" ] || { command -v setsid >/dev/null 2>&1 &&
     exec setsid /bin/sh -c "$1" lazycluster "$1" again; } || :;
-while TMOUT=0 read -r e w && [ -z "$e" ]; do :; done;
+while TMOUT=0 read -r e n f w && [ -z "$e" ]; do :; done;
 [ "$e" = lazycluster ] || {
     echo "A start file of the account has read standard input." >&2; exit @INPUT_TAKEN@; };
 set --; for q in $w; do c=$(printf "%b." "$q"); set -- "$@" "${c%.}"; done;
@@ -35,6 +40,11 @@ started() { { read -r e </proc/$$/stat && set -- ${e##*) } && echo "${20}"; } 2>
 s=; k=-$$; kill -0 $k 2>/dev/null || { k=$$; s=$(started); };
 end() { [ "$k" = -$$ ] || { [ "$s" ] && [ "$s" = "$(started)" ]; } && kill $1 $k; };
 exec 3<&0 </dev/null;
+[ "$n" = - ] || {
+    f=${TMPDIR:-/tmp}/$f; ( umask 077; set -C; : >"$f" ) || exit @NO_INPUT@;
+    exec 4>"$f" 5<"$f" 6<"$f"; rm -f "$f"; head -c "$n" <&3 >&4;
+    [ "$(wc -c <&6)" -eq "$n" ] || { echo "The input did not arrive." >&2; exit @NO_INPUT@; };
+    exec <&5 4>&- 5<&- 6<&-; };
 ( (
     trap "" HUP INT TERM; exec >/dev/null 2>&1; TMOUT=0 read -r q <&3 || :; exec 3<&-;
     end -TERM || :; kill -0 $$ || exit 0; sleep 2; end -KILL || :

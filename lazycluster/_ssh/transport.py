@@ -255,6 +255,20 @@ class Transport:
             if self.closing:
                 self.release_client(lifeline)
 
+    def write_to_client(self, lifeline: int, data: bytes | memoryview) -> int | None:
+        """Write what the lifeline of a mux client takes now; return how much, None if released.
+
+        Raises:
+            OSError: If the client has ended.
+        """
+        with self._changed:  # the number may be another's as soon as it is closed
+            if lifeline not in self._clients:
+                return None
+            try:
+                return os.write(lifeline, data)
+            except BlockingIOError:
+                return 0
+
     def release_client(self, lifeline: int) -> None:
         """Close the lifeline of a mux client; a second call does nothing."""
         with self._changed:  # the number may be another's as soon as it is closed

@@ -36,7 +36,7 @@ def bare_sshd(make_sshd: Callable[..., LoopbackSshd], tmp_path: Path) -> Loopbac
     """Return a host without Python: its PATH has only what the commands of tests need."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name in ("cat", "setsid", "sh", "sleep", "touch"):
+    for name in ("cat", "head", "rm", "setsid", "sh", "sleep", "touch", "wc"):
         (tools / name).symlink_to(shutil.which(name) or "")
     return make_sshd(path=[], environment={"PATH": str(tools)})
 

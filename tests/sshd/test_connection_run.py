@@ -124,6 +124,48 @@ def test_run_has_no_input_and_default_signals(connect, any_sshd):
         assert not int(line.split()[1], 16) & (1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1)
 
 
+@pytest.mark.parametrize("data", ["", "text\n", b"\0\xff\n", bytes(range(256)) * 40000], ids=len)
+def test_run_with_input(connect, any_sshd, data):
+    """All of it, and then its end."""
+    expected = data.encode() if isinstance(data, str) else data
+    assert connect(any_sshd).run("cat", input=data).stdout_bytes == expected
+
+
+@pytest.mark.parametrize("command", ["true", "head -c 3", "exec <&-; exec sleep 0.1"])
+def test_run_with_input_that_is_not_read(connect, any_sshd, command):
+    connection = connect(any_sshd)
+    connection.run(command, input=bytes(10_000_000))
+    assert connection.run("cat", input="next").stdout == "next"
+
+
+def test_run_with_input_that_is_not_read_is_stopped_in_time(connect, any_sshd, pids):
+    connection = connect(any_sshd)
+    with pytest.raises(StepTimeoutError):
+        connection.run(f"touch {pids}/$$; exec sleep 1000", input=bytes(10_000_000), timeout=2)
+    await_gone(recorded(pids))
+
+
+def test_run_leaves_no_file_of_its_input(connect, own_sshd):
+    connection = connect(own_sshd)
+    shown = connection.run("ls -A ${TMPDIR:-/tmp}; umask; set -o", input=b"secret").stdout
+    assert "lazycluster-" not in shown
+    assert shown == connection.run("ls -A ${TMPDIR:-/tmp}; umask; set -o").stdout
+
+
+def test_run_whose_input_cannot_be_stored_does_not_start(connect, make_sshd, pids):
+    sshd = make_sshd(environment={"TMPDIR": "/no/such/folder"})
+    connection = connect(sshd)
+    with pytest.raises(CommandError, match="/no/such/folder"):
+        connection.run(f"touch {pids}/$$", input=b"x")
+    assert not recorded(pids)
+
+
+@pytest.mark.parametrize("data", [3, ["a"], bytearray(b"a")])
+def test_run_with_bad_input(connect, sshd, no_process, data):
+    with pytest.raises(TypeError, match="input"):
+        connect(sshd).run("cat", input=data)
+
+
 def test_run_ends_what_it_leaves_behind(connect, any_sshd, pids):
     """And does not wait for it; `setsid` is the way out."""
     connection = connect(any_sshd)

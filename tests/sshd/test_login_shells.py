@@ -35,6 +35,7 @@ def test_f17_login_shell(
     with Connection(sshd.alias, config_file=sshd.config_file, connect_timeout=150) as connection:
         result = connection.run("printf '%s!' 'a\\b' \"it's\" '*\n'; cat; exit 3", check=False)
         assert (result.stdout, result.exit_status) == ("a\\b!it's!*\n!", 3)
+        assert connection.run("cat", input="it's\n").stdout == "it's\n"
     runtime = make_runtime(on=sshd)
     assert run(runtime, "echo hi", "exit 0") == ["hi\n", ""]
     assert call(runtime, os.getcwd) == runtime.working_dir

@@ -39,6 +39,22 @@ def checked_environment(
     return checked
 
 
+def check_flag(flag: object, what: str, cure: str = "") -> None:
+    """Check the parameter `what`, a bool or None.
+
+    Args:
+        flag: The value, which the message does not show.
+        what: The name of the parameter.
+        cure: A further sentence for the message.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if flag is not None and not isinstance(flag, bool):
+        message = f"{what} must be True, False or None, not {type(flag).__name__}. {cure}"
+        raise TypeError(message.rstrip())
+
+
 def checked_path(path: str | os.PathLike[str], what: str) -> str:
     """Return a path that a host can have; the messages call it `what`, like "The local path".
 

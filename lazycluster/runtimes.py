@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 import signal
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from lazycluster._calls import CallingHost, RuntimeView
-from lazycluster._checks import checked_environment, checked_path
+from lazycluster._checks import check_flag, checked_environment, checked_path
 from lazycluster._fabric_kwargs import translate_connection_kwargs
-from lazycluster._functions.payload import check_call
+from lazycluster._functions.payload import check_call, describe
+from lazycluster._tasks.execution import Execution
 from lazycluster._tasks.history import EXECUTIONS_KEPT, History
 from lazycluster._text import quoted, show
 from lazycluster.connection import Connection
@@ -178,7 +180,7 @@ class Runtime(CallingHost):
     def _find_refusal(self, command: str) -> str | None:
         """Return None if a filter command prints `true`, else what it does instead."""
         task = RuntimeTask("filter").run_command(command)
-        execution = task._begin(self.host, debug=False, timeout=None)
+        execution = Execution(task.name, task.steps, self.host, task=task)
         try:
             execution.run(lambda: self._find_target({}))
         except TaskExecutionError as error:
@@ -204,8 +206,8 @@ class Runtime(CallingHost):
             task: The task.
             execute_async: If True, return at once. `task.join()` waits for the end; an error is
                 logged and becomes `task.error`. Defaults to True.
-            omit_on_join: If True, `join` does not wait for an asynchronous execution. Defaults to
-                False.
+            omit_on_join: If True, `join` does not wait for this execution if it is asynchronous.
+                Defaults to False, which leaves what `task.omit_on_join` says.
             debug: If True, also print the output of the steps while they run. Defaults to False.
             timeout: The most seconds for the whole task. Defaults to None, no bound.
 
@@ -214,26 +216,42 @@ class Runtime(CallingHost):
 
         Raises:
             TaskExecutionError: If a step of a synchronous execution failed; see its `__cause__`.
-            ValueError: If the task is still running.
+            TypeError: If the task is not a RuntimeTask, or a flag is not a bool or None.
+            ValueError: If the timeout is not positive.
         """
+        for name, flag in (
+            ("execute_async", execute_async),
+            ("omit_on_join", omit_on_join),
+            ("debug", debug),
+        ):
+            check_flag(flag, name)
+        if not isinstance(task, RuntimeTask):
+            raise TypeError(
+                f"task must be a RuntimeTask, not {type(task).__name__}. Write "
+                "RuntimeTask().run_command(...) for a command, and "
+                "RuntimeTask().run_function(...) for a function."
+            )
         own = checked_environment(task.env_variables)
         self._connection._check_owner()
-        with self._lock:
-            execution = task._begin(
-                self.host, debug=debug, timeout=timeout, on_end=self._history.end
-            )
-            self._history.add(execution)
-            if execute_async:
-                key = execution.key = self._new_key(self.host, TASK, task.name)
-                process = self._processes[key] = TaskProcess(key, execution)
-                task._process = process
-                execution.joins = not omit_on_join
-        find_target = functools.partial(self._find_target, own)
+        execution = task._prepare(self.host, debug=debug, timeout=timeout, on_end=self._history.end)
+        process = None
         if execute_async:
-            execution.run_in_background(find_target, key)
+            execution.joins = not (omit_on_join or task._omit_on_join)
+            process = self._add_process(execution)
+        self._history.add(execution)
+        last = task._show(execution, process)
+        find_target = functools.partial(self._find_target, own)
+        if process is None:
+            last.run(find_target)
         else:
-            task._run(execution, find_target)
+            execution.run_in_background(find_target, process.name)
         return task
+
+    def _add_process(self, execution: Execution) -> TaskProcess:
+        with self._lock:
+            key = execution.key = self._new_key(self.host, TASK, execution.name)
+            process = self._processes[key] = TaskProcess(key, execution)
+        return process
 
     def execute_function(
         self,
@@ -257,33 +275,47 @@ class Runtime(CallingHost):
         Raises:
             TaskExecutionError: If the function failed; see its `__cause__`. For the errors before
                 that see `RuntimeTask.run_function`.
+            TypeError: If a flag is not a bool or None, because the function's arguments are given
+                by keyword.
         """
+        for name, flag in (("execute_async", execute_async), ("debug", debug)):
+            check_flag(
+                flag,
+                name,
+                "Give the function's arguments by keyword, or as functools.partial(function, …).",
+            )
         reserved = {"function": None, "execute_async": execute_async, "debug": debug}
         check_call(function, func_kwargs, reserved)
-        task = RuntimeTask()._run_checked_function(function, func_kwargs)
+        called = getattr(function, "__name__", None) or describe(function)
+        task = RuntimeTask(f"execute-function-{called}")
+        task._run_checked_function(function, func_kwargs)
         return self.execute_task(task, execute_async, debug=debug)
 
     @property
     def function_returns(self) -> Generator[object, None, None]:
-        """Yield the values of all functions, in the order in which their tasks were last executed.
+        """Yield the values of all functions, in the order in which their executions began.
 
-        See `RuntimeTask.function_returns`.
+        Wait for each execution, unless it has `omit_on_join`. A task that was executed twice here
+        has its values twice.
+
+        Yields:
+            The value of each function. It is None for a function that a failed execution did not
+            call to its end, and for a value that cannot be unpickled.
 
         Raises:
+            TaskExecutionError: If an execution failed; raised after the last value. It is the first
+                such error, and the others are logged.
+            SerializationError: If a value cannot be unpickled, and no earlier execution failed.
             LazyclusterError: If a value was dropped before it was read. A Runtime keeps its newest
                 1000 executions and 256 MiB of their values; `clear_tasks` begins anew.
         """
-        self._history.check_complete()
-        for execution in self._history:
-            if execution.joins:
-                execution.wait()
-            yield from execution.returns()
+        yield from self._history.function_returns()
 
     def execution_log(self, task_name: str) -> list[str]:
-        """Return the execution log of the last task with that name that was executed here.
+        """Return the log of the last execution here of a task with that name.
 
         Args:
-            task_name: The name of the task.
+            task_name: The name that the task had when the execution began.
 
         Raises:
             ValueError: If no task with that name was executed here.
@@ -294,23 +326,24 @@ class Runtime(CallingHost):
         raise ValueError(f"No task {task_name!r} was executed on {self.host}.")
 
     def print_log(self) -> None:
-        """Print the execution log of each task that was executed here."""
+        """Print the log of each execution here, in the order in which they began."""
         for execution in self._history:
             show(f"{self.host}: {execution.name}\n")
             execution.log.show()
 
     def clear_tasks(self) -> None:
-        """Forget the tasks that have ended, and their process handles.
+        """Forget all executions of tasks here, with their process handles and keys.
 
-        Without it the newest 1000 executions are kept, and 256 MiB of the values of functions.
+        What runs goes on until its end, `task.stop()` or `cleanup`. The tasks keep the logs and
+        values of their last executions. Without this call the newest 1000 executions are kept, and
+        256 MiB of the values of functions.
         """
         self._history.clear()
 
     def join(self) -> None:
-        """Wait for all tasks, except those that were executed with `omit_on_join`."""
+        """Wait for all asynchronous executions here, except those that have `omit_on_join`."""
         for execution in self._history:
-            if execution.joins:
-                execution.wait()
+            execution.join()
 
     def send_file(
         self,
@@ -335,7 +368,9 @@ class Runtime(CallingHost):
             FileTransferError: If the copy failed (a TaskExecutionError and an OSError); nothing is
                 half written.
         """
-        task = RuntimeTask().send_file(local_path, remote_path, progress=progress)
+        check_flag(execute_async, "execute_async")
+        task = RuntimeTask(f"send-file-{local_path}-to-{self.host}")
+        task.send_file(local_path, remote_path, progress=progress)
         return self.execute_task(task, execute_async)
 
     def get_file(
@@ -354,7 +389,9 @@ class Runtime(CallingHost):
             execute_async: If True, return at once. Defaults to False.
             progress: A callable, True or None.
         """
-        task = RuntimeTask().get_file(remote_path, local_path, progress=progress)
+        check_flag(execute_async, "execute_async")
+        task = RuntimeTask(f"get-file-{remote_path}-from-{self.host}")
+        task.get_file(remote_path, local_path, progress=progress)
         return self.execute_task(task, execute_async)
 
     def expose_port_to_runtime(self, local_port: int, runtime_port: int | None = None) -> str:
@@ -490,12 +527,16 @@ class Runtime(CallingHost):
         if not self._connection._is_owner:
             return
         self._closed = True
-        for process in self.task_processes:
-            if process.is_alive():
-                process._execution.stopped_by = signal.SIGTERM
+        # A synchronous execution may be one of this thread, in a signal handler.
+        background = [one for one in self._history.running if one.key is not None]
+        for execution in background:
+            execution.stopped_by = signal.SIGTERM
         self._connection.close()
-        for ended in self.get_processes().values():
-            ended.join(_CLEANUP_TIMEOUT)
+        deadline = time.monotonic() + _CLEANUP_TIMEOUT
+        for execution in background:
+            execution.wait(max(0.0, deadline - time.monotonic()))
+        for process in self.get_processes().values():
+            process.join(max(0.0, deadline - time.monotonic()))
 
     def _new_key(self, *parts: str) -> str:
         """Return an unused process key; the caller holds the lock."""

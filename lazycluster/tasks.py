@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import copy
+import logging
 import signal
+import threading
+import weakref
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from lazycluster._checks import (
+    check_flag,
     checked_command,
     checked_environment,
     checked_input,
@@ -24,11 +28,11 @@ from lazycluster._fabric_connection import (
 )
 from lazycluster._fabric_login import login_of
 from lazycluster._functions.payload import check_call, describe, dump_call
-from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target
+from lazycluster._last_execution import LastExecution
+from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target, stop_all
 from lazycluster._tasks.progress import checked_progress
 from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile, Step
 from lazycluster.connection import Connection
-from lazycluster.exceptions import TaskExecutionError
 from lazycluster.processes import TaskProcess
 
 
@@ -39,15 +43,21 @@ class RuntimeTask:
     that calls can be chained. `Runtime.execute_task` executes the task, as does `execute` on a
     `Connection`.
 
-    A task can be executed again; each execution starts a new log. A running task cannot be
-    executed a second time, but a `copy.deepcopy` of it can. A copied or unpickled task has the
-    steps, the variables and the results so far, but no process.
+    A task is a definition. It can be executed again, also while it runs, and on several hosts at
+    once. Each execution has its own log, values, error and process; the task shows those of the
+    execution that began last, and a Runtime those of its own executions. An execution has the
+    steps that the task had when it began.
+
+    A `copy.deepcopy` of a task has its steps and variables and was not executed yet; it is called
+    `name-1`, the next one `name-2`. An unpickled task has the name and the results so far too, but
+    no process.
 
     Args:
-        name: The name of the task, for logs and process keys. Defaults to one made of `id()`.
+        name: The name of the task, for logs and process keys. Defaults to one made of `id()`, also
+            for `""`.
 
     Raises:
-        ValueError: If the name is empty.
+        ValueError: If the name is not a string.
 
     Examples:
         >>> task = RuntimeTask("greet").run_command("echo Hello").run_function(pow, base=2, exp=3)
@@ -58,30 +68,95 @@ class RuntimeTask:
         [8]
     """
 
+    log: logging.Logger = logging.getLogger("lazycluster")
+    """The logger of the library."""
+
     def __init__(self, name: str | None = None) -> None:
-        if name is not None and (not isinstance(name, str) or not name):
-            raise ValueError("The name of a task must be a string that is not empty.")
-        self._name = name if name is not None else f"task-{id(self)}"
+        self.name = f"task-{id(self)}" if name is None or name == "" else name
         self._steps: list[Step] = []
         self._env_variables = EnvVariables()
-        self._execution: Execution | None = None
-        self._process: TaskProcess | None = None
-        self._error: TaskExecutionError | None = None
+        self._omit_on_join = False
+        self._copies = 0  # made by `copy.deepcopy`
+        self._last: LastExecution | None = None
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Make what a pickled task does not have."""
+        # For attributes, never held over I/O. Reentrant, because a signal handler may use the task.
+        self._lock = threading.RLock()
+        self._begun: list[weakref.ref[Execution]] = []  # the executions that may still run
 
     def __repr__(self) -> str:
-        return f"<RuntimeTask {self._name!r} of {len(self._steps)} steps>"
+        count = len(self._steps)
+        steps = f"{count} step" if count == 1 else f"{count} steps"
+        return f"<{type(self).__name__} {self._name!r}, {steps}>"
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}: {self._name}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_process": None}
+        state = {**self.__dict__, "_steps": list(self._steps)}
+        state["_env_variables"] = self._env_variables.snapshot()
+        if self._last is not None:
+            state["_last"] = LastExecution(self._last.execution, None, self._last.error)
+        del state["_lock"], state["_begun"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._env_variables = EnvVariables(self._env_variables)
+        self._env_variables = EnvVariables(state["_env_variables"])
+        self._set_up()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RuntimeTask:
+        with self._lock:
+            self._copies += 1
+            name = f"{self._name}-{self._copies}"
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        RuntimeTask.__init__(twin, name)
+        of_subclass = {key: value for key, value in vars(self).items() if key not in vars(twin)}
+        vars(twin).update(copy.deepcopy(of_subclass, memo))
+        twin._steps = list(self._steps)
+        twin._env_variables = EnvVariables(self._env_variables.snapshot())
+        twin._omit_on_join = self._omit_on_join
+        return twin
 
     @property
     def name(self) -> str:
-        """Return the name of the task."""
+        """Return the name of the task. It can be set; executions that have begun keep theirs.
+
+        Raises:
+            ValueError: On assignment, if the name is empty or not a string.
+        """
         return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValueError("The name of a task must be a string that is not empty.")
+        self._name = name
+
+    @property
+    def omit_on_join(self) -> bool:
+        """Return True if `join` does not wait for the task. It can be set at any time.
+
+        `execute_task(task, omit_on_join=True)` sets it for that execution.
+
+        Raises:
+            TypeError: On assignment, if the value is not a bool.
+        """
+        last = self._last
+        if last is not None and last.process is not None:
+            return not last.execution.joins
+        return self._omit_on_join
+
+    @omit_on_join.setter
+    def omit_on_join(self, omit: bool) -> None:
+        if not isinstance(omit, bool):
+            raise TypeError(f"omit_on_join must be True or False, not {type(omit).__name__}.")
+        self._omit_on_join = omit
+        shown = [] if self._last is None else [self._last.execution]
+        for execution in (*self._find_running(), *shown):
+            execution.joins = execution.key is not None and not omit
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -116,33 +191,31 @@ class RuntimeTask:
         Raises:
             OSError: If the output is large and its file, `execution_log_file_path`, was removed.
         """
-        return [] if self._execution is None else self._execution.log.entries()
+        return [] if self._last is None else self._last.execution.log.entries()
 
     @property
     def execution_log_file_path(self) -> str | None:
-        """Return the path of the file with the last execution's output; None before any output.
+        """Return the path of the file with the last execution's output; None before the first one.
+
+        A silent execution has an empty file. It is None if the file cannot be created, which a
+        WARNING says.
 
         It is in `execution_log/<host>/` below `$LAZYCLUSTER_HOME`, else below
         `$XDG_STATE_HOME/lazycluster`, else below `~/.local/state/lazycluster`. Where the home
         directory cannot be written it is in a temporary directory that is removed at exit.
         """
-        return None if self._execution is None else self._execution.log.path
+        return None if self._last is None else self._last.execution.log.path
 
     @property
     def error(self) -> BaseException | None:
         """Return the TaskExecutionError of the last execution; None without a failure so far."""
-        execution = self._execution
-        if self._error is None and execution is not None:
-            if execution.is_alive:
-                return execution.error
-            self._error = execution.error_of(self)
-        return self._error
+        return None if self._last is None else self._last.find_error(self)
 
     @property
     def function_returns(self) -> Generator[object, None, None]:
-        """Yield the values that the functions returned, in the order of the steps.
+        """Yield the values of the last execution's functions, in the order of the steps.
 
-        Wait for the task first, unless it was executed with `omit_on_join`. The values can be read
+        Wait for the execution first, unless it has `omit_on_join`. The values can be read
         again until `cleanup` frees them. Each is unpickled when it is read; large ones are kept in
         a file until then.
 
@@ -153,16 +226,19 @@ class RuntimeTask:
             TaskExecutionError: If the execution failed; raised after the last value.
             SerializationError: If a value cannot be unpickled on the manager.
         """
-        self.join()
-        if self._execution is not None:
-            yield from self._execution.values
-        if self.error is not None:
-            raise self.error
+        last = self._last
+        if last is None:
+            return
+        last.execution.join()
+        yield from last.execution.values
+        error = last.find_error(self)
+        if error is not None:
+            raise error
 
     @property
     def process(self) -> TaskProcess | None:
         """Return the handle of the last execution; None if that was not asynchronous."""
-        return self._process
+        return None if self._last is None else self._last.process
 
     def run_command(
         self,
@@ -242,11 +318,13 @@ class RuntimeTask:
         literally.
 
         Args:
-            local_path: The file or folder; a leading `~` is expanded. It must exist when the step
-                begins, because an earlier step may create it.
+            local_path: The file or folder. A relative path starts at the current folder of this
+                process when the execution begins; a leading `~` is expanded. It must exist when the
+                step begins, because an earlier step may create it.
             remote_path: The target: the path of the copy, or a folder to put it into (an existing
                 one, or a path with a trailing slash). Relative to the working directory; a leading
-                `~` is expanded; missing folders are made. Defaults to the working directory.
+                `~` is expanded; missing folders are made. Defaults to the working directory, also
+                for `""`.
             progress: A callable that gets the bytes done and the bytes in total, about ten times a
                 second and once at the end, in the thread that executes the task; an exception of it
                 stops the copy. True for a line on standard error if that is a terminal (by tqdm if
@@ -256,12 +334,11 @@ class RuntimeTask:
             ValueError: If a path is empty or invalid, or `progress` is something else.
         """
         local_path = checked_path(local_path, "The local path")
-        if remote_path is not None:
-            remote_path = checked_path(remote_path, "The remote path")
-        source = os.path.abspath(os.path.expanduser(local_path))
-        target = "./" if remote_path is None else remote_path
+        if remote_path is None or remote_path == "":
+            remote_path = "./"
+        remote_path = checked_path(remote_path, "The remote path")
         progress = checked_progress(progress)
-        return self._add(SendFile(f"send {source}", None, source, target, progress))
+        return self._add(SendFile(f"send {local_path}", None, local_path, remote_path, progress))
 
     def get_file(
         self,
@@ -275,15 +352,16 @@ class RuntimeTask:
         Args:
             remote_path: The file or folder, relative to the working directory.
             local_path: The target: the path of the copy, or a folder to put it into. Defaults to
-                the current folder of this process.
+                the current folder of this process when the execution begins, also for `""`.
             progress: A callable, True or None, as for `send_file`.
         """
         remote_path = checked_path(remote_path, "The remote path")
-        if local_path is not None:
+        if local_path is None or local_path == "":
+            local_path = ""
+        else:
             local_path = checked_path(local_path, "The local path")
-        target = os.path.join(os.getcwd(), os.path.expanduser(local_path or ""))
         progress = checked_progress(progress)
-        return self._add(GetFile(f"get {remote_path}", None, target, remote_path, progress))
+        return self._add(GetFile(f"get {remote_path}", None, local_path, remote_path, progress))
 
     def _add(self, step: Step) -> RuntimeTask:
         self._steps.append(step)
@@ -314,9 +392,10 @@ class RuntimeTask:
             ConnectError: If no connection can be opened (a ValueError too).
             TaskExecutionError: If a step failed; its `__cause__` is the reason.
             TypeError: If the connection is something else.
-            ValueError: If the task is still running, the timeout is not positive, or the
-                `fabric.Connection` has something that ssh cannot do; the message has the cure.
+            ValueError: If the timeout is not positive, or the `fabric.Connection` has something
+                that ssh cannot do; the message has the cure.
         """
+        check_flag(debug, "debug")
         checked_timeout(timeout)
         if isinstance(connection, str):
             with Connection(connection) as opened:
@@ -333,78 +412,75 @@ class RuntimeTask:
             )
         login = connection
         login.open()
-        execution = self._begin(login.host, debug=debug, timeout=timeout)
-        self._run(execution, lambda: Target(login._start(), None, environment, directory))
+        last = self._show(self._prepare(login.host, debug=debug, timeout=timeout))
+        last.run(lambda: Target(login._start(), None, environment, directory))
         return self
 
-    def _run(self, execution: Execution, find_target: Callable[[], Target]) -> None:
-        try:
-            execution.run(find_target)
-        finally:
-            self._error, execution.raised = execution.raised, None
-
-    def _begin(
+    def _prepare(
         self,
         host: str,
         *,
-        debug: bool,
+        debug: bool | None,
         timeout: float | None,
         on_end: Callable[[Execution], None] | None = None,
     ) -> Execution:
-        """Return a new execution, which the task's properties show from now on."""
-        if self._execution is not None and self._execution.is_alive:
-            raise ValueError(
-                f"The task {self._name!r} is still running on {self._execution.host}. "
-                "Execute a copy.deepcopy of it."
-            )
-        timeout = checked_timeout(timeout)
+        """Return a new execution of the steps that the task has now."""
         execution = Execution(
             self._name,
-            self.steps,
+            tuple(step.bound() for step in self._steps),
             host,
             task=self,
-            debug=debug,
-            timeout=timeout,
+            debug=bool(debug),
+            timeout=checked_timeout(timeout),
             on_end=on_end,
         )
-        if self._execution is not None:
-            self._execution.replaced = True
-        self._process = self._error = None
-        self._execution = execution
+        execution.log.create_file()
         return execution
 
-    def join(self) -> None:
-        """Wait for the end of an asynchronous execution, unless it has `omit_on_join`.
+    def _show(self, execution: Execution, process: TaskProcess | None = None) -> LastExecution:
+        """Make an execution that is about to begin the one that the task's properties show."""
+        last = LastExecution(execution, process)
+        execution.let_read(last)
+        with self._lock:
+            self._begun = [weakref.ref(one) for one in [*self._find_running(), execution]]
+            self._last = last
+        return last
 
+    def _find_running(self) -> list[Execution]:
+        found = [reference() for reference in self._begun]
+        return [one for one in found if one is not None and one.is_alive]
+
+    def join(self) -> None:
+        """Wait for the end of the last execution, if it is asynchronous and not `omit_on_join`.
+
+        Earlier executions that still run are not waited for; their handles and `Runtime.join` are.
         It does not raise the error of the execution; that is in `error`.
         """
-        if self._execution is not None and self._execution.joins:
-            self._execution.wait()
+        if self._last is not None:
+            self._last.execution.join()
 
     def print_log(self) -> None:
         r"""Print the execution log, each entry behind its index.
 
-        On a terminal, control characters except tab and line feed are shown like `\x1b`; a file or
+        On a terminal, control characters except tab and line feed are last like `\x1b`; a file or
         a pipe gets them unchanged.
         """
-        if self._execution is not None:
-            self._execution.log.show()
+        if self._last is not None:
+            self._last.execution.log.show()
 
     def stop(self) -> None:
-        """Stop the task if it runs: SIGTERM to its processes, SIGKILL five seconds later.
+        """Stop each running execution: SIGTERM to its processes, SIGKILL five seconds later.
 
-        Returns when they have ended. A synchronous execution in another thread ends with a
+        Returns when all have ended. A synchronous execution in another thread ends with a
         TaskExecutionError there.
         """
-        if self._execution is not None:
-            self._execution.stop(signal.SIGTERM, TERMINATE_GRACE)
+        stop_all(self._find_running(), signal.SIGTERM, TERMINATE_GRACE)
 
     def cleanup(self) -> None:
-        """Stop the task if it runs asynchronously, and free the values of its functions.
+        """Free the values of the last execution's functions; an execution that runs goes on.
 
         The execution log stays. A second call does nothing.
         """
-        if self._process is not None:
-            self._process.terminate()
-        if self._execution is not None:
-            self._execution.values.clear()
+        last = self._last
+        if last is not None and not last.execution.is_alive:
+            last.execution.values.clear()

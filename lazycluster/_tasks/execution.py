@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
@@ -72,6 +72,18 @@ def send_once_more(find_target: Callable[[], Target], send: Callable[[Target], _
     return send(find_target())
 
 
+def stop_all(executions: Iterable[Execution], number: int, grace: float) -> None:
+    """Stop executions; each is told before any is waited for. See `Execution.stop`."""
+    running = [execution for execution in executions if execution.is_alive]
+    for execution in running:
+        execution._check_owner()
+        execution.request_stop(number, grace)
+    deadline = time.monotonic() + grace + KILL_TIMEOUT
+    for execution in running:
+        if execution._thread != threading.get_ident():  # as in a signal handler
+            execution.wait(max(0.0, deadline - time.monotonic()))
+
+
 class Execution(Record):
     """Run the steps of a task once and hold what the run did.
 
@@ -103,6 +115,7 @@ class Execution(Record):
         on_end: Callable[[Execution], None] | None = None,
     ) -> None:
         super().__init__(host, name, task)
+        self.functions = tuple(index for index, step in enumerate(steps) if step.returns)
         self._steps = steps
         self._task: object = task
         self._on_end = on_end
@@ -157,6 +170,7 @@ class Execution(Record):
             try:
                 self._run(find_target)
             except TaskExecutionError as error:
+                self.logged = True
                 level = logging.INFO if self.stopped_by else logging.ERROR
                 logger.log(level, "%s", str(error))  # a handler may keep what it gets
             finally:
@@ -189,12 +203,7 @@ class Execution(Record):
 
         `number` is the signal to report, `grace` the seconds between SIGTERM and SIGKILL.
         """
-        if not self.is_alive:
-            return
-        self._check_owner()
-        self.request_stop(number, grace)
-        if self._thread != threading.get_ident():  # as in a signal handler
-            self.wait(grace + KILL_TIMEOUT)
+        stop_all([self], number, grace)
 
     def request_stop(self, number: int = signal.SIGTERM, grace: float = TERMINATE_GRACE) -> None:
         """Stop the running step without waiting; see `stop`."""

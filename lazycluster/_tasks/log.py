@@ -7,6 +7,7 @@ appended, and a reader sees them only after the length that includes them was se
 from __future__ import annotations
 
 import codecs
+import contextlib
 import logging
 import os
 import posix
@@ -14,7 +15,7 @@ import re
 import sys
 import threading
 
-from lazycluster._tasks.log_files import RemovedAtExitError, create_log_file
+from lazycluster._tasks.log_files import RemovedAtExitError, create_log_file, open_log_file
 from lazycluster._text import show
 
 MEMORY_LIMIT = 64 * 1024
@@ -41,7 +42,8 @@ class ExecutionLog:
         task_name: The task, for the name of the file.
 
     Attributes:
-        path: The path of the file; None before the first byte.
+        path: The path of the file; None before `create_file` or the first byte, and if the file
+            cannot be created.
     """
 
     def __init__(self, host: str, task_name: str) -> None:
@@ -57,6 +59,7 @@ class ExecutionLog:
         self._fd: int | None = None
         self._closed = False
         self._failure: str | None = None  # why the file was given up
+        self._unreported: str | None = None  # the same, until a WARNING was logged
         self._file_end = 0  # bytes in the file that was given up
         self._rest = bytearray()  # the last bytes behind those in the file
         self._rest_start = 0  # the position of the first of them
@@ -80,8 +83,21 @@ class ExecutionLog:
         with self._lock:
             self._begin_step(index)
 
+    def create_file(self) -> None:
+        """Create the file, so that it has a path before the first byte and without one.
+
+        It is not open before the first byte: thousands of silent executions may run at once.
+        """
+        with self._lock:
+            try:
+                self.path, fd = create_log_file(self.host, self.task_name)
+                os.close(fd)
+            except OSError as error:
+                self._give_up(error)
+        self._warn()
+
     def append(self, index: int, data: bytes | memoryview) -> None:
-        """Append output of a step to memory and file. The first byte creates the file.
+        """Append output of a step to memory and file.
 
         If the file cannot be created or written, the last `REST_LIMIT` bytes are kept in memory, so
         that a full disk of the manager does not stop what runs on the host.
@@ -106,29 +122,47 @@ class ExecutionLog:
                 cut = max(0, len(self._rest) - REST_LIMIT)
                 del self._rest[:cut]
                 self._rest_start += cut
+        self._warn()
 
     def _write_file(self, index: int, view: memoryview) -> memoryview:
         """Write to the file; return what could not be written. The lock is held."""
         try:
             if view and self._fd is None:
-                self.path, self._fd = create_log_file(self.host, self.task_name)
+                self._fd = self._open_file()
             while view:
                 assert self._fd is not None
                 written = os.write(self._fd, view)
                 self._publish(index, view[:written])
                 view = view[written:]
         except OSError as error:
-            self._failure = error.strerror or str(error)
-            self._rest_start = self._file_end = self._length
-            if self._failure not in _warned_of and not isinstance(error, RemovedAtExitError):
-                _warned_of.add(self._failure)
-                _logger.warning(
-                    "An execution log cannot be written: %s. Tasks go on, and the last %d MiB of "
-                    "their output are in memory.",
-                    error,
-                    REST_LIMIT >> 20,
-                )
+            self._give_up(error)
         return view
+
+    def _open_file(self) -> int:
+        if self.path is not None:
+            with contextlib.suppress(FileNotFoundError):  # its folder has been removed
+                return open_log_file(self.path)
+        self.path, fd = create_log_file(self.host, self.task_name)
+        return fd
+
+    def _give_up(self, error: OSError) -> None:
+        """Keep what follows in memory. The lock is held."""
+        self._failure = error.strerror or str(error)
+        self._rest_start = self._file_end = self._length
+        if self._failure not in _warned_of and not isinstance(error, RemovedAtExitError):
+            _warned_of.add(self._failure)
+            self._unreported = str(error)
+
+    def _warn(self) -> None:
+        """Log why the file was given up, without the lock: a handler is code of the user."""
+        reason, self._unreported = self._unreported, None
+        if reason is not None:
+            _logger.warning(
+                "An execution log cannot be written: %s. Tasks go on, and the last %d MiB of "
+                "their output are in memory.",
+                reason,
+                REST_LIMIT >> 20,
+            )
 
     def close(self, steps: int = 0) -> None:
         """Make an entry for each of the steps and close the file. The log can still be read."""

@@ -18,6 +18,7 @@ FILES_PER_HOST = 1000
 PRUNE_INTERVAL = 64
 """Old files are removed with the first and every so many-th new file of a host."""
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _NAME_LIMIT = 100  # characters of a host or task in a name; a file name may have 255 bytes
 
 
@@ -71,6 +72,18 @@ def create_log_file(host: str, task_name: str) -> tuple[str, int]:
         with contextlib.suppress(OSError):
             return _create_below(at_home, host, task_name)
     return _create_below(_temporary_main_directory(), host, task_name)
+
+
+def open_log_file(path: str) -> int:
+    """Open a file that `create_log_file` has made, again if it was removed as an old one.
+
+    Returns:
+        A descriptor to append to the file.
+
+    Raises:
+        OSError: If the file cannot be opened.
+    """
+    return os.open(path, _FLAGS, 0o600)
 
 
 def _configured_main_directory() -> str | None:
@@ -133,7 +146,7 @@ def _create_below(main_directory: str, host: str, task_name: str) -> tuple[str, 
     _make_private_folders(folder)
     name = f"{_safe_name(task_name)}_{time.strftime('%Y%m%d-%H%M%S')}_{os.urandom(8).hex()}.log"
     path = os.path.join(folder, name)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, _FLAGS | os.O_EXCL, 0o600)
     made = _files_made.get(folder, 0)
     _files_made[folder] = made + 1
     if made % PRUNE_INTERVAL == 0:

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from lazycluster._checks import checked_wait
@@ -32,10 +32,11 @@ class Record:
         number: A number that rises from execution to execution.
         key: The process key of an asynchronous execution.
         joins: True if `join` waits for it.
-        replaced: True if the task has been executed again.
+        functions: The indexes of the steps that call a function.
         log: What the steps printed.
         error: The error, at the end without the task and the variables of functions; None before a
             failure.
+        logged: True if the error has been logged.
         stopped_by: The number of the signal that stopped the execution; 0 if none did.
         values: The values of the functions that have returned.
     """
@@ -46,17 +47,19 @@ class Record:
         self.number: int = next(_numbers)
         self.key: str | None = None
         self.joins = False
-        self.replaced = False
+        self.functions: tuple[int, ...] = ()
         self.log: ExecutionLog = ExecutionLog(host, name)
         self.error: TaskExecutionError | None = None
+        self.logged = False
         self.stopped_by: int = 0
         self.values: Values = Values()
         self._find_task: Callable[[], object] = weakref.ref(task)
+        self._find_reader: Callable[[], object] | None = None
         self._pid = os.getpid()
         self._done = threading.Event()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = "host name number key joins replaced log error stopped_by values"
+        names = "host name number key joins functions log error logged stopped_by values"
         return {name: getattr(self, name) for name in names.split()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -76,9 +79,19 @@ class Record:
             self._check_owner()
         return self._done.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
-    def is_referred_to(self) -> bool:
-        """Return True if the task is, so that its values can still be read."""
-        return self._find_task() is not None
+    def join(self) -> None:
+        """Wait until the execution has ended, if it is one to wait for."""
+        if self.joins:
+            self.wait()
+
+    def let_read(self, reader: object) -> None:
+        """Note the object through which the user can read the values; it is not kept alive."""
+        self._find_reader = weakref.ref(reader)
+
+    @property
+    def is_readable(self) -> bool:
+        """Return True if the user can read the values also without the Runtime."""
+        return self._find_reader is not None and self._find_reader() is not None
 
     def error_of(self, task: object) -> TaskExecutionError | None:
         """Return a copy of the error that refers to the task; None without a failure."""
@@ -87,12 +100,19 @@ class Record:
             error.task = task
         return error
 
-    def returns(self) -> Iterator[object]:
-        """Yield the values that functions have returned, then raise the error if there is one."""
-        yield from self.values
-        error = self.error_of(self._find_task())
-        if error is not None:
-            raise error
+    def final_error(self) -> TaskExecutionError | None:
+        """Return the error, with the task if that still exists; None before the end."""
+        return None if self.is_alive else self.error_of(self._find_task())
+
+    def returns(self) -> list[Callable[[], object] | None]:
+        """Return a function that unpickles the value of each step that calls a function.
+
+        It is None for a function that a failed execution did not call to its end. Functions that
+        are still to return are left out.
+        """
+        failed = not self.is_alive and self.error is not None
+        loaders = self.values.loaders()
+        return [loaders.get(index) for index in self.functions if failed or index in loaders]
 
     def _check_owner(self) -> None:
         if self._pid != os.getpid():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from lazycluster._conversation.outcome import OsFailure, Outcome
@@ -40,6 +41,10 @@ class Step:
 
     copies: ClassVar[bool] = False
     returns: ClassVar[bool] = False
+
+    def bound(self) -> Step:
+        """Return the step with its local path as an execution that begins now takes it."""
+        return self
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
@@ -145,7 +150,7 @@ class RunFunction(Step):
 
 @dataclass(frozen=True)
 class _Copy(Step):
-    """Copy between an absolute path on the manager and a path on the host."""
+    """Copy between a path on the manager, absolute if it is bound, and a path on the host."""
 
     local_path: str = ""
     remote_path: str = ""
@@ -200,6 +205,11 @@ class _Copy(Step):
 class SendFile(_Copy):
     """Send a file or folder to the host."""
 
+    def bound(self) -> SendFile:
+        """Return the step with an absolute path, which its name shows."""
+        path = os.path.abspath(os.path.expanduser(self.local_path))
+        return replace(self, local_path=path, name=f"send {path}")
+
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
         name = own_name(self.local_path)
@@ -213,6 +223,13 @@ class SendFile(_Copy):
 @dataclass(frozen=True)
 class GetFile(_Copy):
     """Get a file or folder from the host."""
+
+    def bound(self) -> GetFile:
+        """Return the step with an absolute path; a slash at the end stays."""
+        path = os.path.expanduser(self.local_path)
+        if not os.path.isabs(path):
+            path = os.path.join(os.getcwd(), path)
+        return replace(self, local_path=path)
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""

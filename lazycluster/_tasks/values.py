@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 from lazycluster._functions.payload import load_value
 from lazycluster._spool import Spool
@@ -19,7 +20,7 @@ class Values:
     def __init__(self) -> None:
         self.spool: Spool = Spool()
         self.unread: bool = False
-        self._sizes: dict[int, int] = {}  # bytes received, by step
+        self._spans: dict[int, tuple[int, int]] = {}  # [start, end) in the spool, by step
         self._returned: set[int] = set()
         self._lost: dict[int, OSError] = {}
 
@@ -35,7 +36,9 @@ class Values:
         except OSError as error:
             self._lost[index] = error
             return
-        self._sizes[index] = self._sizes.get(index, 0) + len(data)
+        end = len(self.spool)
+        start, _ = self._spans.get(index, (end - len(data), end))
+        self._spans[index] = (start, end)
 
     def mark_returned(self, index: int) -> None:
         """Note that the function of a step has returned, so that its value is complete."""
@@ -52,20 +55,28 @@ class Values:
         Raises:
             OSError: If it is in a file that cannot be read.
         """
-        sizes = self._sizes
-        size = sizes.get(index, 0)
-        if size > limit or index in self._lost:
+        start, end = self._spans.get(index, (0, 0))
+        if end - start > limit or index in self._lost:
             return b""
-        return self.spool.read_at(sum(sizes[other] for other in sizes if other < index), size)
+        return self.spool.read_at(start, end - start)
 
     def __iter__(self) -> Iterator[object]:
         """Unpickle the complete values, one at a time."""
-        spool, start = self.spool, 0
+        for load in self.loaders().values():
+            yield load()
+
+    def loaders(self) -> dict[int, Callable[[], object]]:
+        """Return for each complete value a function that unpickles it, by step, in order."""
         self.unread = False
-        for index, size in sorted(self._sizes.items()):
-            if index in self._returned and index not in self._lost:
-                yield load_value(spool.open(start, start + size))
-            start += size
+        return {
+            index: functools.partial(self._load, self.spool, *span)
+            for index, span in sorted(self._spans.items())
+            if index in self._returned and index not in self._lost
+        }
+
+    @staticmethod
+    def _load(spool: Spool, start: int, end: int) -> object:
+        return load_value(spool.open(start, end))
 
     def clear(self) -> None:
         """Free the values; a copy of the execution keeps them."""

@@ -92,11 +92,54 @@ def test_tasks_of_every_kind(own_runtime, few_kept, tmp_path):
 
 
 def test_a_task_that_is_executed_again_and_again(own_runtime, few_kept):
-    """It has one log and one value, and its processes are bounded."""
+    """Each execution counts, and the newest ones stay."""
     task = RuntimeTask("again").run_function(swap, data="ab").run_command("echo hi")
-    check_flat(lambda: ended(own_runtime.execute_task(task)), 30)
+
+    def repeat():
+        assert list(ended(own_runtime.execute_task(task)).function_returns) == ["ba"]
+
+    check_flat(repeat, 30)
     assert len(own_runtime.get_processes()) <= KEPT
-    assert list(own_runtime.function_returns) == ["ba"]
+    assert list(own_runtime.function_returns) == ["ba"] * KEPT
+
+
+def test_a_task_that_runs_many_times_at_once(own_runtime, few_kept):
+    """What it knows of the executions that have ended is freed."""
+    task = RuntimeTask("crowd").run_function(swap, data="ab" * 10_000)
+
+    def repeat():
+        for _ in range(KEPT):
+            own_runtime.execute_task(task)
+        own_runtime.join()
+        list(task.function_returns)
+        own_runtime.clear_tasks()
+
+    check_flat(repeat, 5)
+
+
+def test_a_task_that_is_forgotten_while_it_runs(own_runtime, few_kept):
+    """Its end is not counted, and nothing of it stays."""
+
+    def repeat():
+        task = own_runtime.execute_function(swap, execute_async=True, data="ab")
+        own_runtime.clear_tasks()
+        ended(task)
+
+    check_flat(repeat, 30)
+    assert own_runtime.get_processes() == {}
+    assert list(own_runtime.function_returns) == []
+
+
+def test_a_value_of_an_earlier_execution_cannot_be_read_from_its_task(
+    own_runtime, few_kept, caplog
+):
+    """So it is lost when it falls out, although the task is still there."""
+    task = RuntimeTask("again").run_function(swap, data="ab")
+    for _ in range(KEPT + 1):
+        own_runtime.execute_task(task, execute_async=False)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    with pytest.raises(LazyclusterError, match="clear_tasks"):
+        list(own_runtime.function_returns)
 
 
 def test_what_is_referred_to_stays_usable(own_runtime, few_kept):

@@ -270,7 +270,7 @@ def test_a_task_and_the_history_keep_it(runtime):
     runtime.execute_task(task)
     task.join()
     assert task.error.__cause__.exception.args == ("k",)
-    assert list(task._execution.values) == []
+    assert list(task._last.execution.values) == []
 
 
 # --- It stays text ---

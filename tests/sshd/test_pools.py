@@ -69,7 +69,7 @@ def test_stop_ends_a_synchronous_execution_in_another_thread(runtime):
 
     thread = threading.Thread(target=execute)
     thread.start()
-    wait_until(lambda: task._execution is not None and task._execution.pid)
+    wait_until(lambda: task._last is not None and task._last.execution.pid)
     task.cleanup()  # ends asynchronous executions alone
     assert thread.is_alive()
     task.stop()

@@ -17,7 +17,7 @@ import lazycluster.runtimes
 import lazycluster.tasks
 from lazycluster import Connection, Runtime, RuntimeTask
 from lazycluster.exceptions import PathCreationError, TaskExecutionError
-from support.hosts import call, commands, ended, run
+from support.hosts import Gate, call, commands, ended, run
 from support.processes import is_alive
 from support.waiting import wait_until
 
@@ -457,6 +457,97 @@ def test_print_log_of_a_runtime(own_runtime, capsys):
     assert positions == sorted(positions)
 
 
+def test_a_runtime_has_its_own_executions_of_a_task(make_runtime):
+    """Also where the task was executed elsewhere or again meanwhile."""
+    one, two = make_runtime(), make_runtime()
+    task = RuntimeTask("t").run_command("echo $A").run_function(os.getenv, key="A")
+    for number, runtime in enumerate([one, two, one]):
+        task.env_variables = {"A": str(number)}
+        ended(runtime.execute_task(task))
+    assert one.execution_log("t") == ["2\n", ""]
+    assert two.execution_log("t") == ["1\n", ""]
+    assert list(one.function_returns) == ["0", "2"]
+    assert list(two.function_returns) == ["1"]
+    assert list(task.function_returns) == ["2"]
+    assert len(one.get_processes()) == 2
+
+
+def test_a_task_runs_on_several_runtimes_at_once(make_runtime):
+    """Each joins its own; a failure on one host is not one of the other."""
+    one, two = make_runtime(), make_runtime()
+    gate = Gate(one)
+    task = RuntimeTask("t").run_command(f'[ "$A" = 2 ] || {gate.wait}; exit "$A"')
+    for number, runtime in ((0, one), (2, two)):
+        task.env_variables = {"A": str(number)}
+        runtime.execute_task(task)
+    two.join()
+    (first,) = one.task_processes
+    assert first.is_alive()
+    assert task.error.host == two.host
+    gate.open()
+    one.join()
+    assert first.exitcode == 0
+    assert list(one.function_returns) == []
+    with pytest.raises(TaskExecutionError):
+        list(two.function_returns)
+
+
+def test_print_log_of_a_runtime_has_each_execution(own_runtime, capsys):
+    task = commands("echo $A", name="t")
+    for number in range(2):
+        task.env_variables = {"A": f"value {number}"}
+        own_runtime.execute_task(task, execute_async=False)
+    own_runtime.print_log()
+    printed = capsys.readouterr().out
+    assert printed.index("value 0") < printed.index("value 1")
+
+
+def test_values_of_a_runtime_can_be_zipped_with_its_functions(own_runtime, caplog):
+    """None stands for a function that failed; the first error comes last, others are logged."""
+    values = [1, ValueError("first"), 3, KeyError("second"), 5]
+    for value in values:
+        own_runtime.execute_function(give, execute_async=True, value=value)
+    returns = own_runtime.function_returns
+    assert [found for _, found in zip(values, returns)] == [1, None, 3, None, 5]
+    with pytest.raises(TaskExecutionError, match="first"):
+        next(returns)
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [sum(text in line for line in logged) for text in ("first", "second")] == [1, 1]
+
+
+def give(value):
+    if isinstance(value, Exception):
+        raise value
+    return value
+
+
+def test_names_of_shortcuts(own_runtime, tmp_path, monkeypatch):
+    """As in 0.2: they are in process keys, and scripts ask for their logs by them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("a")
+    host = own_runtime.host
+    tasks = [
+        own_runtime.execute_function(text, value=1),
+        own_runtime.execute_function(functools.partial(text, value=1)),
+        own_runtime.execute_function(lambda: 1),
+        own_runtime.execute_function("a".upper),
+        own_runtime.send_file("a"),
+        own_runtime.get_file("a", "b"),
+    ]
+    names = [
+        "execute-function-text",
+        "execute-function-text",
+        "execute-function-<lambda>",
+        "execute-function-upper",
+        f"send-file-a-to-{host}",
+        f"get-file-a-from-{host}",
+    ]
+    assert [task.name for task in tasks] == names
+    assert own_runtime.execution_log("execute-function-<lambda>") == [""]
+    key = own_runtime.execute_function(text, True, value=1).process.name
+    assert key == f"{host}::task::execute-function-text"
+
+
 def test_join_of_a_runtime(own_runtime):
     """Waits for all tasks, save for those of omit_on_join."""
     omitted = own_runtime.execute_task(commands("sleep 600"), omit_on_join=True)
@@ -477,16 +568,40 @@ def test_clear_tasks_forgets_what_has_ended(own_runtime):
     assert list(task.function_returns) == [1]
 
 
-def test_clear_tasks_keeps_what_runs(own_runtime):
-    """It could not be stopped otherwise."""
-    task = own_runtime.execute_task(commands("sleep 600", name="t"))
+def test_clear_tasks_forgets_what_runs_and_lets_it_run_on(own_runtime):
+    """Its key is free again; `cleanup` ends it."""
+    task = own_runtime.execute_task(commands("exec sleep 600", name="t"))
+    process = task.process
+    pid = wait_until(lambda: process.pid)
     own_runtime.clear_tasks()
-    assert own_runtime.get_process(task.process.name) is task.process
-    assert task.process.is_alive()
+    assert own_runtime.get_processes() == {}
+    assert own_runtime.task_processes == []
+    with pytest.raises(ValueError, match="t"):
+        own_runtime.get_process(process.name)
+    with pytest.raises(ValueError, match="t"):
+        own_runtime.execution_log("t")
+    own_runtime.join()
+    assert list(own_runtime.function_returns) == []
+    assert is_alive(pid)
+    other = own_runtime.execute_task(commands("exec sleep 600", name="t")).process
+    assert other.name == process.name
+    other.kill()
+    assert process.is_alive()
+    own_runtime.cleanup()
+    assert process.exitcode == -15
+    assert not is_alive(pid)
 
 
-def test_clear_tasks_keeps_what_runs_synchronously(own_runtime):
-    """A task that another thread waits for is not forgotten either."""
+def test_what_was_forgotten_can_be_stopped_by_its_task(own_runtime):
+    task = own_runtime.execute_task(commands("exec sleep 600"))
+    own_runtime.clear_tasks()
+    task.stop()
+    assert task.process.exitcode == -15
+    assert own_runtime.get_processes() == {}
+
+
+def test_clear_tasks_forgets_what_runs_synchronously(own_runtime):
+    """Its thread goes on to wait for it."""
     task = commands("echo hi; sleep 600", name="t")
 
     def execute():
@@ -498,7 +613,9 @@ def test_clear_tasks_keeps_what_runs_synchronously(own_runtime):
     try:
         wait_until(lambda: task.execution_log == ["hi\n"])
         own_runtime.clear_tasks()
-        assert own_runtime.execution_log("t") == ["hi\n"]
+        with pytest.raises(ValueError, match="t"):
+            own_runtime.execution_log("t")
+        assert thread.is_alive()
     finally:
         own_runtime.cleanup()
         thread.join()

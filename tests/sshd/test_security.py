@@ -157,7 +157,7 @@ def test_large_values_are_in_a_private_file_without_a_name(sshd, umask_000, runt
     """Nothing of it can be found in a folder."""
     before = set(os.listdir(tempfile.gettempdir()))
     task = runtime.execute_function(bytes, source=3 << 20)
-    spool = task._execution.values.spool
+    spool = task._last.execution.values.spool
     assert spool._file is not None
     status = os.fstat(spool._file.fd)
     assert stat.S_IMODE(status.st_mode) == 0o600
@@ -202,7 +202,7 @@ def test_secrets_are_in_no_argv_environment_log_or_repr(own_runtime, caplog, tmp
     own_runtime.execute_task(task)
 
     def second_step():
-        request = task._execution._request  # None until the first step is sent
+        request = task._last.execution._request  # None until the first step is sent
         return request and len(request.outcomes) == 1 and request.pid
 
     step = wait_until(second_step)
@@ -211,7 +211,7 @@ def test_secrets_are_in_no_argv_environment_log_or_repr(own_runtime, caplog, tmp
     # A fork's own is that of the supervisor: what was set since is in its memory.
     assert environments <= {step}
     assert not [pid for pid, (argv, _) in running.items() if secret.encode() in argv]
-    shown = [repr(thing) for thing in (own_runtime, task, task.process, task._execution.log)]
+    shown = [repr(thing) for thing in (own_runtime, task, task.process, task._last.execution.log)]
     shown += [repr(step) for step in task.steps]
     release.touch()
     task.join()

@@ -58,7 +58,7 @@ def test_a_command_is_stopped(runtime, pids, alarm):
     check(alarm, runtime.execute_task, task, execute_async=False)
     await_gone(await_recorded(pids, 1))
     assert task.error is not None
-    assert not task._execution.is_alive
+    assert not task._last.execution.is_alive
 
 
 def test_a_function_is_stopped(runtime, alarm):

@@ -7,17 +7,19 @@ import io
 import logging
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import CommandError, StepTimeoutError, TaskExecutionError
-from support.hosts import Gate, commands, ended, run
+from support.hosts import commands, ended, run
 from support.processes import is_alive
 from support.waiting import TIMEOUT, wait_until
 
@@ -213,22 +215,43 @@ def test_log_file_is_private(runtime):
     assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
 
 
-def test_silent_task_has_no_log_file(runtime):
-    """It appears with the first byte."""
-    task = runtime.execute_task(commands("true"), execute_async=False)
-    assert task.execution_log_file_path is None
+@pytest.mark.parametrize("task", [commands("true"), RuntimeTask()], ids=["silent", "no steps"])
+def test_silent_execution_has_an_empty_log_file(runtime, task):
+    """As in 0.2, a script can open it after any execution."""
+    runtime.execute_task(task, execute_async=False)
+    with open(task.execution_log_file_path, "rb") as file:
+        assert file.read() == b""
 
 
-def test_log_file_appears_with_the_first_byte(runtime):
-    """None before it, a path from then on."""
-    before, after = Gate(runtime), Gate(runtime)
-    task = runtime.execute_task(commands(f"{before.wait}; echo hi; {after.wait}"))
-    wait_until(lambda: task.process.pid)
-    assert task.execution_log_file_path is None
-    before.open()
-    path = wait_until(lambda: task.execution_log_file_path)
-    after.open()
-    assert ended(task).execution_log_file_path == path
+def test_log_file_is_there_from_the_beginning(runtime, gate):
+    """Its path does not change, so that it can be followed."""
+    task = runtime.execute_task(commands(f"{gate.wait}; echo hi"))
+    path = task.execution_log_file_path
+    with open(path, "rb") as file:
+        assert file.read() == b""
+        gate.open()
+        assert ended(task).execution_log_file_path == path
+        assert file.read() == b"hi\n"
+
+
+def test_log_file_that_was_removed_before_the_first_byte_is_made_again(runtime, gate):
+    """Another process may remove the oldest files of a host, and a user the folder."""
+    task = runtime.execute_task(commands(f"{gate.wait}; echo hi"))
+    shutil.rmtree(os.path.dirname(task.execution_log_file_path))
+    gate.open()
+    with open(ended(task).execution_log_file_path, "rb") as file:
+        assert file.read() == b"hi\n"
+
+
+def test_a_log_that_waits_for_its_first_byte_has_no_descriptor(runtime, gate):
+    """Thousands may wait."""
+    run(runtime, "true")
+    before = len(os.listdir("/dev/fd"))
+    tasks = [runtime.execute_task(commands(gate.wait)) for _ in range(20)]
+    wait_until(lambda: all(task.process.pid for task in tasks))
+    assert len(os.listdir("/dev/fd")) < before + 20
+    gate.open()
+    runtime.join()
 
 
 def test_log_file_in_lazycluster_home(runtime, tmp_path, monkeypatch):
@@ -289,9 +312,9 @@ def test_each_execution_starts_a_new_log(runtime):
 def test_silent_execution_forgets_the_log_file_of_the_one_before(runtime):
     """The path is that of the last execution."""
     task = RuntimeTask().run_command('[ "$PRINT" = no ] || echo hi')
-    runtime.execute_task(task, execute_async=False)
+    first = runtime.execute_task(task, execute_async=False).execution_log_file_path
     task.env_variables = {"PRINT": "no"}
-    assert runtime.execute_task(task, execute_async=False).execution_log_file_path is None
+    assert runtime.execute_task(task, execute_async=False).execution_log_file_path != first
 
 
 def test_print_log_prints_each_entry_behind_its_index(runtime, capsys):
@@ -422,13 +445,17 @@ def test_task_can_be_executed_after_cleanup(runtime):
     assert list(task.function_returns) == [2]
 
 
-def test_cleanup_ends_a_running_task(runtime):
-    """Nothing of it is left on the host."""
-    task = runtime.execute_task(commands("exec sleep 600"))
-    pid = wait_until(lambda: task.process.pid)
+def test_cleanup_of_a_running_task_lets_it_run_on(runtime, gate):
+    """As in 0.2; only `stop` ends it."""
+    task = RuntimeTask().run_function(double, x=4).run_command(gate.wait)
+    runtime.execute_task(task)
+    wait_until(lambda: len(task.execution_log) == 2)
     task.cleanup()
-    assert not is_alive(pid)
-    assert not task.process.is_alive()
+    assert task.process.is_alive()
+    gate.open()
+    assert list(task.function_returns) == [8]
+    task.cleanup()
+    assert list(task.function_returns) == []
 
 
 def test_values_of_a_failed_task(runtime):
@@ -504,17 +531,6 @@ def test_omit_on_join_is_of_one_execution(runtime, gate):
     assert not task.process.is_alive()
 
 
-def test_running_task_is_not_executed_again(runtime, gate):
-    """A ValueError that names deepcopy."""
-    task = runtime.execute_task(commands(gate.wait))
-    with pytest.raises(ValueError, match="deepcopy"):
-        runtime.execute_task(task)
-    with pytest.raises(ValueError, match="deepcopy"):
-        runtime.execute_task(task, execute_async=False)
-    gate.open()
-    assert ended(task).error is None
-
-
 def test_deepcopy_of_a_running_task_can_be_executed(runtime, gate):
     """At the same time as the original."""
     task = runtime.execute_task(commands(f"{gate.wait}; echo hi"))
@@ -523,6 +539,177 @@ def test_deepcopy_of_a_running_task_can_be_executed(runtime, gate):
     assert twin.process.is_alive()
     gate.open()
     assert ended(task).execution_log == ended(twin).execution_log == ["hi\n"]
+
+
+@pytest.mark.parametrize("omit", [True, False])
+def test_omit_on_join_of_the_task_is_left_as_it_was_set(runtime, gate, omit):
+    """`execute_task` without the parameter does not change it."""
+    task = commands(gate.wait)
+    task.omit_on_join = omit
+    runtime.execute_task(task)
+    assert task.omit_on_join is omit
+    if omit:
+        task.join()
+        runtime.join()
+        assert task.process.is_alive()
+    gate.open()
+    ended(task)
+    assert task.omit_on_join is omit
+
+
+def test_omit_on_join_shows_how_the_task_was_executed(runtime):
+    """In 0.2 the parameter set the attribute."""
+    task = runtime.execute_task(commands("true"), omit_on_join=True)
+    assert task.omit_on_join is True
+    assert runtime.execute_task(task).omit_on_join is False
+    runtime.execute_task(task, omit_on_join=True)
+    task.omit_on_join = False
+    assert task.omit_on_join is False
+    task.join()
+    assert not task.process.is_alive()
+
+
+def test_omit_on_join_can_be_set_while_the_task_runs(runtime, gate):
+    """It holds for all of its executions that run."""
+    task = commands(gate.wait)
+    processes = [runtime.execute_task(task).process for _ in range(2)]
+    task.omit_on_join = True
+    task.join()
+    runtime.join()
+    assert all(process.is_alive() for process in processes)
+    task.omit_on_join = False
+    gate.open()
+    runtime.join()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_omit_on_join_has_no_effect_on_a_synchronous_execution(runtime):
+    """Which has ended before there is anything to join."""
+    task = RuntimeTask().run_function(double, x=1)
+    runtime.execute_task(task, execute_async=False, omit_on_join=True)
+    assert task.omit_on_join is False
+    assert list(task.function_returns) == [2]
+
+
+# --- One task, several executions at once ---
+
+
+def test_task_can_run_several_times_at_once(runtime, gate):
+    """Each has a process, a log and a value; the task shows the one that began last."""
+    task = RuntimeTask("many").run_command("echo $A").run_command(gate.wait)
+    task.run_function(os.getenv, key="A")
+    processes = []
+    for number in range(3):
+        task.env_variables = {"A": str(number)}
+        processes.append(runtime.execute_task(task).process)
+    paths = [task.execution_log_file_path]
+    assert len({process.name for process in processes}) == 3
+    assert all(process.is_alive() for process in processes)
+    assert task.process is processes[-1]
+    gate.open()
+    assert list(task.function_returns) == ["2"]
+    assert task.execution_log == ["2\n", "", ""]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert paths == [task.execution_log_file_path]
+
+
+def test_task_shows_the_last_execution_also_if_an_earlier_one_ends_later(runtime, gate):
+    """A failure of the earlier one is not the task's."""
+    task = commands(f'[ "$WAIT" = no ] || {{ {gate.wait}; echo early; exit 3; }}; echo late')
+    early = runtime.execute_task(task).process
+    task.env_variables = {"WAIT": "no"}
+    runtime.execute_task(task, execute_async=False)
+    assert task.process is None
+    gate.open()
+    early.join()
+    assert early.exitcode == 1
+    assert task.execution_log == ["late\n"]
+    assert task.error is None
+    assert list(task.function_returns) == []
+
+
+def test_synchronous_executions_of_one_task_in_many_threads(own_runtime):
+    """Each raises its own error, and each is in the history of the Runtime."""
+    task = RuntimeTask("n").run_command('exit "$STATUS"')
+
+    def execute(number):
+        own = copy.copy(task)
+        own.env_variables = {"STATUS": str(number)}
+        return failed(own_runtime, own).__cause__.exit_status
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(execute, range(1, 33))) == list(range(1, 33))
+        errors = list(pool.map(lambda _: failed(own_runtime, commands("false")), range(8)))
+        same = commands("exit 7")
+        errors = list(pool.map(lambda _: failed(own_runtime, same), range(32)))
+    assert len(set(map(id, errors))) == 32
+    assert same.error in errors
+    assert all(error.task is same for error in errors)
+
+
+def test_join_of_a_task_waits_for_its_last_execution(runtime, gate):
+    """Earlier ones have their handles, and `Runtime.join`."""
+    task = commands(f'[ "$WAIT" = no ] || {gate.wait}')
+    early = runtime.execute_task(task).process
+    task.env_variables = {"WAIT": "no"}
+    late = runtime.execute_task(task).process
+    task.join()
+    assert not late.is_alive()
+    assert early.is_alive()
+    gate.open()
+    runtime.join()
+    assert not early.is_alive()
+
+
+def test_stop_ends_every_running_execution(runtime):
+    """Of both kinds; when it returns, nothing of the task is left."""
+    task = commands("echo $$; exec sleep 600")
+    processes = [runtime.execute_task(task).process for _ in range(3)]
+    pids = [wait_until(lambda process=process: process.pid) for process in processes]
+    with ThreadPoolExecutor() as pool:
+        synchronous = pool.submit(failed, runtime, task)
+        try:
+            printed = wait_until(lambda: task.process is None and "".join(task.execution_log))
+        finally:
+            task.stop()
+        assert not any(process.is_alive() for process in processes)
+        assert not any(is_alive(pid) for pid in [*pids, int(printed)])
+        assert synchronous.result(TIMEOUT).output == printed
+    assert [process.exitcode for process in processes] == [-15] * 3
+    task.stop()
+
+
+def test_stop_signals_all_before_it_waits_for_any(runtime, tmp_path):
+    """Each of two executions ends only when the other has got its SIGTERM, too."""
+    line = (
+        "trap 'touch $ME; until [ -e $OTHER ]; do sleep 0.01; done; exit 0' TERM; echo ready; "
+        "while :; do sleep 0.01; done"
+    )
+    task = commands(f"cd {tmp_path}; {line}")
+    processes = []
+    for me, other in (("a", "b"), ("b", "a")):
+        task.env_variables = {"ME": me, "OTHER": other}
+        processes.append(runtime.execute_task(task).process)
+        wait_until(lambda: task.execution_log == ["ready\n"])
+    task.stop()
+    assert [process.exitcode for process in processes] == [0, 0]  # neither needed SIGKILL
+
+
+def test_steps_and_name_of_an_execution_are_those_at_its_beginning(own_runtime, gate):
+    """What is changed later is for the next one."""
+    task = own_runtime.execute_task(commands(gate.wait, name="old"))
+    task.name = "new"
+    task.run_command("echo more")
+    gate.open()
+    own_runtime.join()
+    assert task.process.name.endswith("::old")
+    assert task.execution_log == [""]
+    assert own_runtime.execute_task(task).process.name.endswith("::new")
+    own_runtime.join()
+    assert own_runtime.execution_log("old") == [""]
+    assert own_runtime.execution_log("new") == ["", "more\n"]
 
 
 # --- Errors of an asynchronous execution ---
@@ -772,12 +959,10 @@ def test_error_can_be_pickled(runtime):
 # --- Copies ---
 
 
-@pytest.fixture(params=["deepcopy", "pickle"])
+@pytest.fixture(params=[copy.copy, lambda task: pickle.loads(pickle.dumps(task))])
 def make_copy(request):
-    """Two ways to copy."""
-    if request.param == "deepcopy":
-        return copy.deepcopy
-    return lambda task: pickle.loads(pickle.dumps(task))
+    """Two ways to copy a task with its results."""
+    return request.param
 
 
 @pytest.fixture
@@ -796,6 +981,25 @@ def test_copy_has_the_results(executed, make_copy):
     assert twin.execution_log == ["hi\n", ""]
     assert twin.execution_log_file_path == executed.execution_log_file_path
     assert list(twin.function_returns) == [8]
+
+
+def test_deep_copy_has_a_fresh_state(executed):
+    """It is a definition alone, with a number in its name."""
+    twin = copy.deepcopy(executed)
+    assert twin.name == "original-1"
+    assert twin.env_variables == {"A": "1"}
+    assert twin.execution_log == []
+    assert twin.execution_log_file_path is None
+    assert twin.process is None
+    assert twin.error is None
+    assert list(twin.function_returns) == []
+
+
+def test_deep_copy_of_a_failed_task_has_no_error(runtime):
+    """Nothing of it has failed yet."""
+    task = commands("exit 3")
+    failed(runtime, task)
+    assert copy.deepcopy(task).error is None
 
 
 def test_copy_has_no_process(executed, make_copy):
@@ -833,9 +1037,9 @@ def test_cleaned_up_task_can_be_copied(executed, make_copy):
     assert twin.execution_log == ["hi\n", ""]
 
 
-def test_values_of_a_copy_outlive_cleanup_of_the_original(executed, make_copy):
+def test_values_of_an_unpickled_task_outlive_cleanup_of_the_original(executed):
     """What one forgets the other has."""
-    twin = make_copy(executed)
+    twin = pickle.loads(pickle.dumps(executed))
     executed.cleanup()
     assert list(twin.function_returns) == [8]
 
@@ -846,6 +1050,7 @@ def test_task_is_made_once_and_executed_in_many_copies(runtime):
     twins = [copy.deepcopy(original) for _ in range(5)]
     for twin in twins:
         runtime.execute_task(twin)
+    assert [twin.name for twin in twins] == ["n-1", "n-2", "n-3", "n-4", "n-5"]
     assert [list(twin.function_returns) for twin in twins] == [[42]] * 5
 
 
@@ -888,22 +1093,20 @@ BAD_NAMES = ["", "1A", "A B", "A=B", "A-B", "A\n", "Ä", "A;touch x", None]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_bad_name_put_in_later_is_refused(runtime, name):
-    """A ValueError at the execution, before anything runs."""
+def test_bad_name_put_in_later_is_refused(name):
+    """A ValueError at once."""
     task = commands("echo hi")
-    task.env_variables[name] = "x"
     with pytest.raises(ValueError, match="name"):
-        runtime.execute_task(task)
-    assert task.execution_log == []
+        task.env_variables[name] = "x"
+    assert task.env_variables == {}
 
 
 def test_variable_that_no_byte_string_can_be_is_refused(own_runtime):
-    """A lone surrogate is an error of its own task that tells no value; the connection holds."""
+    """A lone surrogate is an error at once that tells no value; the connection holds."""
     before = run(own_runtime, "pwd")
     task = commands("true")
-    task.env_variables["PASSWORD"] = "my-secret\ud800"
-    with pytest.raises((ValueError, TaskExecutionError)) as caught:
-        own_runtime.execute_task(task, execute_async=False)
+    with pytest.raises(ValueError, match="PASSWORD") as caught:
+        task.env_variables["PASSWORD"] = "my-secret\ud800"
     assert "my-secret" not in str(caught.value)
     assert run(own_runtime, "pwd") == before
 
@@ -1050,14 +1253,6 @@ def test_execute_sets_the_variables_of_the_task(connection):
     task = commands("echo $A")
     task.env_variables = {"A": "1"}
     assert task.execute(connection).execution_log == ["1\n"]
-
-
-def test_execute_checks_the_variables_again(connection):
-    """A bad name that was put in later is a ValueError."""
-    task = commands("echo hi")
-    task.env_variables["A B"] = "1"
-    with pytest.raises(ValueError, match="A B"):
-        task.execute(connection)
 
 
 def test_execute_raises_the_error_of_a_step(connection):

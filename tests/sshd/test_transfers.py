@@ -291,16 +291,38 @@ def test_file_below_a_folder_is_the_one_that_is_got(runtime, here, there):
     assert os.listdir(here) == ["b.txt"]
 
 
-def test_local_path_is_relative_to_the_folder_at_the_call(runtime, here, there, monkeypatch):
-    """The manager may go elsewhere before the task is executed."""
+@pytest.mark.parametrize("execute_async", [False, True])
+def test_local_path_is_relative_to_the_folder_at_the_execution(
+    runtime, here, there, monkeypatch, gate, execute_async
+):
+    """As in 0.2; where the manager goes after that does not matter."""
     (there / "one").write_text("one")
     (there / "two").write_text("two")
     (here / "three").write_text("three")
-    task = RuntimeTask().get_file("one").get_file("two", "new").send_file("three")
     monkeypatch.chdir("/")
-    runtime.execute_task(task, execute_async=False)
+    task = RuntimeTask().get_file("one").get_file("two", "new").send_file("three")
+    monkeypatch.chdir(here)
+    if execute_async:
+        task = RuntimeTask().run_command(gate.wait).get_file("one").get_file("two", "new")
+        runtime.execute_task(task.send_file("three"))
+        monkeypatch.chdir("/")
+        gate.open()
+        assert ended(task).error is None
+    else:
+        runtime.execute_task(task, execute_async=False)
     assert sorted(os.listdir(here)) == ["new", "one", "three"]
     assert (there / "three").read_text() == "three"
+
+
+def test_a_task_copies_to_the_folder_of_each_execution(runtime, here, there, monkeypatch):
+    """Its definition has no folder."""
+    (there / "one").write_text("one")
+    task = RuntimeTask().get_file("one")
+    for name in ("a", "b"):
+        (here / name).mkdir()
+        monkeypatch.chdir(here / name)
+        runtime.execute_task(task, execute_async=False)
+    assert sorted(map(str, here.rglob("one"))) == [str(here / "a/one"), str(here / "b/one")]
 
 
 def test_folder_that_the_manager_is_in(runtime, here, there):
@@ -320,6 +342,16 @@ def test_working_directory_has_no_name_of_its_own(runtime, here, there):
     assert os.listdir(here) == ["copy"]
 
 
+def test_empty_target_is_the_default(runtime, here, there):
+    """As in 0.2."""
+    (here / "a").write_text("a")
+    runtime.send_file("a", "")
+    assert (there / "a").read_text() == "a"
+    (here / "a").unlink()
+    runtime.get_file("a", "")
+    assert (here / "a").read_text() == "a"
+
+
 @pytest.mark.parametrize("path", ["", None, 5, "a\0b", "a\ud800"])
 def test_path_that_is_none(runtime, path):
     """A ValueError at the call, and no step."""
@@ -327,7 +359,7 @@ def test_path_that_is_none(runtime, path):
     for method in (task.send_file, task.get_file, runtime.send_file, runtime.get_file):
         with pytest.raises(ValueError, match="path"):
             method(path)
-        if path is not None:
+        if path:
             with pytest.raises(ValueError, match="path"):
                 method("good", path)
     assert task.steps == ()

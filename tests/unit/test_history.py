@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import threading
 import weakref
 
 import pytest
@@ -13,7 +14,9 @@ from lazycluster import RuntimeTask
 from lazycluster._tasks import history as module
 from lazycluster._tasks.execution import Execution
 from lazycluster._tasks.history import History
-from lazycluster.exceptions import LazyclusterError
+from lazycluster._tasks.steps import RunFunction
+from lazycluster.exceptions import LazyclusterError, SerializationError, TaskExecutionError
+from support.waiting import TIMEOUT
 
 pytestmark = pytest.mark.every_python
 
@@ -29,24 +32,51 @@ def history():
     return History("host", {})
 
 
-def execute(history, value=b"", *, task=None, read=False, key=None):
-    """Add an execution of a function that has returned a value; return it with its task."""
-    task = task or RuntimeTask("t")
-    execution = Execution("t", (), "host", task=task, on_end=history.end)
+class Reader:
+    """What a user keeps to read the values of an execution."""
+
+
+def begin(history, *, functions=1, key=None, name="t"):
+    """Add an execution of functions, which runs."""
+    task = RuntimeTask(name)
+    steps = tuple(RunFunction(f"f{number}") for number in range(functions))
+    execution = Execution(name, steps, "host", task=task, on_end=history.end)
     execution.key = key
     if key is not None:
         history._processes[key] = object()
     history.add(execution)
-    execution.values.append(0, memoryview(pickle.dumps(value)))
-    execution.values.mark_returned(0)
+    return execution
+
+
+def give(execution, *returned):
+    """Make the first functions of an execution return values."""
+    for index, value in enumerate(returned):
+        execution.values.append(index, memoryview(pickle.dumps(value)))
+        execution.values.mark_returned(index)
+
+
+def execute(history, *returned, read=False, key=None, error=None, functions=1):
+    """Add an execution of functions that has ended; return it with what its values are read by."""
+    execution = begin(history, functions=functions, key=key)
+    reader = Reader()
+    execution.let_read(reader)
+    give(execution, *returned)
     if read:
         list(execution.values)
+    if error is not None:
+        details = {"task": None, "task_step_index": 0, "execution_log_file_path": None}
+        execution.error = TaskExecutionError(error, host="host", **details)
     execution._finish()
-    return execution, task
+    return execution, reader
 
 
 def values(history):
-    return [value for execution in history for value in execution.returns()]
+    return list(history.function_returns())
+
+
+def kept(history):
+    """Return the values, also if some have fallen out."""
+    return [value for execution in history for value in execution.values]
 
 
 def open_files():
@@ -58,16 +88,14 @@ def test_the_newest_executions_are_kept(history, monkeypatch):
     monkeypatch.setattr(module, "EXECUTIONS_KEPT", 3)
     for number in range(5):
         execute(history, number, key=str(number))
-    assert values(history) == [2, 3, 4]
+    assert kept(history) == [2, 3, 4]
     assert list(history._processes) == ["2", "3", "4"]
 
 
 def test_what_runs_does_not_fall_out(history, monkeypatch):
     """And comes first, if it has begun first."""
     monkeypatch.setattr(module, "EXECUTIONS_KEPT", 2)
-    task = RuntimeTask("runs")
-    running = Execution("runs", (), "host", task=task)
-    history.add(running)
+    begin(history, name="runs")
     for number in range(4):
         execute(history, number)
     assert [execution.name for execution in history] == ["runs", "t", "t"]
@@ -83,7 +111,7 @@ def test_bytes_are_bounded_and_lie_in_one_file(history, monkeypatch):
     assert open_files() == before + 1
     in_memory = sum(execution.values.spool.in_memory for execution in history)
     assert 0 < in_memory <= 100_000
-    assert values(history) == [bytes([number]) * 50_000 for number in range(21, 30)]
+    assert kept(history) == [bytes([number]) * 50_000 for number in range(21, 30)]
     history.clear()
     assert open_files() == before
 
@@ -112,7 +140,11 @@ def test_values_stay_in_memory_where_no_file_can_be_written(history, monkeypatch
 
 def test_tasks_are_not_kept_alive(history):
     """Their arguments are freed with them."""
-    _, task = execute(history, 1)
+    task = RuntimeTask("t")
+    execution = Execution("t", (RunFunction("f"),), "host", task=task, on_end=history.end)
+    history.add(execution)
+    give(execution, 1)
+    execution._finish()
     alive = weakref.ref(task)
     del task
     gc.collect()
@@ -130,9 +162,9 @@ def test_a_value_dropped_unread_is_one_warning_and_an_error(history, monkeypatch
     assert record.levelname == "WARNING"
     assert "clear_tasks()" in record.getMessage()
     with pytest.raises(LazyclusterError, match="clear_tasks"):
-        history.check_complete()
+        values(history)
     history.clear()
-    history.check_complete()
+    assert values(history) == []
 
 
 def test_values_that_were_read_or_can_still_be_read_are_no_warning(history, monkeypatch, caplog):
@@ -140,20 +172,101 @@ def test_values_that_were_read_or_can_still_be_read_are_no_warning(history, monk
     monkeypatch.setattr(module, "EXECUTIONS_KEPT", 2)
     for number in range(5):
         execute(history, number, read=True)
-    history.check_complete()
-    tasks = [execute(history, number) for number in range(5)]
+    assert values(history) == [3, 4]
+    kept = [execute(history, number) for number in range(5)]
     assert caplog.records == []
-    assert [next(iter(execution.values)) for execution, _ in tasks] == [0, 1, 2, 3, 4]
+    assert [next(iter(execution.values)) for execution, _ in kept] == [0, 1, 2, 3, 4]
 
 
-def test_the_execution_before_counts_but_is_not_shown(history, monkeypatch):
-    """A task that is executed again and again is bounded, too."""
-    monkeypatch.setattr(module, "EXECUTIONS_KEPT", 3)
-    task = RuntimeTask("t")
-    for number in range(5):
-        for execution in history:
-            execution.replaced = True
-        execute(history, number, task=task, key=str(number))
-    assert values(history) == [4]
-    assert len(history._processes) == 3
-    history.check_complete()
+# --- Values and errors in their places ---
+
+
+def test_a_function_that_failed_is_none_and_the_error_comes_last(history):
+    """So that zip with the functions holds."""
+    execute(history, 1)
+    execute(history, error="first")
+    execute(history, 3)
+    returns = history.function_returns()
+    assert [next(returns), next(returns), next(returns)] == [1, None, 3]
+    with pytest.raises(TaskExecutionError, match="first"):
+        next(returns)
+
+
+def test_each_function_of_a_failed_execution_has_one_place(history):
+    """Those that returned, the one that failed, and those that were not called."""
+    execute(history, 1, 2, functions=4, error="first")
+    execute(history, functions=0, error="no function")
+    execute(history, 5)
+    returns = history.function_returns()
+    assert [next(returns) for _ in range(5)] == [1, 2, None, None, 5]
+    with pytest.raises(TaskExecutionError, match="first"):
+        next(returns)
+
+
+def test_the_other_errors_are_logged_unless_they_were(history, caplog):
+    """An asynchronous execution has logged its own; no error is logged twice."""
+    for text in ("first", "second", "third"):
+        execute(history, error=text)
+    begun, _ = execute(history, error="fourth")
+    begun.logged = True
+    for _ in range(2):
+        with pytest.raises(TaskExecutionError, match="first"):
+            values(history)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert [record.getMessage() for record in caplog.records] == ["second", "third"]
+
+
+def test_a_value_that_cannot_be_unpickled_does_not_hide_the_later_ones(history):
+    """It is None in its place, and its error comes last."""
+    execution = begin(history)
+    execution.values.append(0, memoryview(b"no pickle"))
+    execution.values.mark_returned(0)
+    execution._finish()
+    execute(history, 2)
+    returns = history.function_returns()
+    assert [next(returns), next(returns)] == [None, 2]
+    with pytest.raises(SerializationError):
+        next(returns)
+
+
+def test_what_still_runs_and_is_not_waited_for_has_what_has_returned(history):
+    """A function that is still to return is not one that failed."""
+    running = begin(history, functions=3)
+    give(running, 1)
+    execute(history, 2)
+    assert values(history) == [1, 2]
+
+
+# --- To forget ---
+
+
+def test_what_runs_is_forgotten_and_its_end_changes_nothing(history):
+    """It neither comes back nor takes the handle of a later execution with its key along."""
+    running = begin(history, key="key")
+    execute(history, 1, key="ended")
+    history.clear()
+    assert list(history) == []
+    assert history._processes == {}
+    assert history.running == [running]
+    execute(history, 2, key="key")
+    give(running, 3)
+    running._finish()
+    assert history.running == []
+    assert values(history) == [2]
+    assert list(history._processes) == ["key"]
+
+
+def test_a_file_is_written_without_the_lock(history, monkeypatch):
+    """Another thread can begin an execution meanwhile."""
+    monkeypatch.setattr(module, "MEMORY_KEPT", 10)
+    found = []
+
+    def pwrite(*_):
+        thread = threading.Thread(target=lambda: found.append(list(history)))
+        thread.start()
+        thread.join(TIMEOUT)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    execution, _ = execute(history, b"x" * 100)
+    assert found == [[execution]]

@@ -38,9 +38,17 @@ MAY_IMPORT = {
     "utils": PACKAGES,
     "forwards": PACKAGES,
     "processes": PACKAGES | {"forwards"},
+    "_last_execution": PACKAGES | {"processes"},
     "connection": PACKAGES | {"forwards"},
     "tasks": PACKAGES
-    | {"processes", "connection", "_env_variables", "_fabric_connection", "_fabric_login"},
+    | {
+        "processes",
+        "connection",
+        "_env_variables",
+        "_fabric_connection",
+        "_fabric_login",
+        "_last_execution",
+    },
     "futures": PACKAGES,
     "_calls": PACKAGES | {"connection", "futures", "_host"},
     "runtimes": PACKAGES

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lazycluster import RuntimeTask
+from lazycluster import Runtime, RuntimeTask
 from lazycluster._tasks.execution import Execution
 from lazycluster.forwards import Forward
 from lazycluster.processes import PortExposure, TaskProcess
@@ -26,11 +29,199 @@ def test_names_made_up_differ():
     assert first.name != second.name
 
 
-@pytest.mark.parametrize("name", ["", 7])
+def test_an_empty_name_is_made_up_too():
+    """As in lazycluster 0.2."""
+    assert RuntimeTask("").name.startswith("task-")
+
+
+@pytest.mark.parametrize("name", [7, b"a", ["a"]])
 def test_bad_name_is_refused(name):
-    """Empty names are a ValueError, and so is what is no string."""
+    """What is not a string is a ValueError."""
     with pytest.raises(ValueError, match="name"):
         RuntimeTask(name)
+
+
+def test_name_can_be_set():
+    """But not to what is not a name."""
+    task = RuntimeTask("a")
+    task.name = "b"
+    for bad in ("", None, 7):
+        with pytest.raises(ValueError, match="name"):
+            task.name = bad
+    assert task.name == "b"
+
+
+def test_a_task_has_a_logger():
+    """Scripts of 0.2 log by it."""
+    assert RuntimeTask().log is logging.getLogger("lazycluster")
+
+
+class Named(RuntimeTask):
+    """A task of a user's class."""
+
+    def __init__(self, *, tags):
+        super().__init__("named")
+        self.tags = tags
+
+
+def test_a_task_as_text():
+    """The name of its class and its own."""
+    assert str(RuntimeTask("a")) == "RuntimeTask: a"
+    assert str(Named(tags=[])) == "Named: named"
+
+
+def test_repr_counts_the_steps():
+    assert repr(RuntimeTask("a")) == "<RuntimeTask 'a', 0 steps>"
+    assert repr(commands("true", name="a")) == "<RuntimeTask 'a', 1 step>"
+    assert repr(Named(tags=[]).run_command("a").run_command("b")) == "<Named 'named', 2 steps>"
+
+
+# --- Copies ---
+
+
+def test_deep_copies_are_numbered():
+    """Copies of copies too."""
+    task = RuntimeTask("a")
+    first, second = copy.deepcopy(task), copy.deepcopy(task)
+    names = [one.name for one in (first, second, copy.deepcopy(first), copy.deepcopy(second))]
+    assert names == ["a-1", "a-2", "a-1-1", "a-2-1"]
+    assert task.name == "a"
+
+
+def test_deep_copies_that_threads_make_have_names_of_their_own():
+    task = RuntimeTask("a")
+    with ThreadPoolExecutor(8) as pool:
+        names = set(pool.map(lambda _: copy.deepcopy(task).name, range(200)))
+    assert names == {f"a-{number}" for number in range(1, 201)}
+
+
+def test_a_deep_copy_has_the_definition_and_is_independent():
+    """Steps, variables and omit_on_join; what is added to one is not added to the other."""
+    task = commands("true", name="a")
+    task.env_variables = {"A": "1"}
+    task.omit_on_join = True
+    twin = copy.deepcopy(task)
+    assert twin.steps == task.steps
+    assert twin.env_variables == {"A": "1"}
+    assert twin.omit_on_join
+    twin.run_command("false")
+    twin.env_variables["B"] = "2"
+    assert len(task.steps) == 1
+    assert task.env_variables == {"A": "1"}
+
+
+def test_a_deep_copy_of_a_subclass_has_its_class_and_attributes():
+    """Its constructor is not called, whatever it takes."""
+    task = Named(tags=["x"])
+    twin = copy.deepcopy(task)
+    assert isinstance(twin, Named)
+    assert twin.name == "named-1"
+    assert twin.tags == ["x"]
+    assert twin.tags is not task.tags
+
+
+def test_a_deep_copy_inside_a_structure_is_one_copy():
+    task = RuntimeTask("a")
+    first, second = copy.deepcopy([task, task])
+    assert first is second
+    assert first.name == "a-1"
+
+
+@pytest.mark.parametrize("again", [copy.copy, lambda task: pickle.loads(pickle.dumps(task))])
+def test_other_copies_have_the_name_and_are_independent(again):
+    task = commands("true", name="a")
+    task.omit_on_join = True
+    twin = again(task)
+    assert twin.name == "a"
+    assert twin.omit_on_join
+    twin.run_command("false").env_variables["B"] = "2"
+    assert len(task.steps) == 1
+    assert task.env_variables == {}
+    assert copy.deepcopy(twin).name == "a-1"
+
+
+# --- omit_on_join ---
+
+
+def test_omit_on_join_is_an_attribute():
+    task = RuntimeTask()
+    assert task.omit_on_join is False
+    task.omit_on_join = True
+    assert task.omit_on_join is True
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes"])
+def test_omit_on_join_is_a_bool(value):
+    with pytest.raises(TypeError, match="omit_on_join"):
+        RuntimeTask().omit_on_join = value
+
+
+# --- Arguments that are none ---
+
+FLAGS = [0, 1, 5, "yes", [1], object()]
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=type)
+@pytest.mark.parametrize("name", ["execute_async", "omit_on_join", "debug"])
+def test_a_flag_of_execute_task_is_a_bool_or_none(name, flag, no_process):
+    """A TypeError before anything starts; the message does not show the value."""
+    task = commands("true")
+    with pytest.raises(TypeError, match=f"{name} must be True, False or None") as caught:
+        execute_task(task, **{name: flag})
+    assert repr(flag) not in str(caught.value)
+    assert task.execution_log_file_path is None
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=type)
+@pytest.mark.parametrize("name", ["execute_async", "debug"])
+def test_a_flag_of_execute_function_says_how_arguments_are_given(name, flag):
+    """`execute_function(pow, 2)` is a frequent mistake."""
+    with pytest.raises(TypeError, match=rf"{name} must be.*functools\.partial"):
+        Runtime.execute_function(object.__new__(Runtime), abs, **{name: flag})
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=type)
+@pytest.mark.parametrize("method", [Runtime.send_file, Runtime.get_file])
+def test_a_flag_of_a_copy_is_a_bool_or_none(method, flag):
+    with pytest.raises(TypeError, match="execute_async must be True, False or None"):
+        method(object.__new__(Runtime), "a", "b", flag)
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=type)
+def test_a_flag_of_execute_is_a_bool_or_none(flag, no_process):
+    with pytest.raises(TypeError, match="debug must be True, False or None"):
+        commands("true").execute("host", flag)
+
+
+@pytest.mark.parametrize("task", ["ls -l", None, print, [RuntimeTask()]], ids=type)
+def test_what_is_not_a_task_is_refused(task):
+    """The message shows what a command must be put into."""
+    with pytest.raises(TypeError, match=r"RuntimeTask\(\)\.run_command\(\.\.\.\)"):
+        execute_task(task)
+
+
+def execute_task(task, **arguments):
+    """Call `Runtime.execute_task` of a Runtime that has no host."""
+    Runtime.execute_task(object.__new__(Runtime), task, **arguments)
+
+
+# --- Steps ---
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_empty_paths_are_left_out_paths(path):
+    """As in 0.2: the working directory, and the current folder."""
+    task = RuntimeTask().send_file("a", path).get_file("b", path)
+    left_out = RuntimeTask().send_file("a").get_file("b")
+    assert task.steps == left_out.steps
+
+
+@pytest.mark.parametrize("path", [0, False, b"", []], ids=repr)
+def test_what_is_only_false_is_not_a_path(path):
+    with pytest.raises((ValueError, TypeError), match="path"):
+        RuntimeTask().send_file("a", path)
+    with pytest.raises((ValueError, TypeError), match="path"):
+        RuntimeTask().get_file("a", path)
 
 
 def test_refused_command_is_not_added():

@@ -9,6 +9,7 @@ import gc
 import random
 import sys
 import threading
+import time
 
 from lazycluster import Connection, Runtime, RuntimeTask
 
@@ -43,22 +44,21 @@ def in_a_cycle(config_file):
 
 def in_a_thread(config_file):
     """Exit while a daemon thread executes a task."""
-    begun = threading.Event()
+    task = RuntimeTask().run_command("echo begun; sleep 1000")
 
     def work():
-        runtime = open_runtime(config_file)
-        begun.set()
-        runtime.execute_task(RuntimeTask().run_command("sleep 1000"), execute_async=False)
+        open_runtime(config_file).execute_task(task, execute_async=False)
 
     threading.Thread(target=work, daemon=True).start()
-    begun.wait()
+    while task.execution_log != ["begun\n"]:
+        time.sleep(0.01)
 
 
 def in_any_order(config_file):
     """Keep parts of a Runtime, and forget the rest."""
     runtime = open_runtime(config_file)
     task = start(runtime)
-    parts = [runtime, task, task.process, task._execution, runtime._connection]
+    parts = [runtime, task, task.process, task._last.execution, runtime._connection]
     parts += [runtime._connection._start(), task.execution_log]
     del runtime, task
     random.shuffle(parts)

@@ -48,7 +48,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
         state = "cancelled" if self.cancelled() else "finished" if self.done() else "pending"
         if self.running():
             state = "running"
-        return f"<RemoteFuture of {self._invocation.step.name} on {self.host!r}, {state}>"
+        return f"<RemoteFuture of {self._invocation.name} on {self.host!r}, {state}>"
 
     @property
     def host(self) -> str:
@@ -181,7 +181,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
     def _check_owner(self) -> None:
         if self._pid != os.getpid() and not self.done():
             raise LazyclusterError(
-                f"The call of {self._invocation.step.name} belongs to process {self._pid}; this is "
+                f"The call of {self._invocation.name} belongs to process {self._pid}; this is "
                 "a child forked from it. Make a new Runtime in the child."
             )
 

@@ -6,6 +6,7 @@ The thread is a daemon, and a forked child starts one of its own.
 
 from __future__ import annotations
 
+import atexit
 import heapq
 import itertools
 import logging
@@ -19,6 +20,7 @@ Action = Callable[[], object]
 
 MOST_TIMERS = 1000  # that are kept, before the cancelled ones among them are removed
 MOST_SECONDS = 86400.0  # of one wait
+EXIT_TIMEOUT = 1.0  # seconds at the interpreter's exit for a callback that runs
 
 _logger = logging.getLogger("lazycluster")
 
@@ -41,11 +43,12 @@ class CompletionThread:
     def __init__(self) -> None:
         # Reentrant, so that a signal handler may post while its thread does.
         self._queue: queue.SimpleQueue[Action] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._timers: list[tuple[float, int, Timer]] = []  # used by the thread alone
         self._numbers = itertools.count()
         self._most_timers = MOST_TIMERS
+        self._is_stopping = False
 
     def start(self) -> None:
         """Start the thread at the first call.
@@ -53,15 +56,28 @@ class CompletionThread:
         Raises:
             RuntimeError: If no thread can be started.
         """
-        if self._thread is not None:
-            return
         with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(
-                    target=self._run, name="lazycluster callbacks", daemon=True
-                )
-                thread.start()
-                self._thread = thread
+            if self._thread is not None:
+                return
+            name = "lazycluster callbacks"
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                self._thread.start()
+            except BaseException:
+                self._thread = None
+                raise
+            atexit.register(self._stop)
+
+    def _stop(self) -> None:
+        """End the thread at the interpreter's exit: a callback that prints later would crash it."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._is_stopping = True
+        self.post(lambda: None)
+        thread.join(EXIT_TIMEOUT)
+        if not thread.is_alive():  # An exit handler that comes later may need another one.
+            self._thread, self._is_stopping = None, False
 
     @property
     def is_current(self) -> bool:
@@ -79,7 +95,7 @@ class CompletionThread:
         return timer
 
     def _run(self) -> None:
-        while True:
+        while not self._is_stopping:
             action = self._due() or self._next()
             if action is None:
                 continue

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 OUTPUT, ERRORS = range(2)  # the streams of a step
 
 
+def _drop(_index: int, _data: memoryview) -> None:
+    """Drop a value that a step does not have."""
+
+
 class Invocation:
     """One command or function on a host.
 
@@ -45,6 +49,8 @@ class Invocation:
         keeps_output: True to keep all output in memory. Defaults to False, only its end.
 
     Attributes:
+        name: The name of the step.
+        host: The host.
         on_end: Called once after `start`, with the error or None, in a thread that must not be
             blocked.
         output: What it has printed to standard output, and to a separate standard error.
@@ -61,7 +67,8 @@ class Invocation:
         on_output: Callable[[str], object] | None = None,
         keeps_output: bool = False,
     ) -> None:
-        self.step = step
+        self.name = step.name
+        self._step: Step | None = step
         self.host = host
         self.on_end: Callable[[BaseException | None], object] | None = None
         self.output = (bytearray(), bytearray())
@@ -101,7 +108,7 @@ class Invocation:
         for value in self._values:
             self._values.clear()
             return value
-        raise SerializationError(f"{self.host} has sent no value of {self.step.name}.")
+        raise SerializationError(f"{self.host} has sent no value of {self.name}.")
 
     def run(self, find_target: Callable[[], Target]) -> BaseException | None:
         """Run the step, and wait for its end.
@@ -110,10 +117,7 @@ class Invocation:
             find_target: Called first, and again if the connection has ended before it was used.
 
         Returns:
-            The error that its end means; None for a success.
-
-        Raises:
-            LazyclusterError: If the step could not be sent.
+            Why it failed or could not be sent; None for a success.
         """
         self._start_callbacks()
         try:
@@ -121,11 +125,14 @@ class Invocation:
             self._follow(send_once_more(find_target, self._send))
         except BaseException as error:
             request = self._request
+            if request is None and isinstance(error, LazyclusterError):
+                return error.with_traceback(None)
             if request is None:
                 raise
             if error is not request.error:  # a KeyboardInterrupt, or what a signal handler raises
                 request.kill_and_wait(TERMINATE_GRACE, INTERRUPT_TIMEOUT)
                 raise
+            error.with_traceback(None)
         finally:
             self._done.set()
             forget(self)
@@ -164,18 +171,21 @@ class Invocation:
             completion.start()
 
     def _send(self, target: Target) -> Request:
+        step = self._step
+        assert step is not None  # It has not ended.
         request = target.conversation.request(
-            [self.step.describe()],
+            [step.describe()],
             working_dir=target.working_dir,
             environment=target.environment,
             cwd=target.cwd,
-            chunks=self.step.chunks(None),
+            chunks=step.chunks(None),
             on_output=lambda _, data: self._take_output(OUTPUT, data),
             on_errors=lambda _, data: self._take_output(ERRORS, data),
-            on_value=lambda _, data: self._take_value(data),
+            on_value=self._take_value if step.returns else _drop,  # A hostile host may send one.
             on_end=self._take_end,
         )
-        self._request = request
+        if not self._done.is_set():  # The reader thread may have been faster.
+            self._request = request
         if self._is_stopped:  # `stop` may have come before there was a request to kill.
             request.kill(TERMINATE_GRACE)
         return request
@@ -211,9 +221,8 @@ class Invocation:
         if self._lines is not None:
             self._lines.append(stream, data)
 
-    def _take_value(self, data: memoryview) -> None:
-        if self.step.returns:  # A hostile host may send a value of a command.
-            self._values.append(0, data)
+    def _take_value(self, _: int, data: memoryview) -> None:
+        self._values.append(0, data)
 
     def _take_end(self, request: Request) -> None:
         if self.on_end is None or isinstance(request.error, SystemExit):
@@ -232,25 +241,27 @@ class Invocation:
         """Report the end, once; also the end of what was never sent."""
         self._done.set()
         on_end, self.on_end = self.on_end, None
-        self.owner = None
+        # What only a running invocation needs may be large, and a future may be kept.
+        self.owner = self._step = self._request = None
+        self.output = (bytearray(), bytearray())
         if on_end is not None:
             on_end(error)
 
     def _find_error(self) -> BaseException | None:
         """Return the error that the end of the request means."""
-        request = self._request
-        assert request is not None
+        request, step = self._request, self._step
+        assert request is not None and step is not None  # noqa: PT018 - this is not a test
         if self._timed_out:
             assert self._timeout is not None
-            return timeout_error(self.host, self.step.name, self._timeout, self.tail())
+            return timeout_error(self.host, self.name, self._timeout, self.tail())
         if request.error is not None:
             return request.error
         if not request.outcomes:
-            return LazyclusterError(f"{self.step.name} was stopped on {self.host} before it began.")
+            return LazyclusterError(f"{self.name} was stopped on {self.host} before it began.")
         self.outcome = outcome = request.outcomes[0]
-        if outcome.returned and self.step.returns:
+        if outcome.returned and step.returns:
             self._values.mark_returned(0)
-        return step_error(self.step, self.host, outcome, self.tail, self._values)
+        return step_error(step, self.host, outcome, self.tail, self._values)
 
     # In the completion thread
 

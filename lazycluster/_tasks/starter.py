@@ -84,7 +84,7 @@ class Starter:
     def _start(self, waiting: _Waiting) -> None:
         invocation, find_target = waiting
         if invocation.is_stopped:
-            invocation.end(LazyclusterError(f"{invocation.step.name} was stopped."))
+            invocation.end(LazyclusterError(f"{invocation.name} was stopped."))
             return
         try:
             send_once_more(find_target, invocation.start)

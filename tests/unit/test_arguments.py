@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 
 import pytest
 
-from lazycluster import Connection, Runtime
+from lazycluster import Connection, Runtime, RuntimeTask
 from support.hosts import commands
 
 BAD_HOSTS = {
@@ -136,3 +137,23 @@ def test_connection_kwargs_that_are_no_mapping_are_refused(kwargs, no_process):
     """A ValueError."""
     with pytest.raises(ValueError, match="connection_kwargs"):
         Runtime("host", connection_kwargs=kwargs)
+
+
+TIMEOUTS = {
+    "of a step": lambda timeout: RuntimeTask().run_command("true", timeout=timeout),
+    "of an execution": lambda timeout: commands("true").execute("host", timeout=timeout),
+    "of a command": lambda timeout: Connection("host").run("true", timeout=timeout),
+    "of a reboot": lambda timeout: Connection("host").wait_until_back(timeout),
+    "of a login": lambda timeout: Connection("host", connect_timeout=timeout),
+    "of the manager": lambda timeout: Connection("host", orphan_timeout=timeout),
+    "of a Runtime's login": lambda timeout: Runtime("host", connect_timeout=timeout),
+    "of fabric": lambda timeout: Runtime("host", connection_kwargs={"timeout": timeout}),
+    "of paramiko": lambda timeout: Runtime("host", connection_kwargs={"banner_timeout": timeout}),
+}
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.5, 0, math.nan, math.inf, True, False, "5"])
+@pytest.mark.parametrize("check", TIMEOUTS.values(), ids=TIMEOUTS)
+def test_every_timeout_is_checked_before_anything_starts(check, timeout, no_process):
+    with pytest.raises((ValueError, TypeError), match="timeout"):
+        check(timeout)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from lazycluster import RuntimeTask
 from lazycluster._conversation.request import Request, Sinks
 from lazycluster._shared import frames, tree_stream
-from lazycluster._tasks.execution import Execution, Target
+from lazycluster._tasks.execution import Execution, Target, stop_all
 from lazycluster.exceptions import FileTransferError
 
 
@@ -45,3 +47,38 @@ def test_what_cannot_be_stored_is_the_error_though_the_end_has_come(tmp_path):
         execution.run(lambda: Target(QuickHost(tmp_path, value), None, {}))
     assert caught.value.errno == errno.ENOTDIR
     assert (tmp_path / "taken").read_text() == "old"
+
+
+def test_all_are_told_to_stop_before_any_is_waited_for(monkeypatch):
+    """So that many hosts take the time of one; what has ended is left alone."""
+    events = []
+    executions = [Execution(name, (), "host", task=RuntimeTask()) for name in "abc"]
+    for one in executions:
+        one._request = SimpleNamespace(kill=lambda grace, name=one.name: events.append(name))
+    executions[1]._done.set()
+    monkeypatch.setattr(Execution, "wait", lambda self, timeout: events.append(f"wait {self.name}"))
+    stop_all(executions, signal.SIGTERM, 1.0)
+    assert events == ["a", "c", "wait a", "wait c"]
+
+
+def test_the_wait_for_many_that_are_stopped_is_bounded(monkeypatch):
+    """By one deadline for all of them."""
+    now = [100.0]
+    waits = []
+
+    def wait(self, timeout):
+        waits.append(timeout)
+        now[0] += 4.0
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(Execution, "wait", wait)
+    executions = [Execution("t", (), "host", task=RuntimeTask()) for _ in range(4)]
+    stop_all(executions, signal.SIGTERM, 5.0)
+    assert waits == [10.0, 6.0, 2.0, 0.0]
+
+
+def test_the_functions_among_the_steps_are_known():
+    """Each has a place in the values of a Runtime."""
+    task = RuntimeTask().run_command("a").run_function(os.getpid).run_command("b")
+    task.run_function(os.getpid).send_file("a")
+    assert Execution("t", task.steps, "host", task=task).functions == (1, 3)

@@ -10,32 +10,22 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from lazycluster._calls import CallingHost, RuntimeView
-from lazycluster._checks import check_flag, checked_environment, checked_path
+from lazycluster._calls import RuntimeView
+from lazycluster._checks import check_flag, checked_path
 from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call, describe
+from lazycluster._process_host import ProcessHost
 from lazycluster._tasks.execution import Execution
-from lazycluster._tasks.history import EXECUTIONS_KEPT, History
+from lazycluster._tasks.history import History
 from lazycluster._text import quoted, show
 from lazycluster.connection import Connection
 from lazycluster.exceptions import CommandError, TaskExecutionError
-from lazycluster.processes import (
-    KEY_DELIMITER,
-    PORT_FROM_RUNTIME,
-    PORT_TO_RUNTIME,
-    TASK,
-    PortExposure,
-    TaskProcess,
-    kind_of,
-)
 from lazycluster.tasks import RuntimeTask
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self  # of the standard library only from Python 3.11 on
-
-    from lazycluster.forwards import Forward
 
 __all__ = ["Runtime", "RuntimeTask", "RuntimeView"]
 
@@ -44,7 +34,7 @@ _logger = logging.getLogger("lazycluster")
 _CLEANUP_TIMEOUT = 5.0  # seconds for executions to end after their connection was closed
 
 
-class Runtime(CallingHost):
+class Runtime(ProcessHost):
     """A host that tasks run on.
 
     The constructor logs in once, and everything that runs on the host shares that connection. The
@@ -120,7 +110,6 @@ class Runtime(CallingHost):
         }
         keywords = translate_connection_kwargs(connection_kwargs or {}, parameters)
         super().__init__(Connection(host, **keywords))
-        self._processes: dict[str, TaskProcess | PortExposure] = {}
         self._history = History(self.host, self._processes)
         self._start(working_dir or None)
 
@@ -231,7 +220,7 @@ class Runtime(CallingHost):
                 "RuntimeTask().run_command(...) for a command, and "
                 "RuntimeTask().run_function(...) for a function."
             )
-        own = checked_environment(task.env_variables)
+        own = task._env_variables.snapshot()
         self._connection._check_owner()
         execution = task._prepare(self.host, debug=debug, timeout=timeout, on_end=self._history.end)
         process = None
@@ -246,12 +235,6 @@ class Runtime(CallingHost):
         else:
             execution.run_in_background(find_target, process.name)
         return task
-
-    def _add_process(self, execution: Execution) -> TaskProcess:
-        with self._lock:
-            key = execution.key = self._new_key(self.host, TASK, execution.name)
-            process = self._processes[key] = TaskProcess(key, execution)
-        return process
 
     def execute_function(
         self,
@@ -394,126 +377,6 @@ class Runtime(CallingHost):
         task.get_file(remote_path, local_path, progress=progress)
         return self.execute_task(task, execute_async)
 
-    def expose_port_to_runtime(self, local_port: int, runtime_port: int | None = None) -> str:
-        """Make a service of the manager reachable on the host (a remote forward, `-R`).
-
-        The host listens on its loopback address, which its other users can reach too. The listener
-        is verified before this returns. The exposure ends when it is stopped or with the
-        connection.
-
-        Args:
-            local_port: The port of the service on the manager's loopback address.
-            runtime_port: The port to listen on; 0 for any free port, which the key has. Defaults to
-                `local_port`.
-
-        Returns:
-            The process key, for `stop_process`.
-
-        Raises:
-            ValueError: If a port is invalid.
-            PortInUseError: If the port is in use on the host.
-            ForwardError: If ssh cannot forward the port; the message has the reason.
-        """
-        port = local_port if runtime_port is None else runtime_port
-        forward = self._connection.forward_remote(port, local_port)
-        return self._add_exposure(PORT_TO_RUNTIME, forward)
-
-    def expose_port_from_runtime(self, runtime_port: int, local_port: int | None = None) -> str:
-        """Make a service of the host reachable on the manager (a local forward, `-L`).
-
-        The counterpart of `expose_port_to_runtime`: the manager listens on its loopback address.
-
-        Args:
-            runtime_port: The port of the service on the host's loopback address.
-            local_port: The port to listen on; 0 for any free port, which the key has. Defaults to
-                `runtime_port`.
-
-        Returns:
-            The process key, for `stop_process`.
-        """
-        port = runtime_port if local_port is None else local_port
-        forward = self._connection.forward_local(port, runtime_port)
-        return self._add_exposure(PORT_FROM_RUNTIME, forward)
-
-    def _add_exposure(self, direction: str, forward: Forward) -> str:
-        ports = (self.host, direction, str(forward.port), str(forward.to_port))
-        with self._lock:
-            key = self._new_key(*ports)
-            self._processes[key] = PortExposure(key, forward)
-            exposures = [p for p in self._processes.values() if isinstance(p, PortExposure)]
-            ended = [exposure.name for exposure in exposures if not exposure.is_alive()]
-            for name in ended[:-EXECUTIONS_KEPT]:
-                del self._processes[name]
-        return key
-
-    @property
-    def task_processes(self) -> list[TaskProcess]:
-        """Return the handles of all asynchronous executions of tasks, in order."""
-        return [p for p in self.get_processes().values() if isinstance(p, TaskProcess)]
-
-    @property
-    def alive_process_count(self) -> int:
-        """Return the number of processes that are alive."""
-        return len(self.get_processes(only_alive=True))
-
-    @property
-    def alive_task_process_count(self) -> int:
-        """Return the number of task processes that are alive."""
-        return sum(process.is_alive() for process in self.task_processes)
-
-    def get_process(self, key: str) -> TaskProcess | PortExposure:
-        """Return the process with a key.
-
-        Args:
-            key: The process key.
-
-        Raises:
-            ValueError: If there is no process with that key.
-        """
-        with self._lock:
-            if key not in self._processes:
-                raise ValueError(f"There is no process {key!r} on {self.host}.")
-            return self._processes[key]
-
-    def get_processes(self, only_alive: bool = False) -> dict[str, TaskProcess | PortExposure]:
-        """Return all processes by their keys.
-
-        Args:
-            only_alive: If True, leave out those that have ended. Defaults to False.
-        """
-        with self._lock:
-            processes = dict(self._processes)
-        return {k: p for k, p in processes.items() if not only_alive or p.is_alive()}
-
-    def stop_process(self, key: str) -> None:
-        """Terminate a process and wait until it has ended.
-
-        Args:
-            key: The process key.
-
-        Raises:
-            ValueError: If there is no process with that key.
-        """
-        self.get_process(key).terminate()
-
-    @classmethod
-    def is_runtime_task_process(cls, process_key: str) -> bool:
-        """Return True if a process key belongs to an asynchronous execution of a task.
-
-        Args:
-            process_key: The process key.
-        """
-        return kind_of(process_key) == TASK
-
-    @classmethod
-    def is_port_exposure_process(cls, process_key: str) -> bool:
-        """Return True if a process key belongs to a port that is exposed to or from a host.
-
-        Args:
-            process_key: The process key.
-        """
-        return kind_of(process_key) in (PORT_TO_RUNTIME, PORT_FROM_RUNTIME)
-
     def close(self) -> None:
         """Do what `cleanup` does; the end of a `with` block calls it."""
         self.cleanup()
@@ -537,15 +400,6 @@ class Runtime(CallingHost):
             execution.wait(max(0.0, deadline - time.monotonic()))
         for process in self.get_processes().values():
             process.join(max(0.0, deadline - time.monotonic()))
-
-    def _new_key(self, *parts: str) -> str:
-        """Return an unused process key; the caller holds the lock."""
-        key = KEY_DELIMITER.join(parts)
-        count, unique = 1, key
-        while unique in self._processes:
-            count += 1
-            unique = f"{key}{KEY_DELIMITER}{count}"
-        return unique
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

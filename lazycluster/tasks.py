@@ -400,7 +400,7 @@ class RuntimeTask:
         if isinstance(connection, str):
             with Connection(connection) as opened:
                 return self.execute(opened, debug, timeout=timeout)
-        directory, environment = None, checked_environment(self._env_variables)
+        directory, environment = None, self._env_variables.snapshot()
         if is_fabric_connection(connection):
             directory = start_directory(connection)
             environment = {**checked_environment(run_environment(connection)), **environment}

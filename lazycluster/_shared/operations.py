@@ -12,6 +12,7 @@ OPERATIONS = {
     "port_is_free": "_shared.ports",
     "port_state": "_shared.ports",
     "first_free_port": "_shared.ports",
+    "network_id": "_shared.ports",
 }
 
 # The modules that kinds of steps need in addition to the modules of the bootstrap.

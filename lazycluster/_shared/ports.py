@@ -1,6 +1,7 @@
 """TCP ports of this host: whether a port is in use, found by binding it and by connecting to it."""
 
 import errno
+import os
 import socket
 import struct
 
@@ -9,8 +10,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 CONNECT_TIMEOUT = 0.5  # seconds; loopback answers at once unless a firewall drops the packets
+SYSCTL_TIMEOUT = 10.0  # seconds
 LOOPBACK = ("127.0.0.1", "::1")
 SOCKET_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")  # Linux
+BOOT_ID = "/proc/sys/kernel/random/boot_id"  # Linux
+NETWORK_NAMESPACE = "/proc/self/ns/net"  # Linux
 LISTENING = b"0A"  # the state of a socket in these tables
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM)  # a port below 1024, SELinux
@@ -45,6 +49,36 @@ def port_state(port: "int") -> "dict[str, Any]":
     "::ffff:127.0.0.1"; None where the system has no socket tables.
     """
     return {"free": port_is_free(port), "listeners": _listeners(port)}
+
+
+def network_id() -> "list[str] | None":
+    """Return what is equal for two processes if they share their ports; None if unknown.
+
+    On Linux it is the boot of the kernel and the network namespace, of which a container has its
+    own. macOS has no namespaces.
+    """
+    try:
+        with open(BOOT_ID, encoding="ascii") as file:
+            boot = file.read().strip()
+        namespace = os.stat(NETWORK_NAMESPACE)
+    except OSError:
+        boot = _boot_session()
+        return [boot] if boot else None
+    return [boot, str(namespace.st_dev), str(namespace.st_ino)]
+
+
+def _boot_session() -> "str":
+    """Return macOS's name of the time since it was booted; empty elsewhere."""
+    import subprocess
+
+    try:
+        argv = ["sysctl", "-n", "kern.bootsessionuuid"]
+        printed = subprocess.check_output(
+            argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SYSCTL_TIMEOUT
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return printed.decode("ascii", "replace").strip()
 
 
 def _is_bound(port: "int") -> "bool":

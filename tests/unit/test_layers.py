@@ -51,8 +51,9 @@ MAY_IMPORT = {
     },
     "futures": PACKAGES,
     "_calls": PACKAGES | {"connection", "futures", "_host"},
+    "_process_host": PACKAGES | {"connection", "forwards", "processes", "_calls"},
     "runtimes": PACKAGES
-    | {"forwards", "processes", "connection", "tasks", "utils", "_calls", "_fabric_kwargs"},
+    | {"processes", "connection", "tasks", "_calls", "_fabric_kwargs", "_process_host"},
 }
 """Part (a package, or a module at the top) → the other parts that it may import."""
 

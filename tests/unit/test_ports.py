@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -478,3 +479,42 @@ def test_each_python_finds_the_first_free(host_python, listen, free_port):
     code = "import ports; print(ports.first_free_port([int(word) for word in sys.argv[2:]]))"
     taken = port_of(listen("127.0.0.1"))
     assert python_prints(host_python, code, taken, free_port) == b"%d\n" % free_port
+
+
+# --- Whose ports they are ---
+
+PRINT_ID = "from lazycluster._shared.ports import network_id; print(network_id())"
+
+
+def printed_id(*prefix):
+    done = subprocess.run([*prefix, sys.executable, "-c", PRINT_ID], stdout=subprocess.PIPE)
+    return done.stdout.decode().strip() if done.returncode == 0 else ""
+
+
+def test_processes_of_one_system_share_their_ports():
+    """A process and its child have the same ports."""
+    assert printed_id() == str(ports.network_id()) != "None"
+
+
+def test_a_network_namespace_has_ports_of_its_own():
+    """As in a container."""
+    other = printed_id("unshare", "--net") if shutil.which("unshare") else ""
+    if not other:
+        pytest.skip("this account cannot make a network namespace")
+    assert other != str(ports.network_id())
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [("echo 5A0-4", ["5A0-4"]), ("echo", None), ("exit 1", None), (None, None)],
+)
+def test_without_proc_the_boot_session_counts(monkeypatch, tmp_path, script, found):
+    """As on macOS."""
+    monkeypatch.setattr(ports, "BOOT_ID", str(tmp_path / "missing"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script is not None:
+        (tmp_path / "sysctl").write_text(
+            f'#!/bin/sh\n[ "$*" = "-n kern.bootsessionuuid" ] || exit 2\n{script}\n'
+        )
+        (tmp_path / "sysctl").chmod(0o755)
+    assert ports.network_id() == found

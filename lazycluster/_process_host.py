@@ -1,0 +1,181 @@
+"""What runs in the background for a Runtime: the handles of tasks, and of ports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lazycluster._calls import CallingHost
+from lazycluster._checks import checked_port
+from lazycluster._tasks.history import EXECUTIONS_KEPT
+from lazycluster.processes import (
+    KEY_DELIMITER,
+    PORT_FROM_RUNTIME,
+    PORT_TO_RUNTIME,
+    TASK,
+    PortExposure,
+    TaskProcess,
+    kind_of,
+)
+
+if TYPE_CHECKING:
+    from lazycluster._tasks.execution import Execution
+    from lazycluster.connection import Connection
+    from lazycluster.forwards import Forward
+
+
+class ProcessHost(CallingHost):
+    """A host with handles of what runs there in the background; see `Runtime`."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._processes: dict[str, TaskProcess | PortExposure] = {}
+
+    def expose_port_to_runtime(self, local_port: int, runtime_port: int | None = None) -> str:
+        """Make a service of the manager reachable on the host (a remote forward, `-R`).
+
+        The host listens on its loopback address, which its other users can reach too. The listener
+        is verified before this returns. The exposure ends when it is stopped or with the
+        connection.
+
+        Args:
+            local_port: The port of the service on the manager's loopback address.
+            runtime_port: The port to listen on; 0 for any free port, which the key has. Defaults to
+                `local_port`.
+
+        Returns:
+            The process key, for `stop_process`. `""` if there is nothing to do: the host is written
+            `localhost` and is the manager itself, and both ports have one number.
+
+        Raises:
+            ValueError: If a port is invalid.
+            PortInUseError: If the port is in use on the host.
+            ForwardError: If ssh cannot forward the port; the message has the reason.
+        """
+        port = local_port if runtime_port is None else runtime_port
+        if self._is_own_port(port, local_port):
+            return ""
+        forward = self._connection.forward_remote(port, local_port)
+        return self._add_exposure(PORT_TO_RUNTIME, forward)
+
+    def expose_port_from_runtime(self, runtime_port: int, local_port: int | None = None) -> str:
+        """Make a service of the host reachable on the manager (a local forward, `-L`).
+
+        The counterpart of `expose_port_to_runtime`: the manager listens on its loopback address.
+
+        Args:
+            runtime_port: The port of the service on the host's loopback address.
+            local_port: The port to listen on; 0 for any free port, which the key has. Defaults to
+                `runtime_port`.
+
+        Returns:
+            The process key, for `stop_process`, or `""` as for `expose_port_to_runtime`.
+        """
+        port = runtime_port if local_port is None else local_port
+        if self._is_own_port(port, runtime_port):
+            return ""
+        forward = self._connection.forward_local(port, runtime_port)
+        return self._add_exposure(PORT_FROM_RUNTIME, forward)
+
+    def _is_own_port(self, port: int, to_port: int) -> bool:
+        """Return True if a port would lead to itself, because the host is the manager."""
+        checked_port(to_port, "to_port")
+        if port != to_port or self.host != self.LOCALHOST:
+            return False
+        from lazycluster._shared.ports import network_id
+
+        own = network_id()
+        return own is not None and own == self._operate("network_id")
+
+    def _add_process(self, execution: Execution) -> TaskProcess:
+        with self._lock:
+            key = execution.key = self._new_key(self.host, TASK, execution.name)
+            process = self._processes[key] = TaskProcess(key, execution)
+        return process
+
+    def _add_exposure(self, direction: str, forward: Forward) -> str:
+        ports = (self.host, direction, str(forward.port), str(forward.to_port))
+        with self._lock:
+            key = self._new_key(*ports)
+            self._processes[key] = PortExposure(key, forward)
+            exposures = [p for p in self._processes.values() if isinstance(p, PortExposure)]
+            ended = [exposure.name for exposure in exposures if not exposure.is_alive()]
+            for name in ended[:-EXECUTIONS_KEPT]:
+                del self._processes[name]
+        return key
+
+    @property
+    def task_processes(self) -> list[TaskProcess]:
+        """Return the handles of all asynchronous executions of tasks, in order."""
+        return [p for p in self.get_processes().values() if isinstance(p, TaskProcess)]
+
+    @property
+    def alive_process_count(self) -> int:
+        """Return the number of processes that are alive."""
+        return len(self.get_processes(only_alive=True))
+
+    @property
+    def alive_task_process_count(self) -> int:
+        """Return the number of task processes that are alive."""
+        return sum(process.is_alive() for process in self.task_processes)
+
+    def get_process(self, key: str) -> TaskProcess | PortExposure:
+        """Return the process with a key.
+
+        Args:
+            key: The process key.
+
+        Raises:
+            ValueError: If there is no process with that key.
+        """
+        with self._lock:
+            if key not in self._processes:
+                raise ValueError(f"There is no process {key!r} on {self.host}.")
+            return self._processes[key]
+
+    def get_processes(self, only_alive: bool = False) -> dict[str, TaskProcess | PortExposure]:
+        """Return all processes by their keys.
+
+        Args:
+            only_alive: If True, leave out those that have ended. Defaults to False.
+        """
+        with self._lock:
+            processes = dict(self._processes)
+        return {k: p for k, p in processes.items() if not only_alive or p.is_alive()}
+
+    def stop_process(self, key: str) -> None:
+        """Terminate a process and wait until it has ended.
+
+        Args:
+            key: The process key.
+
+        Raises:
+            ValueError: If there is no process with that key.
+        """
+        self.get_process(key).terminate()
+
+    @classmethod
+    def is_runtime_task_process(cls, process_key: str) -> bool:
+        """Return True if a process key belongs to an asynchronous execution of a task.
+
+        Args:
+            process_key: The process key.
+        """
+        return kind_of(process_key) == TASK
+
+    @classmethod
+    def is_port_exposure_process(cls, process_key: str) -> bool:
+        """Return True if a process key belongs to a port that is exposed to or from a host.
+
+        Args:
+            process_key: The process key.
+        """
+        return kind_of(process_key) in (PORT_TO_RUNTIME, PORT_FROM_RUNTIME)
+
+    def _new_key(self, *parts: str) -> str:
+        """Return an unused process key; the caller holds the lock."""
+        key = KEY_DELIMITER.join(parts)
+        count, unique = 1, key
+        while unique in self._processes:
+            count += 1
+            unique = f"{key}{KEY_DELIMITER}{count}"
+        return unique

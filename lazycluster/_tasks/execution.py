@@ -179,7 +179,8 @@ class Execution(Record):
         self._in_background = True
         try:
             threading.Thread(target=run, name=name, daemon=True).start()
-        except BaseException:  # The process may have no thread left, or Ctrl-C comes.
+        except BaseException as error:  # The process may have no thread left, or Ctrl-C comes.
+            self._note_failure(error)
             self._finish()
             raise
 

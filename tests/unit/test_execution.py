@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from lazycluster._conversation.request import Request, Sinks
 from lazycluster._shared import frames, tree_stream
 from lazycluster._tasks.execution import Execution, Target, stop_all
 from lazycluster.exceptions import FileTransferError
+from lazycluster.processes import TaskProcess
 
 
 class QuickHost:
@@ -82,3 +84,21 @@ def test_the_functions_among_the_steps_are_known():
     task = RuntimeTask().run_command("a").run_function(os.getpid).run_command("b")
     task.run_function(os.getpid).send_file("a")
     assert Execution("t", task.steps, "host", task=task).functions == (1, 3)
+
+
+def test_an_execution_that_gets_no_thread_has_failed(monkeypatch):
+    """It is not a success without values, and nothing waits for it."""
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    task = RuntimeTask().run_function(os.getpid)
+    execution = Execution("t", task.steps, "host", task=task)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            execution.run_in_background(lambda: pytest.fail("it was run"), "t")
+    assert not execution.is_alive
+    assert isinstance(execution.error.__cause__, RuntimeError)
+    assert TaskProcess("t", execution).exitcode == 1
+    assert execution.returns() == [None]

@@ -143,6 +143,8 @@ def _listen_here(transport: Transport, wanted: Route) -> Route:
             raise _in_use(transport, forward)
         raise _error(transport, what, text, status, log + printed)
     if not _is_listened_on_here(forward.port):
+        if not master_answers(transport):  # it has ended meanwhile, and its listener with it
+            raise client_error(transport, "forward", status, printed, started=False)
         _cancel(transport, forward)
         raise _error(transport, what, "ssh reports success, but the port is closed", status)
     return forward

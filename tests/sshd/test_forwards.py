@@ -273,6 +273,32 @@ def test_a_port_in_use_for_a_moment(connect, one_session_sshd, service, on_host,
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_listener_that_is_gone_at_once(connect, one_session_sshd, service, ended, monkeypatch):
+    """If ssh has ended, the forward is made on a new connection; else it is an error."""
+    connection = connect(one_session_sshd)
+    look, looks = forwarding._is_listened_on_here, []
+
+    def is_listened_on(port):
+        looks.append(port)
+        if len(looks) > 1:
+            return look(port)
+        if ended:
+            for pid in sshs(one_session_sshd):
+                os.kill(pid, signal.SIGKILL)
+        return False
+
+    connection.open()
+    monkeypatch.setattr(forwarding, "_is_listened_on_here", is_listened_on)
+    if ended:
+        assert fetch(connection.forward_local(0, service.port).port) == b"service %d" % service.port
+        assert logins(one_session_sshd) == 2
+        return
+    with pytest.raises(ForwardError, match="reports success"):
+        connection.forward_local(0, service.port)
+    assert not look(looks[0])
+
+
 @BOTH
 def test_cancel_while_somebody_is_connected(connect, one_session_sshd, on_host):
     """They stay connected; the port is free all the same."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -115,9 +116,9 @@ class Orphans:
 def grown(rows: list[dict[str, float]]) -> list[str]:
     """Return which counts grew without bound; every orphan is one too many.
 
-    The lowest count of the last quarter is compared with that of the quarter before: what is in use
-    for the moment differs, and what leaks raises even the lowest count. A count that could not be
-    taken, because no supervisor ran between two logins, is left out.
+    The median of the last quarter is compared with that of the quarter before: what is in use for
+    the moment differs, and a supervisor that has just started has almost nothing. A count that
+    could not be taken, because no supervisor ran between two logins, is left out.
     """
     found = [
         f"{name}: {most:.0f}, for more than {ORPHANED_FOR:.0f} s"
@@ -130,8 +131,8 @@ def grown(rows: list[dict[str, float]]) -> list[str]:
     for name in COLUMNS:
         if name.startswith("orphans"):
             continue
-        before = _lowest(name, rows[-2 * quarter : -quarter])
-        after = _lowest(name, rows[-quarter:])
+        before = _median(name, rows[-2 * quarter : -quarter])
+        after = _median(name, rows[-quarter:])
         if name == "log files":
             if after > LOG_FILES_KEPT:
                 found.append(f"{name}: {after:.0f}, and at most {LOG_FILES_KEPT} are kept")
@@ -140,9 +141,10 @@ def grown(rows: list[dict[str, float]]) -> list[str]:
     return found
 
 
-def _lowest(name: str, rows: list[dict[str, float]]) -> float:
-    """Return the lowest count; NaN, with which nothing compares, if none was taken."""
-    return min((row[name] for row in rows if not math.isnan(row[name])), default=math.nan)
+def _median(name: str, rows: list[dict[str, float]]) -> float:
+    """Return the median; NaN, with which nothing compares, if no count was taken."""
+    counted = [row[name] for row in rows if not math.isnan(row[name])]
+    return statistics.median(counted) if counted else math.nan
 
 
 def table(rows: list[dict[str, float]]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +29,8 @@ class ReferenceRuntimeTask:
     execution_log = PROPERTY
     execution_log_file_path = PROPERTY
     function_returns = PROPERTY
+    name = SETTABLE
+    omit_on_join = SETTABLE
     process = PROPERTY
 
     def __init__(self, name=None): ...
@@ -43,6 +47,7 @@ class ReferenceRuntimeTask:
 class ReferenceRuntime:
     """Runtime as scripts call it."""
 
+    LOCALHOST = CONSTANT
     WORKING_DIR_ENV_VAR_NAME = CONSTANT
 
     alive_process_count = PROPERTY
@@ -99,6 +104,9 @@ class ReferenceRuntime:
     def send_file(self, local_path, remote_path=None, execute_async=False): ...
     def stop_process(self, key): ...
 
+
+SHORT_NAMES = ["call", "close", "run", "submit", "with_options", "__enter__", "__exit__"]
+"""What a Runtime has beside the names of 0.2."""
 
 EXCEPTIONS = sorted(
     name
@@ -310,6 +318,30 @@ def test_a_runtime_takes_the_parameters_of_a_connection():
 def test_what_can_be_chained_returns_the_task(cls, name):
     """`task.run_command(…).send_file(…)` and `execute_task(…).print_log()` work."""
     assert "RuntimeTask" in str(inspect.signature(getattr(cls, name)).return_annotation)
+
+
+@pytest.mark.parametrize("name", SHORT_NAMES)
+def test_runtime_has_its_short_names(name):
+    """Each is documented and annotated."""
+    function = inspect.getattr_static(Runtime, name)
+    assert name.startswith("__") or inspect.getdoc(function)
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not signature.empty
+
+
+def test_what_only_a_strict_comparison_finds():
+    """Loggers, texts, names of copies, and the constructor of the errors' base class."""
+    task = RuntimeTask("a")
+    assert isinstance(task.log, logging.Logger)
+    assert isinstance(Runtime.log, logging.Logger)
+    assert str(task) == "RuntimeTask: a"
+    assert [copy.deepcopy(task).name, copy.deepcopy(task).name] == ["a-1", "a-2"]
+    assert RuntimeTask("").name
+    task.name, task.omit_on_join = "b", True
+    assert (task.name, task.omit_on_join) == ("b", True)
+    cause = ValueError("cause")
+    error = exceptions.LazyclusterError("text", cause)
+    assert (error.msg, error.predecessor_excp) == ("text", cause)
 
 
 def test_package_is_typed():

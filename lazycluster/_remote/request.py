@@ -25,10 +25,7 @@ class Request:
         self.steps = description["steps"]  # type: list[Description]
         self.working_dir = description["working_dir"]  # type: str | None
         if description.get("cwd") is not None:
-            native = [
-                files.to_native(name) for name in (self.working_dir or "", description["cwd"])
-            ]
-            self.working_dir = files.to_text(paths.resolve(*native))
+            self.working_dir = _start_directory(self.working_dir, description["cwd"])
         self.environment = description["environment"]  # type: dict[str, str]
         self.task = description.get("task") or number  # type: int  # the task's first request
         self.index = 0  # of the running step
@@ -160,3 +157,12 @@ class Request:
 
     def _give_credit(self, count: "int") -> "None":
         self._loop.send_json(frames.CREDIT, self.number, {"bytes": count})
+
+
+def _start_directory(working_dir: "str | None", cwd: "str") -> "str":
+    """Return where the steps start; the step fails if it does not exist."""
+    folder = None if working_dir is None else files.to_native(working_dir)
+    try:
+        return files.to_text(paths.expand(files.to_native(cwd), folder))
+    except OSError:  # the current folder has gone
+        return cwd

@@ -15,25 +15,20 @@ def temporary_path() -> "str":
     return os.path.join(os.path.abspath(parent), "lazycluster-" + os.urandom(8).hex())
 
 
-def expand(path: "str") -> "str":
-    """Return the absolute path.
+def expand(path: "str", folder: "str | None" = None) -> "str":
+    """Return the absolute path; a relative one begins at `folder`, by default the current folder.
 
     A leading `~`, `$HOME` or `${HOME}` is the home directory. `..` leads where the system goes,
     which is the parent of a link's target. Everything else is literal, and links stay in the path.
     """
     path = os.path.expanduser(_HOME.sub("~", path))
     if not os.path.isabs(path):
-        path = os.path.join(_current_folder(), path)
+        path = os.path.join(folder or _current_folder(), path)
     names = [name for name in path.split("/") if name not in ("", ".")]
     if ".." in names:
         end = len(names) - names[::-1].index("..")
         return os.path.join(os.path.realpath("/" + "/".join(names[:end])), *names[end:])
     return "/" + "/".join(names)
-
-
-def resolve(working_dir: "str", path: "str") -> "str":
-    """Return a path that is relative to the working directory, absolute, or begins with `~`."""
-    return os.path.join(working_dir, os.path.expanduser(_HOME.sub("~", path)))
 
 
 def expand_variables(text: "str") -> "str":

@@ -128,6 +128,21 @@ def test_pwd_is_the_working_directory_as_it_was_written(host, tmp_path):
     assert asked.text == f"{path}\n{path}\nPWD={path}\n"
 
 
+@pytest.mark.parametrize(
+    ("cwd", "path"),
+    [("sub", "link/sub"), ("./sub/", "link/sub"), ("sub/..", "folder"), (".", "link")],
+)
+def test_pwd_is_the_directory_to_start_in_made_absolute(host, tmp_path, cwd, path):
+    """A path with `..` is resolved, since a shell would not take it."""
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("folder")
+    asked = host.run(
+        command('printf %s "$PWD"; env | grep ^PWD'), working_dir=str(tmp_path / "link"), cwd=cwd
+    )
+    expected = os.path.realpath(tmp_path / path) if ".." in cwd else str(tmp_path / path)
+    assert asked.text == f"{expected}PWD={expected}\n"
+
+
 def test_without_a_working_directory_it_is_that_of_the_login(make_host, host_python, tmp_path):
     """A session begins in the home directory."""
     assert make_host(host_python).run_command("pwd -P").text == f"{os.path.realpath(tmp_path)}\n"

@@ -148,6 +148,18 @@ def test_two_dots_lead_where_the_system_goes(home):
     assert paths.expand("deep/../link/y") == os.path.realpath(home) + "/link/y"
 
 
+def test_a_relative_path_begins_at_the_folder_that_is_given(home):
+    """Other paths have nothing to do with it."""
+    for path, expected in [
+        ("a", "/f/a"),
+        (".", "/f"),
+        ("../a", "/a"),
+        ("/a", "/a"),
+        ("~/a", f"{home}/a"),
+    ]:
+        assert paths.expand(path, "/f") == expected
+
+
 def test_an_absolute_path_needs_no_current_folder(tmp_path, monkeypatch):
     """It may have gone."""
     (tmp_path / "gone").mkdir()

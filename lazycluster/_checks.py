@@ -39,20 +39,20 @@ def checked_environment(
     return checked
 
 
-def check_flag(flag: object, what: str, cure: str = "") -> None:
-    """Check the parameter `what`, a bool or None.
+def check_flags(cure: str = "", **flags: object) -> None:
+    """Check parameters that are a bool or None.
 
     Args:
-        flag: The value, which the message does not show.
-        what: The name of the parameter.
         cure: A further sentence for the message.
+        **flags: The values by the names of the parameters. The message does not show a value.
 
     Raises:
-        TypeError: If it is something else.
+        TypeError: If one is something else.
     """
-    if flag is not None and not isinstance(flag, bool):
-        message = f"{what} must be True, False or None, not {type(flag).__name__}. {cure}"
-        raise TypeError(message.rstrip())
+    for name, flag in flags.items():
+        if flag is not None and not isinstance(flag, bool):
+            message = f"{name} must be True, False or None, not {type(flag).__name__}. {cure}"
+            raise TypeError(message.rstrip())
 
 
 def checked_path(path: str | os.PathLike[str], what: str) -> str:

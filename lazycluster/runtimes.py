@@ -11,7 +11,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from lazycluster._calls import RuntimeView
-from lazycluster._checks import check_flag, checked_path
+from lazycluster._checks import check_flags, checked_path
 from lazycluster._fabric_kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call, describe
 from lazycluster._process_host import ProcessHost
@@ -208,12 +208,7 @@ class Runtime(ProcessHost):
             TypeError: If the task is not a RuntimeTask, or a flag is not a bool or None.
             ValueError: If the timeout is not positive.
         """
-        for name, flag in (
-            ("execute_async", execute_async),
-            ("omit_on_join", omit_on_join),
-            ("debug", debug),
-        ):
-            check_flag(flag, name)
+        check_flags(execute_async=execute_async, omit_on_join=omit_on_join, debug=debug)
         if not isinstance(task, RuntimeTask):
             raise TypeError(
                 f"task must be a RuntimeTask, not {type(task).__name__}. Write "
@@ -261,12 +256,11 @@ class Runtime(ProcessHost):
             TypeError: If a flag is not a bool or None, because the function's arguments are given
                 by keyword.
         """
-        for name, flag in (("execute_async", execute_async), ("debug", debug)):
-            check_flag(
-                flag,
-                name,
-                "Give the function's arguments by keyword, or as functools.partial(function, …).",
-            )
+        check_flags(
+            "Give the function's arguments by keyword, or as functools.partial(function, …).",
+            execute_async=execute_async,
+            debug=debug,
+        )
         reserved = {"function": None, "execute_async": execute_async, "debug": debug}
         check_call(function, func_kwargs, reserved)
         called = getattr(function, "__name__", None) or describe(function)
@@ -351,7 +345,7 @@ class Runtime(ProcessHost):
             FileTransferError: If the copy failed (a TaskExecutionError and an OSError); nothing is
                 half written.
         """
-        check_flag(execute_async, "execute_async")
+        check_flags(execute_async=execute_async)
         task = RuntimeTask(f"send-file-{local_path}-to-{self.host}")
         task.send_file(local_path, remote_path, progress=progress)
         return self.execute_task(task, execute_async)
@@ -372,7 +366,7 @@ class Runtime(ProcessHost):
             execute_async: If True, return at once. Defaults to False.
             progress: A callable, True or None.
         """
-        check_flag(execute_async, "execute_async")
+        check_flags(execute_async=execute_async)
         task = RuntimeTask(f"get-file-{remote_path}-from-{self.host}")
         task.get_file(remote_path, local_path, progress=progress)
         return self.execute_task(task, execute_async)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from lazycluster._checks import (
-    check_flag,
+    check_flags,
     checked_command,
     checked_environment,
     checked_input,
@@ -395,7 +395,7 @@ class RuntimeTask:
             ValueError: If the timeout is not positive, or the `fabric.Connection` has something
                 that ssh cannot do; the message has the cure.
         """
-        check_flag(debug, "debug")
+        check_flags(debug=debug)
         checked_timeout(timeout)
         if isinstance(connection, str):
             with Connection(connection) as opened:

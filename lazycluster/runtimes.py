@@ -47,8 +47,9 @@ class Runtime(ProcessHost):
 
     Args:
         host: What `ssh` takes: an alias, `user@host`, `user@host:port`, `ssh://…`, an IPv6 literal.
-        working_dir: A directory on the host, made if it is missing and never removed. A leading `~`
-            is the home directory. Defaults to None, a temporary directory.
+        working_dir: A directory on the host, made if it is missing and never removed. A leading
+            `~`, `$HOME/` or `${HOME}/` is the home directory. Defaults to None, a temporary
+            directory; so does an empty string.
         connection_kwargs: Parameters of `Connection` by name, or parameters of paramiko and fabric
             that have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway` and
             others, see the page "Coming from lazycluster 0.2 or fabric").
@@ -72,7 +73,7 @@ class Runtime(ProcessHost):
     def __init__(
         self,
         host: str,
-        working_dir: str | None = None,
+        working_dir: str | PathLike[str] | None = None,
         connection_kwargs: dict[str, Any] | None = None,
         *,
         user: str | None = None,
@@ -90,8 +91,9 @@ class Runtime(ProcessHost):
         python: str | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
+        path = None
         if working_dir is not None and working_dir != "":
-            working_dir = checked_path(working_dir, "The working directory")
+            path = checked_path(working_dir, "The working directory")
         parameters = {
             "user": user,
             "port": port,
@@ -111,7 +113,7 @@ class Runtime(ProcessHost):
         keywords = translate_connection_kwargs(connection_kwargs or {}, parameters)
         super().__init__(Connection(host, **keywords))
         self._history = History(self.host, self._processes)
-        self._start(working_dir or None)
+        self._start(path)
 
     def __enter__(self) -> Self:
         return self
@@ -324,8 +326,8 @@ class Runtime(ProcessHost):
 
     def send_file(
         self,
-        local_path: str,
-        remote_path: str | None = None,
+        local_path: str | PathLike[str],
+        remote_path: str | PathLike[str] | None = None,
         execute_async: bool | None = False,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
@@ -352,8 +354,8 @@ class Runtime(ProcessHost):
 
     def get_file(
         self,
-        remote_path: str,
-        local_path: str | None = None,
+        remote_path: str | PathLike[str],
+        local_path: str | PathLike[str] | None = None,
         execute_async: bool | None = False,
         *,
         progress: Callable[[int, int], object] | bool | None = None,

@@ -8,6 +8,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping
+from os import PathLike
 from typing import Any
 
 from lazycluster._checks import (
@@ -305,8 +306,8 @@ class RuntimeTask:
 
     def send_file(
         self,
-        local_path: str,
-        remote_path: str | None = None,
+        local_path: str | PathLike[str],
+        remote_path: str | PathLike[str] | None = None,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
     ) -> RuntimeTask:
@@ -323,8 +324,8 @@ class RuntimeTask:
                 step begins, because an earlier step may create it.
             remote_path: The target: the path of the copy, or a folder to put it into (an existing
                 one, or a path with a trailing slash). Relative to the working directory; a leading
-                `~` is expanded; missing folders are made. Defaults to the working directory, also
-                for `""`.
+                `~`, `$HOME/` or `${HOME}/` is the home directory; missing folders are made.
+                Defaults to the working directory, also for `""`.
             progress: A callable that gets the bytes done and the bytes in total, about ten times a
                 second and once at the end, in the thread that executes the task; an exception of it
                 stops the copy. True for a line on standard error if that is a terminal (by tqdm if
@@ -342,8 +343,8 @@ class RuntimeTask:
 
     def get_file(
         self,
-        remote_path: str,
-        local_path: str | None = None,
+        remote_path: str | PathLike[str],
+        local_path: str | PathLike[str] | None = None,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
     ) -> RuntimeTask:

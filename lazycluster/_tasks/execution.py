@@ -115,7 +115,9 @@ class Execution(Record):
         on_end: Callable[[Execution], None] | None = None,
     ) -> None:
         super().__init__(host, name, task)
-        self.functions = tuple(index for index, step in enumerate(steps) if step.returns)
+        self.functions: tuple[int, ...] = tuple(
+            index for index, step in enumerate(steps) if step.returns
+        )
         self._steps = steps
         self._task: object = task
         self._on_end = on_end

@@ -46,11 +46,11 @@ class Record:
         self.name = name
         self.number: int = next(_numbers)
         self.key: str | None = None
-        self.joins = False
+        self.joins: bool = False
         self.functions: tuple[int, ...] = ()
         self.log: ExecutionLog = ExecutionLog(host, name)
         self.error: TaskExecutionError | None = None
-        self.logged = False
+        self.logged: bool = False
         self.stopped_by: int = 0
         self.values: Values = Values()
         self._find_task: Callable[[], object] = weakref.ref(task)

@@ -9,13 +9,12 @@ import argparse
 import random
 import tempfile
 import threading
-import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from lazycluster import Runtime, RuntimeTask
-from lazycluster.exceptions import TaskExecutionError
+from lazycluster.exceptions import CommandError
 
 PORTS = random.sample(range(20000, 30000), 100)
 """Random, because other programs may look for free ports at the same moment."""
@@ -23,9 +22,6 @@ PORTS = random.sample(range(20000, 30000), 100)
 
 def mean(values: list[float]) -> float:
     """Return the mean of some numbers. It runs on the host."""
-    import platform  # imported on the host
-
-    print(f"Python {platform.python_version()} adds {len(values)} numbers")
     return sum(values) / len(values)
 
 
@@ -64,11 +60,10 @@ def main() -> None:
     parser.add_argument("host", help="what you would type after `ssh`")
     parser.add_argument("--config-file", help="an ssh_config to use in place of your own (ssh -F)")
     arguments = parser.parse_args()
-    connection = {"config_file": arguments.config_file} if arguments.config_file else {}
 
     title("A Runtime: one login, which everything below uses.")
-    runtime = Runtime(arguments.host, connection_kwargs=connection)
-    try:
+    # The end of the block ends everything that was started on the host, and the connection.
+    with Runtime(arguments.host, config_file=arguments.config_file) as runtime:
         runtime.print_info()
         show_commands_and_functions(runtime)
         with tempfile.TemporaryDirectory() as folder:
@@ -76,31 +71,37 @@ def main() -> None:
         show_port_to_host(runtime)
         show_port_from_host(runtime)
         show_failure(runtime)
-    finally:
-        runtime.cleanup()  # ends everything that was started on the host, and the connection
 
 
 def show_commands_and_functions(runtime: Runtime) -> None:
-    """Run a command, a function and a closure."""
-    title("A command. A task is a list of steps, and its log has the output of each step.")
-    task = RuntimeTask("greet").run_command("echo Hello from $(uname -n)")
-    runtime.execute_task(task, execute_async=False)
-    task.print_log()
+    """Run a command, a function, and functions at once."""
+    title("A command. Its result has standard output, standard error and exit status.")
+    result = runtime.run("echo Hello from $(uname -n)")
+    print(result.stdout.strip())
 
-    title("A function. It travels to the host, its output is in the log, and its value comes back.")
-    task = runtime.execute_function(mean, values=[1.0, 2.0, 6.0])
-    print("value:", next(task.function_returns))
-    print("log:  ", task.execution_log[0].strip())
+    title("A function. It travels to the host, and its value comes back.")
+    print("value:", runtime.call(mean, [1.0, 2.0, 6.0]))
 
-    title("A closure. The variables that it uses travel with it.")
+    title("A closure. The variables that it uses travel with it, and lines of output come back.")
     factor = 6
-    task = runtime.execute_function(lambda number: factor * number, number=7)
-    print("value:", next(task.function_returns))
+
+    def multiply(number: int) -> int:
+        print(f"{factor} times {number}")
+        return factor * number
+
+    view = runtime.with_options(timeout=60, on_output=lambda line: print("line: ", line.strip()))
+    print("value:", view.call(multiply, 7))
+
+    title("Functions at once. Each is a future, as concurrent.futures has them.")
+    futures = [runtime.submit(pow, number, 2) for number in range(5)]
+    print("values:", [future.result() for future in futures])
 
 
 def show_files(runtime: Runtime, folder: Path) -> None:
-    """Send a folder, run a command on it, and fetch the result."""
-    title("Files. A folder goes to the host, and a file that is made there comes back.")
+    """Send a folder, run a command on it, and fetch the result, as the steps of a task."""
+    title(
+        "A task. Its steps send a folder, run a command on it, and get a file that is made there."
+    )
     (folder / "texts").mkdir()
     (folder / "texts" / "one.txt").write_text("first line\nsecond line\n")
     (folder / "texts" / "two.txt").write_text("third line\n")
@@ -122,8 +123,7 @@ def show_port_to_host(runtime: Runtime) -> None:
     port = runtime.get_free_port(PORTS)
     key = runtime.expose_port_to_runtime(service.server_port, port)
     print("key: ", key)
-    task = runtime.execute_function(fetch, port=port)
-    print("page:", next(task.function_returns))
+    print("page:", runtime.call(fetch, port))
     runtime.stop_process(key)
 
     service.shutdown()
@@ -132,32 +132,35 @@ def show_port_to_host(runtime: Runtime) -> None:
 
 def show_port_from_host(runtime: Runtime) -> None:
     """Expose a service of the host to the manager."""
-    title("A port from the host. A task serves a page there, and the manager fetches it.")
+    title("A port from the host. A function serves a page there, and the manager fetches it.")
     port = runtime.get_free_port(PORTS)
-    task = RuntimeTask("service").run_function(serve, port=port, text="a page from the host")
-    runtime.execute_task(task)  # asynchronous: returns at once
-    while not any(task.execution_log) and task.error is None:  # the log grows while it runs
-        time.sleep(0.01)
+    listens = threading.Event()
+    view = runtime.with_options(on_output=lambda _: listens.set())
+    future = view.submit(serve, port, "a page from the host")
+    listens.wait(30)
 
     key = runtime.expose_port_from_runtime(port, port + 100)
     print("key: ", key)
     print("page:", fetch(port + 100))
     runtime.stop_process(key)
 
-    assert task.process is not None
-    runtime.stop_process(task.process.name)
-    print("exit code of the stopped task:", task.process.exitcode)
+    print("cancelled:", future.cancel())  # ends the function on the host
 
 
 def show_failure(runtime: Runtime) -> None:
-    """Run a command that fails."""
-    title("A command that fails. The error says what, where and how; its cause has the details.")
-    task = RuntimeTask("fail").run_command("ls /no/such/folder")
+    """Run a command and a function that fail."""
+    title("A command that fails. The error says what, where and how.")
     try:
-        runtime.execute_task(task, execute_async=False)
-    except TaskExecutionError as error:
+        runtime.run("ls /no/such/folder")
+    except CommandError as error:
         print(f"{type(error).__name__}: {error}")
-        print(f"because of {type(error.__cause__).__name__}: {error.__cause__}")
+
+    title("A function that fails. Its own exception comes back; the traceback there is the cause.")
+    try:
+        runtime.call(mean, [])
+    except ZeroDivisionError as error:
+        print(f"{type(error).__name__}: {error}")
+        print("in mean():", "in mean" in str(error.__cause__))
 
 
 def title(text: str) -> None:

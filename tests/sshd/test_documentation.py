@@ -112,11 +112,10 @@ VARIABLE = [
     (r"(?<=, port )\d+(?=\.$)", "<port>"),
     (r"(?<=^operating system  ).+", "<system>"),
     (r"(?<=^Python            )\S+", "<version>"),
-    (r"(?<=^log:   Python )\S+", "<version>"),
     (r"(?<=^CPU cores         )\d+", "<cores>"),
     (r"(?<=^memory            )\d+ MB", "<memory>"),
     (r"(?<=^GPUs              )\d+", "<gpus>"),
-    (r"(?<=^0: Hello from )\S+", "<host name>"),
+    (r"(?<=^Hello from )\S+", "<host name>"),
     (r"(?<=::)\d{4,5}(?=::|$)", "<port>"),
     (r"(?<=^  output      ).+", "<what ls says>"),
 ]

@@ -369,7 +369,7 @@ class Connection(Login):
 
                 def on_end() -> None:
                     transport.remove_dependent(forward._end)
-                    forward._ended.set()
+                    forward._end(False)
 
                 close_forward(transport, route, host_ports, on_end)
 

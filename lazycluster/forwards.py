@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from lazycluster._checks import checked_wait
+from lazycluster._interpreter_exit import wait_for
 
 
 class Forward:
@@ -32,7 +33,8 @@ class Forward:
         self.on_host: bool = on_host
         self._close = close
         self._cancelling = threading.Lock()
-        self._ended = threading.Event()
+        self._changed = threading.Condition()
+        self._ended = False
         self._lost = False
 
     def __repr__(self) -> str:
@@ -60,7 +62,7 @@ class Forward:
 
     def is_alive(self) -> bool:
         """Return True until it is cancelled or ends with its connection."""
-        return not self._ended.is_set()
+        return not self._ended
 
     @property
     def lost(self) -> bool:
@@ -74,10 +76,12 @@ class Forward:
             timeout: Seconds to wait at most, 0 or more. Defaults to None, no bound.
 
         Raises:
+            LazyclusterError: If the program ends while a pool's thread waits.
             ValueError: If the timeout is negative or not a number.
         """
         timeout = checked_wait(timeout)
-        return self._ended.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        bound = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        return wait_for(self._changed, lambda: self._ended, bound)
 
     def cancel(self) -> None:
         """End it; return when its port is no longer listened on. A second call does nothing.
@@ -93,7 +97,9 @@ class Forward:
                 self._close(self)
 
     def _end(self, lost: bool) -> str:
-        """React to the end of the connection; return the name for a log."""
-        self._lost = lost
-        self._ended.set()
+        """End, by `cancel` or with the connection; return the name for a log."""
+        with self._changed:
+            if not self._ended:
+                self._ended, self._lost = True, lost
+            self._changed.notify_all()
         return str(self)

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._tasks.completion import completion
-from lazycluster._tasks.interpreter_exit import forget, stop_with_main_thread
 from lazycluster._tasks.invocation import Invocation
 from lazycluster._tasks.outcomes import own_exception
 from lazycluster.exceptions import LazyclusterError, RemoteFunctionError
@@ -138,11 +138,8 @@ class RemoteFuture(concurrent.futures.Future[T]):
             super().exception(0)  # a CancelledError
             return
         self._check_owner()
-        stop_with_main_thread(self._invocation)
-        try:
+        with stopped_with_main_thread(self._invocation):
             super().exception(timeout)
-        finally:
-            forget(self._invocation)
 
     def _load(self) -> tuple[T | None, BaseException | None]:
         """Return the value and the exception, unpickled at the first call."""

@@ -27,6 +27,7 @@ from lazycluster._conversation.host_sources import module_archive
 from lazycluster._conversation.outcome import OsFailure, Outcome
 from lazycluster._conversation.request import Request, Sink, Sinks
 from lazycluster._conversation.writer import Writer
+from lazycluster._interpreter_exit import ENDING, Wait, stopped_with_main_thread
 from lazycluster._shared import frames
 from lazycluster._shared.operations import BOOTSTRAP_MODULES, OPERATIONS, STEP_MODULES
 from lazycluster._ssh.resolved import ResolvedConfig
@@ -214,9 +215,11 @@ class Conversation:
         """
         step = {"kind": "operation", "operation": operation, "arguments": arguments}
         request = self.request([step], working_dir=working_dir, environment=environment or {})
+        wait = Wait(lambda: request.fail(LazyclusterError(ENDING)))
         try:
-            while not request.finished and (deadline is None or time.monotonic() < deadline):
-                request.wait(deadline)
+            with stopped_with_main_thread(wait):
+                while not request.finished and (deadline is None or time.monotonic() < deadline):
+                    request.wait(deadline)
         except BaseException:  # of a signal handler, for example
             request.kill(0)
             raise

@@ -7,12 +7,14 @@ master is alive decides: an alive master has refused, otherwise the connection i
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from lazycluster._interpreter_exit import Wait, joined_at_exit, stopped_with_main_thread
 from lazycluster._ssh.argv import check_argv
 from lazycluster._ssh.processes import kill_group
 from lazycluster._ssh.transport import Transport
@@ -23,6 +25,7 @@ CONTROL_TIMEOUT = 30.0  # seconds for the master, or sshd, to answer a request
 SESSION_TIMEOUT = 2.0  # seconds for sshd to forget a session that has ended
 SESSION_INTERVAL = 0.05  # seconds between two attempts to open a session
 NOTICE_TIMEOUT = 5.0  # seconds until the reader thread notices a master's death
+EXIT_INTERVAL = 1.0  # seconds between two looks at whether the program ends
 REFUSED = "Session open refused by peer"  # what a mux client prints at MaxSessions
 
 # With SIGCHLD ignored, or where another part of the program reaps all children, subprocess takes
@@ -43,6 +46,31 @@ def start_client(argv: list[str], stdin: int = subprocess.DEVNULL) -> subprocess
     )
 
 
+def communicate(client: subprocess.Popen[bytes], timeout: float | None) -> tuple[bytes, bytes]:
+    """Read what a client prints, and wait for its end; see `Popen.communicate`.
+
+    A thread that Python joins looks now and then whether the program ends. `communicate` cannot be
+    woken, and a signal from another thread could reach a process that has the number by then.
+
+    Raises:
+        subprocess.TimeoutExpired: If the time passes first.
+        LazyclusterError: If the program ends.
+    """
+    if not joined_at_exit():
+        return client.communicate(timeout=timeout)
+    wait = Wait()
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    with stopped_with_main_thread(wait):
+        while True:
+            try:
+                left = max(0.0, deadline - time.monotonic())
+                return client.communicate(timeout=min(left, EXIT_INTERVAL))
+            except subprocess.TimeoutExpired:
+                wait.check()
+                if time.monotonic() >= deadline:
+                    raise
+
+
 def control(
     argv: list[str], timeout: float | None = CONTROL_TIMEOUT
 ) -> tuple[int | None, str, str]:
@@ -57,7 +85,7 @@ def control(
     """
     client = start_client(["/bin/sh", "-c", _WITH_STATUS, "lazycluster", *argv])
     try:
-        stdout, stderr = client.communicate(timeout=timeout)
+        stdout, stderr = communicate(client, timeout)
     except BaseException as error:
         kill_group(client)
         stdout, stderr = client.communicate()

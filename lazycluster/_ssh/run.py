@@ -15,7 +15,7 @@ from lazycluster._shared import frames
 from lazycluster._ssh import lifelines
 from lazycluster._ssh.argv import run_argv
 from lazycluster._ssh.errors import INPUT_TAKEN, NO_INPUT
-from lazycluster._ssh.mux import client_error, in_session, master_answers, start_client
+from lazycluster._ssh.mux import client_error, communicate, in_session, master_answers, start_client
 from lazycluster._ssh.scripts import SPARE_LINES, read_line
 from lazycluster._ssh.transport import Transport
 from lazycluster._ssh.waiting import wait_writable
@@ -129,7 +129,7 @@ def _run(transport: Transport, line: bytes, data: bytes, timeout: float | None) 
         try:
             if data:
                 _feed(transport, lifeline, data)
-            stdout, stderr = client.communicate(timeout=timeout)
+            stdout, stderr = communicate(client, timeout)
         except subprocess.TimeoutExpired:
             transport.release_client(lifeline)
             return Ending(None, *_stop(client), timed_out=True)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+from lazycluster._interpreter_exit import Wait, stopped_with_main_thread, wait_for
 from lazycluster._ssh import lifelines
 from lazycluster._ssh.argv import login_command
 from lazycluster._ssh.errors import NOISE, login_error, silence_error, was_dropped
@@ -145,7 +146,8 @@ class Transport:
         if askpass is None:
             return
         try:
-            askpass.attend(self._allow_for_person)
+            with stopped_with_main_thread(Wait(self.begin_close)):
+                askpass.attend(self._allow_for_person)
         finally:  # a question without an answer, or a KeyboardInterrupt from the person asked
             if self.state is State.LOGGING_IN:
                 self.close()
@@ -188,16 +190,15 @@ class Transport:
         Raises:
             LazyclusterError: If the login failed; most often a ConnectError.
         """
+        wait_for(self._changed, lambda: self.state is State.OPEN or self._error is not None)
         with self._changed:
-            self._changed.wait_for(lambda: self.state is State.OPEN or self._error is not None)
             error = None if self.state in (State.OPEN, State.LOST) else self._error
         if error is not None:
             raise copy.copy(error)
 
     def wait_until_ended(self, timeout: float) -> bool:
         """Wait until the reader thread has noticed the end, `timeout` seconds at most."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._error is not None, timeout)
+        return wait_for(self._changed, lambda: self._error is not None, timeout)
 
     def end_error(self, started: bool | None) -> LazyclusterError:
         """Return the reason of the end, for something that had started by then or had not."""

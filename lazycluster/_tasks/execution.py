@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from lazycluster._conversation.request import Request
+from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._tasks.endings import step_error
-from lazycluster._tasks.interpreter_exit import forget, stop_with_main_thread
 from lazycluster._tasks.log import LivePrinter
 from lazycluster._tasks.outcomes import timeout_error, with_side, without_tracebacks
 from lazycluster._tasks.progress import REPORT_INTERVAL, ProgressError
@@ -195,11 +195,8 @@ class Execution(Record):
         """Wait until the execution has ended, at most `timeout` seconds; return True if it has."""
         if not self.is_alive:
             return super().wait(timeout)
-        stop_with_main_thread(self)
-        try:
+        with stopped_with_main_thread(self):
             return super().wait(timeout)
-        finally:
-            forget(self)
 
     def stop(self, number: int, grace: float) -> None:
         """Stop the running step and wait until its processes have ended, `KILL_TIMEOUT` at most.
@@ -224,8 +221,8 @@ class Execution(Record):
 
     def _run(self, find_target: Callable[[], Target]) -> None:
         try:
-            stop_with_main_thread(self)
-            self._run_steps(find_target)
+            with stopped_with_main_thread(self):
+                self._run_steps(find_target)
         except TaskExecutionError:
             raise
         except BaseException as error:  # A KeyboardInterrupt is not a success.
@@ -237,7 +234,6 @@ class Execution(Record):
             cause = error.error if isinstance(error, ProgressError) else error
             self._fail(self._named_side(cause))
         finally:
-            forget(self)
             with contextlib.ExitStack() as stack:
                 stack.callback(self.log.close, len(self._steps))
                 if self._transfer is not None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._tasks.completion import Timer, completion
 from lazycluster._tasks.endings import step_error
 from lazycluster._tasks.execution import (
@@ -16,7 +17,6 @@ from lazycluster._tasks.execution import (
     Target,
     send_once_more,
 )
-from lazycluster._tasks.interpreter_exit import forget, stop_with_main_thread
 from lazycluster._tasks.lines import Lines
 from lazycluster._tasks.outcomes import timeout_error
 from lazycluster._tasks.steps import Step
@@ -121,8 +121,8 @@ class Invocation:
         """
         self._start_callbacks()
         try:
-            stop_with_main_thread(self)
-            self._follow(send_once_more(find_target, self._send))
+            with stopped_with_main_thread(self):
+                self._follow(send_once_more(find_target, self._send))
         except BaseException as error:
             request = self._request
             if request is None and isinstance(error, LazyclusterError):
@@ -135,7 +135,6 @@ class Invocation:
             error.with_traceback(None)
         finally:
             self._done.set()
-            forget(self)
         if self._lines is not None:
             self._lines.finish_and_wait()
         return self._find_error()
@@ -197,7 +196,7 @@ class Invocation:
         if request is not None:
             request.kill(TERMINATE_GRACE)
 
-    # For `interpreter_exit`
+    # For `_interpreter_exit`
 
     request_stop = stop
 
@@ -206,10 +205,6 @@ class Invocation:
         request = self._request
         if request is not None:
             request.fail(LazyclusterError(reason))
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended, at most `timeout` seconds; return True if it has."""
-        return self._done.wait(timeout)
 
     # In the reader thread
 

@@ -91,7 +91,7 @@ class ExecutionLog:
         with self._lock:
             try:
                 self.path, fd = create_log_file(self.host, self.task_name)
-                os.close(fd)
+                posix.close(fd)
             except OSError as error:
                 self._give_up(error)
         self._warn()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -47,7 +49,31 @@ def test_the_end_of_a_program_ends_what_its_threads_wait_for(sshd, tmp_path, whi
     result = run_manager(sshd, tmp_path, which)
     assert result.returncode != 0
     await_gone([int(line) for line in (tmp_path / "started").read_text().split()])
-    assert ("wait for 1 executions" in result.stderr) == ("guide" not in which)
+    assert ("threads (" in result.stderr) == ("guide" not in which)
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        "run_in_a_pool",
+        "copy_in_a_pool",
+        "forward_in_a_pool",
+        "wait_until_back_in_a_pool",
+        "operation_in_a_pool",
+        "login_in_a_pool",
+        "question_in_a_pool",
+    ],
+)
+def test_the_end_of_a_program_ends_each_wait(sshd, tmp_path, which, nothing_left):
+    """Not tasks alone: the thread that waits gets an error."""
+    result = run_manager(sshd, tmp_path, which)
+    assert result.stderr.count("Traceback") == 1
+    assert "RuntimeError: the program fails" in result.stderr
+    for server in tmp_path.glob("server"):
+        os.kill(int(server.read_text()), signal.SIGKILL)
+    for started in tmp_path.glob("started"):
+        await_gone([int(started.read_text())])
+    nothing_left()
 
 
 def test_a_normal_end_waits_for_threads(sshd, tmp_path):

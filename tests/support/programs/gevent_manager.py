@@ -42,7 +42,7 @@ def folders(runtime: Runtime, folder: Path) -> None:
 
 
 def mux_clients(connection: Connection, folder: Path) -> None:
-    assert connection.run("echo hi").stdout == b"hi\n"
+    assert connection.run("echo hi").stdout == "hi\n"
     try:
         connection.run("sleep 1000", timeout=0.1)
     except StepTimeoutError:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import NoReturn
 
-from lazycluster import Runtime, RuntimeTask
+from lazycluster import Connection, Runtime, RuntimeTask
 
 FOLDER = Path(sys.argv[-1])
+KEPT: list[socket.socket] = []  # open until the end
 
 
 def open_runtime() -> Runtime:
@@ -129,6 +132,68 @@ def interrupt_asyncio_of_the_guide() -> None:
         raise RuntimeError("the program fails")
 
     asyncio.run(main())
+
+
+def open_connection() -> Connection:
+    connection = Connection(sys.argv[2], config_file=sys.argv[3])
+    connection.open()
+    return connection
+
+
+def run_in_a_pool() -> None:
+    command = f"echo $$ > {FOLDER}/started; exec sleep 1000"
+    ThreadPoolExecutor(1).submit(open_connection().run, command)
+    await_start()
+    raise RuntimeError("the program fails")
+
+
+def copy_in_a_pool() -> None:
+    scp = FOLDER / "scp"
+    scp.write_text(f"#!/bin/sh\necho $$ > {FOLDER}/started; exec sleep 1000\n")
+    scp.chmod(0o700)
+    os.environ["PATH"] = f"{FOLDER}:{os.environ['PATH']}"
+    ThreadPoolExecutor(1).submit(open_connection().send, scp, FOLDER / "copy")
+    await_start()
+    raise RuntimeError("the program fails")
+
+
+def forward_in_a_pool() -> None:
+    ThreadPoolExecutor(1).submit(open_connection().forward_local(0, 22).wait)
+    raise RuntimeError("the program fails")
+
+
+def wait_until_back_in_a_pool() -> None:
+    ThreadPoolExecutor(1).submit(open_connection().wait_until_back, 1000)
+    raise RuntimeError("the program fails")
+
+
+def operation_in_a_pool() -> None:
+    connection = open_connection()
+    server = int(connection.run("echo $PPID").stdout)
+    (FOLDER / "server").write_text(str(server))
+    os.kill(server, signal.SIGSTOP)  # no answer comes any more
+    ThreadPoolExecutor(1).submit(connection._open().operate, "port_state", {"port": 1})
+    raise RuntimeError("the program fails")
+
+
+def log_in_to_a_silent_host(**keywords: str) -> NoReturn:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    connection = Connection("127.0.0.1", port=port, connect_timeout=1000, **keywords)
+    ThreadPoolExecutor(1).submit(connection.open)
+    accepted, _ = listener.accept()
+    KEPT.extend([listener, accepted])
+    accepted.recv(1)
+    raise RuntimeError("the program fails")
+
+
+def login_in_a_pool() -> None:
+    log_in_to_a_silent_host()
+
+
+def question_in_a_pool() -> None:
+    """A login that may be asked a question waits for that first."""
+    log_in_to_a_silent_host(password="secret")
 
 
 def normal_end_with_a_thread() -> None:

@@ -41,7 +41,7 @@ class Host:
     LOCALHOST = "localhost"
     """The name under which a host can be the manager itself."""
 
-    log: logging.Logger = logging.getLogger("lazycluster.runtimes")
+    log: logging.Logger = logging.getLogger("lazycluster")
     """The logger of Runtimes."""
 
     def __init__(self, connection: Connection) -> None:

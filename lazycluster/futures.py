@@ -8,11 +8,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
-from lazycluster._interpreter_exit import stopped_with_main_thread
+from lazycluster._interpreter_exit import Stoppable, stopped_with_main_thread
 from lazycluster._tasks.completion import completion
-from lazycluster._tasks.invocation import Invocation
 from lazycluster._tasks.outcomes import own_exception
 from lazycluster.exceptions import LazyclusterError, RemoteFunctionError
 
@@ -21,6 +20,24 @@ __all__ = ["RemoteFuture"]
 T = TypeVar("T")
 
 _logger = logging.getLogger("lazycluster")
+
+
+class Call(Stoppable, Protocol):
+    """What a future needs of the call that it stands for; see `_tasks.invocation`."""
+
+    name: str
+    host: str
+    on_end: Callable[[BaseException | None], object] | None
+
+    @property
+    def is_running(self) -> bool:
+        """Return True while it runs on the host."""
+
+    def stop(self) -> None:
+        """End it without waiting."""
+
+    def load_value(self) -> object:
+        """Return its value, unpickled in this thread."""
 
 
 class RemoteFuture(concurrent.futures.Future[T]):
@@ -33,31 +50,34 @@ class RemoteFuture(concurrent.futures.Future[T]):
     long.
     """
 
-    def __init__(self, invocation: Invocation) -> None:
+    def __init__(self, call: Call) -> None:
         super().__init__()
-        self._invocation = invocation
+        self._call = call
         self._pid = os.getpid()
         # It decides between the outcome and `cancel`. Reentrant for a signal handler.
         self._deciding = threading.RLock()
         self._loading = threading.RLock()
         self._loaded: tuple[T | None, BaseException | None] | None = None
-        invocation.on_end = self._end
+        call.on_end = self._end
         _register(self)
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else "finished" if self.done() else "pending"
         if self.running():
             state = "running"
-        return f"<RemoteFuture of {self._invocation.name} on {self.host!r}, {state}>"
+        return f"<RemoteFuture of {self._call.name} on {self.host!r}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A RemoteFuture cannot be pickled or copied; use its result().")
 
     @property
     def host(self) -> str:
         """Return the host, as the user gave it to the Runtime."""
-        return self._invocation.host
+        return self._call.host
 
     def running(self) -> bool:
         """Return True while the function runs on the host. Also then `cancel` ends it."""
-        return not self.done() and self._invocation.is_running
+        return not self.done() and self._call.is_running
 
     def cancel(self) -> bool:
         """End the function, and do not wait for that.
@@ -79,7 +99,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
                 return False
             self.set_running_or_notify_cancel()  # for `wait` and `as_completed`
         _unfinished.discard(self)
-        self._invocation.stop()
+        self._call.stop()
         return True
 
     def result(self, timeout: float | None = None) -> T:
@@ -138,7 +158,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
             super().exception(0)  # a CancelledError
             return
         self._check_owner()
-        with stopped_with_main_thread(self._invocation):
+        with stopped_with_main_thread(self._call):
             super().exception(timeout)
 
     def _load(self) -> tuple[T | None, BaseException | None]:
@@ -152,7 +172,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
                     self._loaded = None, error
                 else:
                     try:
-                        self._loaded = self._invocation.load_value(), None  # type: ignore[assignment]
+                        self._loaded = self._call.load_value(), None  # type: ignore[assignment]
                     except Exception as failure:
                         self._loaded = None, failure.with_traceback(None)
             assert self._loaded is not None
@@ -162,7 +182,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
         """Take the end of the invocation; no code of the user may run here."""
         _unfinished.discard(self)
         with self._deciding:
-            if self.cancelled():
+            if self.done():  # It was cancelled.
                 return
             if error is None:
                 super().set_result(None)  # type: ignore[arg-type] # `result` loads it
@@ -178,7 +198,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
     def _check_owner(self) -> None:
         if self._pid != os.getpid() and not self.done():
             raise LazyclusterError(
-                f"The call of {self._invocation.name} belongs to process {self._pid}; this is "
+                f"The call of {self._call.name} belongs to process {self._pid}; this is "
                 "a child forked from it. Make a new Runtime in the child."
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import copy
 import hashlib
 import logging
 import os
@@ -16,7 +17,7 @@ import time
 
 import pytest
 
-from lazycluster import Runtime
+from lazycluster import Runtime, RuntimeTask
 from lazycluster.exceptions import (
     CommandError,
     ConnectError,
@@ -162,6 +163,19 @@ def test_a_hundred_megabytes_are_read(runtime):
 def test_input_that_is_not_read_does_no_harm(runtime, command):
     assert runtime.run(command, input=bytes(LARGE)).exit_status == 0
     assert runtime.run("cat", input="next").stdout == "next"
+
+
+def test_commands_of_a_task_have_inputs_of_their_own(runtime):
+    task = (
+        RuntimeTask().run_command("cat", input="one").run_command("head -c 1", input=bytes(LARGE))
+    )
+    task.run_command("cat").run_command("cat", input=b"two\n")
+    runtime.execute_task(copy.deepcopy(task), execute_async=False)
+    runtime.execute_task(task, execute_async=False)
+    assert task.execution_log == ["one", "\0", "", "two\n"]
+    assert "two" not in repr(task.steps)  # it may be a password
+    with pytest.raises(TypeError, match="input"):
+        task.run_command("cat", input=3)
 
 
 # ── on_output ─────────────────────────────────────────────────────────────────────────────────────
@@ -378,6 +392,13 @@ def test_a_future_has_the_value(runtime):
     assert future.host == runtime.host
     assert "pow" in repr(future)
     assert not future.cancel()
+
+
+def test_a_future_cannot_be_an_argument(runtime):
+    future = runtime.submit(pow, 2, 5)
+    with pytest.raises(SerializationError, match="use its result"):
+        runtime.submit(id, future)
+    assert future.result(TIMEOUT) == 32
 
 
 def test_a_value_is_unpickled_once(runtime):
@@ -605,6 +626,15 @@ def test_calls_that_are_unfinished_at_the_exit_are_ended(sshd, pids, which):
     assert done.stderr.count("The program ends before 3 submitted calls") == 1, done.stderr
     assert (done.stdout, done.returncode) == ("", 0)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("which", unfinished_calls.POOLS)
+def test_a_pool_that_waits_for_a_call_does_not_keep_the_program(sshd, pids, which):
+    """Python joins the workers of pools before anything else at its exit."""
+    done = _run_program(sshd, which, pids)
+    assert done.returncode == 0
+    assert "wait for a host" in done.stderr
+    await_gone(await_recorded(pids, 3 + (which != "pool that waits")))
 
 
 def test_a_runtime_lives_as_long_as_its_calls(sshd: LoopbackSshd):

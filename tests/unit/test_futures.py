@@ -382,7 +382,7 @@ def test_a_call_that_ends_in_time_is_not_killed(host):
     completion.call_at(0, later.set)
     assert later.wait(TIMEOUT)
     assert future.result() == 1
-    assert future._invocation._timer.action is None
+    assert future._call._timer.action is None
     assert host.killed == []
 
 

@@ -368,6 +368,13 @@ def test_f47_a_value_that_nobody_asks_for_is_never_unpickled(tmp_path):
     assert (tmp_path / "ran").exists()  # so that the test can fail
 
 
+def test_f47_a_separate_standard_error_that_nobody_asked_for_is_dropped():
+    output = [frame(kind, b"text\n") for kind in (frames.ERRORS, frames.OUTPUT, frames.ERRORS)]
+    with host_that_says(STARTED, *output, ENDED, FINISHED) as connection:
+        task = command().execute(connection)
+    assert task.execution_log == ["text\n"]
+
+
 def test_f47_a_command_has_no_value_whatever_a_host_says(tmp_path):
     """Who calls no function unpickles nothing."""
     bomb = frame(frames.VALUE, pickle.dumps(Bomb(str(tmp_path / "ran"))))

@@ -9,11 +9,13 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lazycluster import Runtime
 
 WAYS = ("plain", "waiting daemon", "cancelled")
+POOLS = ("pool that waits", "pool that runs", "pool that calls")
 
 
 def wait_forever(folder: str) -> None:
@@ -32,6 +34,16 @@ def main(way: str, host: str, config_file: str, folder: str) -> None:
         threading.Thread(target=futures[0].result, daemon=True).start()
     if way == "cancelled":
         runtime.submit(time.sleep, 1000).cancel()
+    if way in POOLS:
+        pool = ThreadPoolExecutor(1)
+        if way == "pool that waits":
+            pool.submit(futures[0].result)
+        elif way == "pool that runs":
+            pool.submit(runtime.run, f"touch {folder}/$$; exec sleep 1000")
+        else:
+            pool.submit(runtime.call, wait_forever, folder)
+        while way != "pool that waits" and len(os.listdir(folder)) < 4:
+            time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -82,7 +81,7 @@ class Invocation:
         self._timer: Timer | None = None
         self._timed_out = False
         self._is_stopped = False
-        self._done = threading.Event()
+        self._has_ended = False
 
     @property
     def is_running(self) -> bool:
@@ -134,7 +133,7 @@ class Invocation:
                 raise
             error.with_traceback(None)
         finally:
-            self._done.set()
+            self._has_ended = True
         if self._lines is not None:
             self._lines.finish_and_wait()
         return self._find_error()
@@ -183,7 +182,7 @@ class Invocation:
             on_value=self._take_value if step.returns else _drop,  # A hostile host may send one.
             on_end=self._take_end,
         )
-        if not self._done.is_set():  # The reader thread may have been faster.
+        if not self._has_ended:  # The reader thread may have been faster.
             self._request = request
         if self._is_stopped:  # `stop` may have come before there was a request to kill.
             request.kill(TERMINATE_GRACE)
@@ -234,7 +233,7 @@ class Invocation:
 
     def end(self, error: BaseException | None) -> None:
         """Report the end, once; also the end of what was never sent."""
-        self._done.set()
+        self._has_ended = True
         on_end, self.on_end = self.on_end, None
         # What only a running invocation needs may be large, and a future may be kept.
         self.owner = self._step = self._request = None

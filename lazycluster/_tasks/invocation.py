@@ -132,8 +132,6 @@ class Invocation:
                 request.kill_and_wait(TERMINATE_GRACE, INTERRUPT_TIMEOUT)
                 raise
             error.with_traceback(None)
-        finally:
-            self._has_ended = True
         if self._lines is not None:
             self._lines.finish_and_wait()
         return self._find_error()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -29,6 +30,12 @@ def commands_and_functions(runtime: Runtime, folder: Path) -> None:
     assert value != os.getpid()
     task.stop()
     joining.join()
+    lines: list[str] = []
+    assert runtime.run("cat", input="hi\n", on_output=lines.append).stdout == "hi\n"
+    assert lines == ["hi\n"]
+    assert runtime.call(pow, 2, 3) == runtime.submit(pow, 2, 3).result() == 8
+    endless = runtime.with_options(timeout=0.1).submit(signal.pause)
+    assert isinstance(endless.exception(), StepTimeoutError)
 
 
 def folders(runtime: Runtime, folder: Path) -> None:

@@ -21,6 +21,7 @@ from lazycluster._tasks.execution import Target
 from lazycluster._tasks.invocation import ERRORS, OUTPUT, Invocation
 from lazycluster._tasks.outcomes import own_exception
 from lazycluster._tasks.steps import RunCommand, RunFunction
+from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import CommandResult
 from lazycluster.exceptions import (
     CommandError,
@@ -73,6 +74,7 @@ def _checked_env(env: Mapping[str, str | float]) -> dict[str, str]:
     return checked
 
 
+@short_tracebacks
 class Calls:
     """Run commands and functions on a host."""
 

@@ -16,6 +16,7 @@ from lazycluster._host_info import HostInfo
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.starter import Starter
 from lazycluster._text import show
+from lazycluster._tracebacks import short_tracebacks
 from lazycluster._working_dir import WorkingDirectory, make_directory
 from lazycluster.connection import Connection
 from lazycluster.exceptions import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
 
 
+@short_tracebacks
 class Host:
     """A connection to a host, a working directory there, and what can be asked of the host.
 
@@ -83,8 +85,8 @@ class Host:
             raise
         except LazyclusterError as error:
             raise InvalidRuntimeError(
-                f"{self.host} cannot be used as a Runtime. {error}", host=self.host
-            ) from error
+                f"{self.host} cannot be used as a Runtime: {error._reason()}.", host=self.host
+            ) from error._as_cause()
 
     def __repr__(self) -> str:
         return f"<Runtime {self.host!r}>"

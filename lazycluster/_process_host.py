@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lazycluster._calls import CallingHost
 from lazycluster._checks import checked_port
 from lazycluster._tasks.history import EXECUTIONS_KEPT
+from lazycluster._tracebacks import short_tracebacks
 from lazycluster.processes import (
     KEY_DELIMITER,
     PORT_FROM_RUNTIME,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lazycluster.forwards import Forward
 
 
+@short_tracebacks
 class ProcessHost(CallingHost):
     """A host with handles of what runs there in the background; see `Runtime`."""
 

@@ -14,6 +14,7 @@ from lazycluster._checks import check_seconds, checked_input, checked_port
 from lazycluster._conversation.login import Login
 from lazycluster._ssh.settings import Settings
 from lazycluster._text import decoded, decoded_end
+from lazycluster._tracebacks import short_tracebacks
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
     CommandError,
@@ -74,6 +75,7 @@ class CommandResult:
         return 255 if self.signal is None else -self.signal
 
 
+@short_tracebacks
 class Connection(Login):
     """One authenticated connection to a host, with one session for everything that runs there.
 

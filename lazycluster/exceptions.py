@@ -9,7 +9,9 @@
     │   ├── ConnectionLostError      started
     │   └── ForwardError
     ├── TaskExecutionError           task, task_step_index, host, execution_log_file_path, output
-    │   └── FileTransferError        (an OSError too) local_path, remote_path, errno
+    │   └── FileTransferError        (an OSError too) local_path, remote_path, errno, filename
+    │       ├── MissingFileError     (a FileNotFoundError too)
+    │       └── FileAccessError      (a PermissionError too)
     ├── CommandError                 host, command, exit_status | signal, output
     │   └── StepTimeoutError         timeout
     ├── RemoteFunctionError          host, function, exception; as text: exception_type,
@@ -31,10 +33,12 @@ pickle, `copy.copy` and `copy.deepcopy` with its attributes and causes.
 
 from __future__ import annotations
 
+import copy
+import errno
 import os
 import signal as signals
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from lazycluster._text import escaped, one_line
 
@@ -54,6 +58,9 @@ class LazyclusterError(Exception):
         **attributes: The attributes of the class, by name. Those without a default are required.
     """
 
+    # What is left to say of a cause if the error around it says all the rest; see `_as_cause`.
+    _summary: ClassVar[str] = "The step failed."
+
     def __init__(
         self, message: str, predecessor_excp: BaseException | None = None, **attributes: Any
     ) -> None:
@@ -62,7 +69,8 @@ class LazyclusterError(Exception):
         if predecessor_excp is not None:
             self.__cause__: BaseException | None = predecessor_excp
         bases = [base for base in type(self).__mro__ if base.__module__ == __name__]
-        declared = {name for base in bases for name in vars(base).get("__annotations__", ())}
+        annotated = {name for base in bases for name in vars(base).get("__annotations__", ())}
+        declared = {name for name in annotated if not name.startswith("_")}
         required = {name for name in declared if not hasattr(type(self), name)}
         if not required <= attributes.keys() <= declared:
             raise TypeError(
@@ -86,6 +94,22 @@ class LazyclusterError(Exception):
         # With an errno and a strerror, OSError would return "[Errno …] …".
         return str(self.args[0]) if self.args else ""
 
+    def _reason(self) -> str:
+        """Return this error as the reason in the message of the error that it is the cause of."""
+        return str(self).rstrip(".")
+
+    def _as_cause(self: _Error) -> _Error:
+        """Return a copy for the cause of an error whose message has the reason already.
+
+        Python prints both, and an error is said once: this one keeps what is not in the other.
+        """
+        error = copy.copy(self)
+        error.args = (escaped(self._short_message()),)
+        return error
+
+    def _short_message(self) -> str:
+        return self._summary.format(host=getattr(self, "host", ""))
+
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException would call the class with self.args alone, and would lose the cause.
         return self._reduced(self.predecessor_excp, _portable)
@@ -102,8 +126,8 @@ class LazyclusterError(Exception):
     ) -> tuple[Any, ...]:
         attributes = dict(self.__dict__)
         del attributes["_unpickled_cause"]
-        if isinstance(self, OSError):  # these two are in the C struct, not in __dict__
-            attributes.update(errno=self.errno, strerror=self.strerror)
+        if isinstance(self, OSError):  # these are in the C struct, not in __dict__
+            attributes.update(errno=self.errno, strerror=self.strerror, filename=self.filename)
         # Other exceptions lose their cause when they are pickled, so list the causes up to the
         # first LazyclusterError, which has a state of its own.
         causes: list[BaseException] = []
@@ -163,6 +187,7 @@ class SshError(LazyclusterError):
         stderr: All that ssh printed.
     """
 
+    _summary: ClassVar[str] = "ssh to {host} failed."
     host: str
     exit_status: int | None = None
     stderr: str = ""
@@ -171,9 +196,16 @@ class SshError(LazyclusterError):
 class ConnectError(SshError, ValueError):
     """The connection to the host failed: unknown name, refused, timeout, jump host, and so on."""
 
+    _summary: ClassVar[str] = "The connection to {host} failed."
+
+    def _reason(self) -> str:
+        return super()._reason().removeprefix(f"Cannot connect to {self.host}: ")
+
 
 class AuthenticationError(ConnectError):
     """The host refused the login: it accepted no key and no password."""
+
+    _summary: ClassVar[str] = "The login to {host} was refused."
 
 
 class HostKeyError(ConnectError):
@@ -184,6 +216,7 @@ class HostKeyError(ConnectError):
         known_hosts_line: The line of that key, counted from 1; None if ssh named none.
     """
 
+    _summary: ClassVar[str] = "The key of {host} was not accepted."
     known_hosts_file: str | None = None
     known_hosts_line: int | None = None
 
@@ -195,11 +228,14 @@ class ConnectionLostError(SshError):
         started: Whether the step had started on the host; None if that cannot be known.
     """
 
+    _summary: ClassVar[str] = "The connection to {host} ended."
     started: bool | None = None
 
 
 class ForwardError(SshError):
     """A local or remote forward could not be made or ended."""
+
+    _summary: ClassVar[str] = "The port was not forwarded."
 
 
 class TaskExecutionError(LazyclusterError):
@@ -222,9 +258,15 @@ class TaskExecutionError(LazyclusterError):
 class FileTransferError(TaskExecutionError, OSError):
     """A step that copies a file or folder failed.
 
+    It is the subclass of OSError that belongs to its errno as well, so that `except
+    FileNotFoundError` catches it: the constructor returns an object of that class, as the
+    constructor of OSError does.
+
     Attributes:
         local_path: The path on the manager.
         remote_path: The path on the host.
+        filename: The path that could not be read or written, on the side that failed; None if the
+            failure is not about a path.
         errno: The error number of the side that failed; None if there is none.
         strerror: The text of `errno`.
     """
@@ -232,12 +274,34 @@ class FileTransferError(TaskExecutionError, OSError):
     local_path: str | None = None
     remote_path: str | None = None
     errno: int | None
+    filename: str | None
+
+    def __new__(cls, message: str = "", *_: Any, **attributes: Any) -> FileTransferError:
+        """Make an object of the class that belongs to `errno`, as OSError does."""
+        own = _TRANSFER_ERRORS.get(attributes.get("errno"), cls)
+        # It sets `args`, which the __init__ of a class with another __new__ does not.
+        return super().__new__(own if cls is FileTransferError else cls, escaped(message))
 
     def __init__(
         self, message: str, predecessor_excp: BaseException | None = None, **attributes: Any
     ) -> None:
         super().__init__(message, predecessor_excp, **attributes)
         self.strerror: str | None = None if self.errno is None else os.strerror(self.errno)
+
+
+class MissingFileError(FileTransferError, FileNotFoundError):
+    """A copy failed because a file or folder does not exist."""
+
+
+class FileAccessError(FileTransferError, PermissionError):
+    """A copy failed because a file or folder may not be read or written."""
+
+
+_TRANSFER_ERRORS: dict[object, type[FileTransferError]] = {
+    errno.ENOENT: MissingFileError,
+    errno.EACCES: FileAccessError,
+    errno.EPERM: FileAccessError,
+}
 
 
 class CommandError(LazyclusterError):
@@ -256,6 +320,14 @@ class CommandError(LazyclusterError):
     signal: int | None = None
     output: str = ""
 
+    def _reason(self) -> str:
+        if self.signal is not None:
+            return f"signal {_signal_name(self.signal)}"
+        return "a signal" if self.exit_status is None else f"exit status {self.exit_status}"
+
+    def _short_message(self) -> str:
+        return f"The command `{one_line(self.command, 200)}` failed."
+
 
 class StepTimeoutError(CommandError):
     """A step took longer than its timeout and was stopped; `output` is what it printed before.
@@ -265,6 +337,12 @@ class StepTimeoutError(CommandError):
     """
 
     timeout: float
+
+    def _reason(self) -> str:
+        return f"timeout of {self.timeout:g} seconds"
+
+    def _short_message(self) -> str:
+        return f"`{one_line(self.command, 200)}` was stopped."
 
 
 class RemoteFunctionError(LazyclusterError):
@@ -292,6 +370,26 @@ class RemoteFunctionError(LazyclusterError):
     ) -> None:
         super().__init__(message, predecessor_excp, **attributes)
         self._load_exception: Callable[[], Exception | None] | None = None
+
+    _called: bool = True  # False if the function or an argument could not be unpickled there
+
+    @property
+    def _last_line(self) -> str:
+        """Return the exception as Python prints it in the last line of a traceback."""
+        return f"{self.exception_type}: {self.exception_message or ''}".rstrip(": ")
+
+    def _reason(self) -> str:
+        if self.exception_type is None:
+            return super()._reason()
+        verb = "raised" if self._called else "could not be loaded:"
+        return f"{self.function} {verb} {one_line(self._last_line, 200)}"
+
+    def _short_message(self) -> str:
+        if self.exception_type is None:
+            return f"{self.function} did not return."
+        text = str(self)
+        last = self._last_line  # which the other message has, unless it is too long for it
+        return text.removesuffix(last).rstrip() if last in self._reason() else text
 
     @property
     def exception(self) -> Exception | None:
@@ -322,6 +420,7 @@ class RemoteTraceback(Exception):  # noqa: N818  # not an error of its own
 class PythonNotFoundError(LazyclusterError):
     """The host has no Python that lazycluster can use."""
 
+    _summary: ClassVar[str] = "{host} has no Python for it."
     host: str
 
 
@@ -333,6 +432,7 @@ class PythonVersionError(LazyclusterError):
         manager_version: The version of Python on the manager, like "3.12.1".
     """
 
+    _summary: ClassVar[str] = "The versions of Python differ."
     host: str
     host_version: str
     manager_version: str
@@ -341,10 +441,13 @@ class PythonVersionError(LazyclusterError):
 class SerializationError(LazyclusterError):
     """A function, an argument or a value cannot be pickled or unpickled."""
 
+    _summary: ClassVar[str] = "It cannot be pickled or unpickled."
+
 
 class ProtocolError(LazyclusterError):
     """The host sent data that violates the protocol."""
 
+    _summary: ClassVar[str] = "{host} violated the protocol."
     host: str
 
 
@@ -400,9 +503,15 @@ def command_message(
     if signal is not None:
         rows.append(("signal", _signal_name(signal)))
     rows += [("command", one_line(command, 200)), ("host", one_line(host, 200))]
-    lines = [line for line in output[-4096:].splitlines() if line.strip()][-5:]
-    rows += [("output" if i == 0 else "", one_line(line, 200)) for i, line in enumerate(lines)]
+    lines = last_output(output)
+    rows += [("output" if i == 0 else "", line) for i, line in enumerate(lines)]
     return "\n".join([f"{headline}.", *(f"  {name:<12}{value}" for name, value in rows)])
+
+
+def last_output(output: str) -> list[str]:
+    """Return the last 5 lines that are not empty, each of at most 200 characters."""
+    lines = [line for line in output[-4096:].splitlines() if line.strip()]
+    return [one_line(line, 200) for line in lines[-5:]]
 
 
 def _signal_name(number: int) -> str:

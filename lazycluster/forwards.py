@@ -9,8 +9,10 @@ from typing import NoReturn
 
 from lazycluster._checks import checked_wait
 from lazycluster._interpreter_exit import wait_for
+from lazycluster._tracebacks import short_tracebacks
 
 
+@short_tracebacks
 class Forward:
     """A forwarded TCP port, made by `Connection.forward_local` and `forward_remote`.
 

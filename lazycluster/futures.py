@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from lazycluster._interpreter_exit import Stoppable, stopped_with_main_thread
 from lazycluster._tasks.completion import completion
 from lazycluster._tasks.outcomes import own_exception
+from lazycluster._tracebacks import short_tracebacks
 from lazycluster.exceptions import LazyclusterError, RemoteFunctionError
 
 __all__ = ["RemoteFuture"]
@@ -40,6 +41,7 @@ class Call(Stoppable, Protocol):
         """Return its value, unpickled in this thread."""
 
 
+@short_tracebacks
 class RemoteFuture(concurrent.futures.Future[T]):
     """A function that runs on a host; `Runtime.submit` returns it.
 
@@ -123,7 +125,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
         if error is None:
             return value  # type: ignore[return-value]
         try:
-            raise error
+            raise error.with_traceback(None)  # it may have been raised before
         finally:
             del self, error  # The traceback would refer to itself.
 

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING, Protocol
 
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution
+from lazycluster._tracebacks import short_tracebacks
 
 if TYPE_CHECKING:
     from lazycluster.forwards import Forward
@@ -67,6 +68,7 @@ class Process(Protocol):
         """Stop it by force and wait until it has ended. Does nothing after the end."""
 
 
+@short_tracebacks
 class TaskProcess:
     """An asynchronous execution of a task; see `Process`.
 
@@ -113,6 +115,7 @@ class TaskProcess:
         self._execution.stop(signal.SIGKILL, 0)
 
 
+@short_tracebacks
 class PortExposure:
     """A port that is exposed to a host or from it; see `Process`.
 

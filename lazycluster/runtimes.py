@@ -18,6 +18,7 @@ from lazycluster._process_host import ProcessHost
 from lazycluster._tasks.execution import Execution
 from lazycluster._tasks.history import History
 from lazycluster._text import quoted, show
+from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import Connection
 from lazycluster.exceptions import CommandError, TaskExecutionError
 from lazycluster.tasks import RuntimeTask
@@ -34,6 +35,7 @@ _logger = logging.getLogger("lazycluster")
 _CLEANUP_TIMEOUT = 5.0  # seconds for executions to end after their connection was closed
 
 
+@short_tracebacks
 class Runtime(ProcessHost):
     """A host that tasks run on.
 

@@ -33,10 +33,12 @@ from lazycluster._last_execution import LastExecution
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target, stop_all
 from lazycluster._tasks.progress import checked_progress
 from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile, Step
+from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import Connection
 from lazycluster.processes import TaskProcess
 
 
+@short_tracebacks
 class RuntimeTask:
     """A sequence of steps that run on a host, one after the other, until one fails.
 
@@ -234,7 +236,7 @@ class RuntimeTask:
         yield from last.execution.values
         error = last.find_error(self)
         if error is not None:
-            raise error
+            raise error.with_traceback(None)  # it may have been raised before
 
     @property
     def process(self) -> TaskProcess | None:

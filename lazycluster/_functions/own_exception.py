@@ -23,9 +23,9 @@ class OwnException:
     """
 
     def __init__(self, data: bytes, headline: str, remote_traceback: str) -> None:
-        self._data = data
-        self._headline = headline
-        self._remote_traceback = remote_traceback
+        self._data: bytes = data
+        self._headline: str = headline
+        self._remote_traceback: str = remote_traceback
         self._loaded: list[Exception | None] = []
 
     def __reduce__(self) -> tuple[type[OwnException], tuple[bytes, str, str]]:

@@ -18,7 +18,14 @@ from lazycluster._conversation.request import Request
 from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._tasks.endings import step_error
 from lazycluster._tasks.log import LivePrinter
-from lazycluster._tasks.outcomes import timeout_error, with_side, without_tracebacks
+from lazycluster._tasks.outcomes import (
+    as_cause,
+    log_line,
+    task_message,
+    timeout_error,
+    with_side,
+    without_tracebacks,
+)
 from lazycluster._tasks.progress import REPORT_INTERVAL, ProgressError
 from lazycluster._tasks.record import Record
 from lazycluster._tasks.steps import Step
@@ -174,7 +181,7 @@ class Execution(Record):
             except TaskExecutionError as error:
                 self.logged = True
                 level = logging.INFO if self.stopped_by else logging.ERROR
-                logger.log(level, "%s", str(error))  # a handler may keep what it gets
+                logger.log(level, "%s", log_line(error))  # a handler may keep what it gets
             finally:
                 self._finish()
 
@@ -231,8 +238,7 @@ class Execution(Record):
                 self._request.kill_and_wait(TERMINATE_GRACE, INTERRUPT_TIMEOUT)
             if not isinstance(error, Exception) or not self._is_known(error):
                 raise
-            cause = error.error if isinstance(error, ProgressError) else error
-            self._fail(self._named_side(cause))
+            self._fail(self._named_side(error))
         finally:
             with contextlib.ExitStack() as stack:
                 stack.callback(self.log.close, len(self._steps))
@@ -386,7 +392,7 @@ class Execution(Record):
         return with_side(error, self.host if there else "the manager")
 
     def _fail(self, cause: Exception, index: int | None = None) -> NoReturn:
-        raise self._note_failure(cause, index) from cause
+        raise self._note_failure(cause, index)
 
     def _note_failure(self, cause: BaseException, index: int | None = None) -> TaskExecutionError:
         request = self._request
@@ -396,15 +402,15 @@ class Execution(Record):
         if request is not None and request.closed and not self.stopped_by:
             self.stopped_by: int = signal.SIGTERM
         step = self._steps[index] if self._steps else Step(self.name)
+        output = self.log.tail(index, OUTPUT_IN_ERRORS)
         self.error: TaskExecutionError | None = step.execution_error(
-            f"Step {index} of the task {self.name!r} failed on {self.host}. "
-            f"{str(cause) or type(cause).__name__}",
+            task_message(index, self.name, self.host, cause, self.log.path, output),
             cause,
             task=self._task,
             task_step_index=index,
             host=self.host,
             execution_log_file_path=self.log.path,
-            output=self.log.tail(index, OUTPUT_IN_ERRORS),
+            output=output,
         )
-        self.error.__cause__ = cause
+        self.error.__cause__ = as_cause(cause)
         return self.error

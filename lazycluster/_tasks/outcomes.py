@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
+import re
 import sys
 from typing import TypeVar
 
@@ -15,14 +17,19 @@ from lazycluster._conversation.outcome import (
     RaisedFailure,
 )
 from lazycluster._functions.own_exception import OwnException
+from lazycluster._tasks.progress import ProgressError
+from lazycluster._text import one_line
 from lazycluster.exceptions import (
+    CommandError,
     LazyclusterError,
     PythonNotFoundError,
     PythonVersionError,
     RemoteFunctionError,
     SerializationError,
     StepTimeoutError,
+    TaskExecutionError,
     command_message,
+    last_output,
 )
 
 Error = TypeVar("Error", bound=LazyclusterError)
@@ -61,6 +68,58 @@ def ending(outcome: Outcome) -> str:
     return f"with exit status {outcome.exit_status}"
 
 
+# The cause has the text of the system, and an error is said once.
+_WORDS = {errno.ENOENT: "does not exist", errno.EACCES: "may not be accessed"}
+
+
+def reason(error: BaseException) -> str:
+    """Return an error as the reason in the message of a TaskExecutionError."""
+    if isinstance(error, LazyclusterError):
+        return error._reason()
+    if isinstance(error, ProgressError):
+        return f"`progress` raised {type(error.error).__name__}"
+    if isinstance(error, OSError) and error.errno in _WORDS and error.filename:
+        side = re.search(r" \(on .*\)$", error.strerror or "")
+        return f"{error.filename!r} {_WORDS[error.errno]}{side[0] if side else ''}"
+    return str(error) or type(error).__name__
+
+
+def as_cause(error: BaseException) -> BaseException:
+    """Return an error as the cause of a TaskExecutionError, whose message has its `reason`."""
+    if isinstance(error, ProgressError):
+        return error.error
+    return error._as_cause() if isinstance(error, LazyclusterError) else error
+
+
+def task_message(
+    step: int, task: str, host: str, cause: BaseException, log: str | None, output: str
+) -> str:
+    """Return the message of a TaskExecutionError: the reason, and where the output is.
+
+    The last lines of the output follow if a command or a timeout is the reason. The path of an
+    empty log is left out where the reason is another.
+    """
+    of_command = isinstance(cause, CommandError)
+    headline = f"Step {step} of the task {task!r} failed on {host}: {reason(cause)}."
+    if log is not None and (output or of_command):
+        headline += f" Log: {log}"
+    lines = last_output(output) if of_command else []
+    return "\n  ".join([headline, *lines])
+
+
+def log_line(error: TaskExecutionError) -> str:
+    """Return an error as one line for a logger: its reason, and the place if that is known."""
+    headline, *printed = str(error).split("\n")
+    cause = error.__cause__
+    details: list[str] = []
+    if isinstance(cause, CommandError):
+        details = [str(cause), *(f"It printed: {line.strip()}" for line in printed[-1:])]
+    elif isinstance(cause, RemoteFunctionError):
+        places = re.findall(r"^ *(File .*, line .*)", cause.traceback or "", re.MULTILINE)
+        details = [one_line(place) for place in places[-1:]]
+    return f"{headline} ({' '.join(details)})" if details else headline
+
+
 def failure_error(host: str, name: str, outcome: Outcome) -> LazyclusterError:
     """Return the error of a step that has reported the reason of its failure."""
     failure = outcome.failure
@@ -96,9 +155,15 @@ def _raised_error(
             f"{name} has run to its end on {host}, but its value cannot be pickled: "
             f"{failure.type}: {failure.message}."
         )
-    verb = "raised" if failure.stage == "call" else "could not be loaded"
-    return RemoteFunctionError(
-        f"{name} {verb} on {host}: {failure.type}: {failure.message}\n{failure.traceback}".rstrip(),
+    called = failure.stage == "call"
+    headline = f"{name} raised {failure.type} on {host}:"
+    if not called:
+        headline = f"{name} could not be loaded on {host}:"
+    traceback = failure.traceback.rstrip()
+    if failure.message not in traceback:
+        traceback += f"\n{failure.type}: {failure.message}"
+    error = RemoteFunctionError(
+        f"{headline}\n{traceback}",
         host=host,
         function=name,
         exception_type=failure.type,
@@ -106,6 +171,8 @@ def _raised_error(
         traceback=failure.traceback,
         exit_status=exit_status if failure.type == "SystemExit" else None,
     )
+    error._called = called
+    return error
 
 
 def attach_exception(error: RemoteFunctionError, data: bytes) -> None:

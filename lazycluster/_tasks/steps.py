@@ -198,6 +198,7 @@ class _Copy(Step):
             local_path=self.local_path,
             remote_path=self.remote_path,
             errno=cause.errno if isinstance(cause, OSError) else None,
+            filename=cause.filename if isinstance(cause, OSError) else None,
         )
 
 

@@ -135,8 +135,8 @@ def test_a_function_needs_the_managers_minor_version(
         runtime.execute_function(who, x=1)
     cause = caught.value.__cause__
     assert isinstance(cause, PythonVersionError)
-    assert there in str(cause)
-    assert OWN_VERSION in str(cause)
+    assert there in str(caught.value)
+    assert OWN_VERSION in str(caught.value)
     assert cause.host_version.startswith(f"{there}.")
     assert cause.manager_version.startswith(f"{OWN_VERSION}.")
     assert run(runtime, "echo on") == ["on\n"]
@@ -211,7 +211,6 @@ def test_f20_a_host_without_python_says_so(
     assert isinstance(cause, PythonNotFoundError)
     assert cause.host == "nopython"
     for name in (f"python{OWN_VERSION}", "python3"):
-        assert name in str(cause)
         assert name in str(caught.value)
     docker_hosts.await_no_process("nopython")
 

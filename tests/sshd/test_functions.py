@@ -11,9 +11,7 @@ import sys
 import pytest
 
 from lazycluster import RuntimeTask
-from lazycluster.exceptions import (
-    PythonVersionError,
-)
+from lazycluster.exceptions import PythonVersionError, TaskExecutionError
 from support.hosts import call, cause, run
 from support.interpreters import other_python
 from support.waiting import TIMEOUT
@@ -367,13 +365,15 @@ def other():
 def test_f20_function_on_another_minor_version(make_runtime, other):
     """PythonVersionError that names both versions and the cure; nothing was unpickled."""
     runtime = make_runtime(python=other)
-    error = cause(runtime, add, a=1)
+    with pytest.raises(TaskExecutionError) as caught:
+        runtime.execute_function(add, a=1)
+    error = caught.value.__cause__
     assert isinstance(error, PythonVersionError)
     version = subprocess.run([other, "-V"], capture_output=True, text=True).stdout.split()[1]
     assert (error.host_version, error.host) == (version, runtime.host)
     assert error.manager_version == "{}.{}.{}".format(*sys.version_info)
     for part in (error.host_version, error.manager_version, "python="):
-        assert part in str(error)
+        assert part in str(caught.value)
 
 
 def test_f20_commands_on_another_minor_version(make_runtime, other):

@@ -143,11 +143,12 @@ def open_socket():
 )
 def test_f27_value_that_cannot_be_pickled(runtime, function, kind):
     """SerializationError that names the function, says that it is the value, and of which type."""
-    error = cause(runtime, function)
-    assert isinstance(error, SerializationError)
-    assert function.__qualname__.rpartition(".")[2] in str(error)
-    assert "value" in str(error)
-    assert kind in str(error)
+    with pytest.raises(TaskExecutionError) as caught:
+        runtime.execute_function(function)
+    assert isinstance(caught.value.__cause__, SerializationError)
+    assert function.__qualname__.rpartition(".")[2] in str(caught.value)
+    assert "value" in str(caught.value)
+    assert kind in str(caught.value)
 
 
 def test_f27_function_whose_value_cannot_be_pickled_has_run(runtime, tmp_path):

@@ -42,12 +42,11 @@ exec {OWN_PYTHON} -c "$old" "$@"
 """
 
 
-def refused(sshd: LoopbackSshd, **keywords: Any) -> BaseException | None:
-    """Why there can be no Runtime, which its message says too."""
+def refused(sshd: LoopbackSshd, **keywords: Any) -> InvalidRuntimeError:
+    """Why there can be no Runtime: its message has the reason, its cause the type."""
     with pytest.raises(InvalidRuntimeError) as caught:
         Runtime(sshd.alias, connection_kwargs={"config_file": sshd.config_file, **keywords})
-    assert str(caught.value.__cause__) in str(caught.value)
-    return caught.value.__cause__
+    return caught.value
 
 
 # ── which one ─────────────────────────────────────────────────────────────────────────────────────
@@ -68,7 +67,7 @@ def test_f20_only_broken_interpreters(make_sshd: MakeSshd, tmp_path: Path) -> No
     script(tmp_path / OWN_NAME, "exit 1")
     script(tmp_path / "python3", "exit 4")
     error = refused(make_sshd(path=[], environment={"PATH": str(tmp_path)}))
-    assert type(error) is PythonNotFoundError
+    assert type(error.__cause__) is PythonNotFoundError
     assert f"{OWN_NAME} (exit status 1), python3 (exit status 4)" in str(error)
 
 
@@ -77,7 +76,7 @@ def test_f20_only_an_interpreter_of_another_name(make_sshd: MakeSshd, tmp_path: 
     (tmp_path / "python").symlink_to(OWN_PYTHON)
     sshd = make_sshd(path=[], environment={"PATH": str(tmp_path)})
     error = refused(sshd)
-    assert type(error) is PythonNotFoundError
+    assert type(error.__cause__) is PythonNotFoundError
     assert "(there is: python)" in str(error)
 
 
@@ -91,10 +90,10 @@ def test_f20_interpreter_that_is_too_old(make_sshd: MakeSshd, tmp_path: Path) ->
         error = caught.value.__cause__
         assert type(error) is PythonVersionError
         assert error.host_version == "3.5.2"
-        assert "3.5.2" in str(error)
-        assert "python=" in str(error)
+        assert "3.5.2" in str(caught.value)
+        assert "python=" in str(caught.value)
         assert connection.run("echo hi").stdout == "hi\n"
-    assert type(refused(sshd, python=str(python))) is PythonVersionError
+    assert type(refused(sshd, python=str(python)).__cause__) is PythonVersionError
 
 
 # ── what surrounds it ─────────────────────────────────────────────────────────────────────────────
@@ -128,7 +127,7 @@ def test_f20_variables_of_python(
 def test_f20_wrong_pythonhome(make_sshd: MakeSshd, tmp_path: Path) -> None:
     """No Python starts there then, which is said."""
     error = refused(make_sshd(environment={"PYTHONHOME": str(tmp_path)}))
-    assert type(error) is PythonNotFoundError
+    assert type(error.__cause__) is PythonNotFoundError
     assert f"{OWN_NAME} (exit status " in str(error)
 
 

@@ -925,10 +925,16 @@ def test_attributes_of_a_task_execution_error(runtime):
 
 
 def test_message_of_a_task_execution_error(runtime):
-    """It names the task, the step, the host, the command and how it ended."""
-    text = str(failed(runtime, commands("echo why >&2; exit 3", name="doomed")))
-    for part in ("doomed", "tep 0", runtime.host, "echo why", "3", "why"):
-        assert part in text
+    """It names the task, the step, the host, how the command ended, its last lines and the log."""
+    task = commands("seq 9; echo why >&2; exit 3", name="doomed")
+    error = failed(runtime, task)
+    headline, *lines = str(error).splitlines()
+    assert headline == (
+        f"Step 0 of the task 'doomed' failed on {runtime.host}: exit status 3. "
+        f"Log: {task.execution_log_file_path}"
+    )
+    assert lines == ["  6", "  7", "  8", "  9", "  why"]
+    assert str(error.__cause__) == "The command `seq 9; echo why >&2; exit 3` failed."
 
 
 def test_output_of_an_error_is_bounded(runtime):

@@ -7,6 +7,7 @@ import copy
 import errno
 import gc
 import multiprocessing
+import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,11 +21,13 @@ from lazycluster.exceptions import (
     CommandError,
     ConnectError,
     ConnectionLostError,
+    FileAccessError,
     FileTransferError,
     ForwardError,
     HostKeyError,
     InvalidRuntimeError,
     LazyclusterError,
+    MissingFileError,
     NoPortsLeftError,
     NoRuntimesDetectedError,
     PathCreationError,
@@ -52,6 +55,13 @@ STEP = {
     "execution_log_file_path": "/tmp/x.log",
     "output": "out",
 }
+COPY = {
+    **STEP,
+    "local_path": "/a",
+    "remote_path": "b",
+    "errno": errno.ENOENT,
+    "filename": "/a",
+}
 SSH = {"host": "h", "exit_status": 255, "stderr": "ssh: no"}
 COMMAND = {"host": "h", "command": "false", "exit_status": 1, "signal": None, "output": "o"}
 
@@ -65,7 +75,9 @@ EVERY = [
     (ConnectionLostError, {**SSH, "started": True}),
     (ForwardError, SSH),
     (TaskExecutionError, STEP),
-    (FileTransferError, {**STEP, "local_path": "/a", "remote_path": "b", "errno": errno.ENOSPC}),
+    (FileTransferError, {**COPY, "errno": errno.ENOSPC}),
+    (MissingFileError, COPY),
+    (FileAccessError, {**COPY, "errno": errno.EACCES}),
     (CommandError, COMMAND),
     (StepTimeoutError, {**COMMAND, "exit_status": None, "signal": 15, "timeout": 1.5}),
     (
@@ -300,17 +312,32 @@ def test_a_failed_login_is_a_value_error(cls):
     assert issubclass(cls, ValueError)
 
 
-def test_a_failed_copy_is_an_os_error_with_its_number():
+@pytest.mark.parametrize(
+    ("number", "cls"),
+    [
+        (errno.ENOENT, FileNotFoundError),
+        (errno.EACCES, PermissionError),
+        (errno.EPERM, PermissionError),
+        (errno.ENOSPC, OSError),
+    ],
+)
+@each_way
+def test_a_failed_copy_is_the_os_error_of_its_number(number, cls, way):
     """As the reference has it; strerror belongs to it."""
-    error = FileTransferError("m", **STEP, errno=errno.ENOENT)
-    assert isinstance(error, OSError)
-    assert (error.errno, error.strerror) == (errno.ENOENT, "No such file or directory")
+    with pytest.raises(cls) as caught:
+        raise way(FileTransferError("m", **{**COPY, "errno": number}))
+    error = caught.value
+    assert isinstance(error, FileTransferError)
+    assert (error.errno, error.strerror, error.filename) == (number, os.strerror(number), "/a")
+    assert (str(error), error.msg, error.args) == ("m", "m", ("m",))
 
 
-def test_a_failed_copy_without_a_number_has_none():
+@each_way
+def test_a_failed_copy_without_a_number_has_none(way):
     """Not every failure has an errno."""
-    error = pickle.loads(pickle.dumps(FileTransferError("m", **STEP)))
-    assert (error.errno, error.strerror) == (None, None)
+    error = way(FileTransferError("m", **STEP))
+    assert type(error) is FileTransferError
+    assert (error.errno, error.strerror, error.filename) == (None, None, None)
 
 
 def test_a_failed_command_is_reported_as_a_small_table():

@@ -154,7 +154,11 @@ def test_a_function_that_does_not_return_is_a_remote_function_error(ending, text
         (PythonModulesFailure("no zlib"), PythonNotFoundError, "it is not complete: no zlib"),
         (RaisedFailure("dump", "T", "m", "tb"), SerializationError, "cannot be pickled: T: m"),
         (RaisedFailure("load", "T", "m", "tb"), RemoteFunctionError, "could not be loaded on host"),
-        (RaisedFailure("call", "T", "m", "tb"), RemoteFunctionError, "train raised on host: T: m"),
+        (
+            RaisedFailure("call", "T", "m", "tb"),
+            RemoteFunctionError,
+            "train raised T on host:\ntb\nT: m",
+        ),
         (OsFailure("No such file", 2, "/b", False), LazyclusterError, "could not start on host"),
     ],
 )

@@ -24,5 +24,5 @@ print(open("copy.csv").read().split())  # => ['a;b', '1;2']
 
 try:
     runtime.send_file("no/such/file")
-except OSError as error:
-    print(type(error).__name__, os.path.basename(error.filename))  # => FileTransferError file
+except FileNotFoundError as error:
+    print(os.path.basename(error.filename))  # => file

@@ -68,10 +68,11 @@ class Host:
         """
         try:
             self._log_in(working_dir)
-            if not self.is_valid_runtime():
-                reason = "is_valid_runtime() returned False"
+            verdict = self.is_valid_runtime()
+            if not verdict:
+                reason = f"its is_valid_runtime() returned {verdict!r}"
                 raise InvalidRuntimeError(
-                    f"{self.host} cannot be used as a Runtime: {reason}.", host=self.host
+                    f"{self.host} cannot be used as a {self.class_name}: {reason}.", host=self.host
                 )
         except BaseException:
             self._connection.close()

@@ -96,7 +96,7 @@ def test_f34_a_login_blocks_only_threads_that_need_it(lost):
     def use():
         runtime.add_env_variables({"A": "1"})
         task = runtime.execute_task(commands("echo $A"), execute_async=True)
-        return task, runtime.working_dir, runtime.get_processes(), runtime.env_variables
+        return task, runtime.working_dir, runtime.get_processes(), dict(runtime.env_variables)
 
     os.kill(sshd.pid, signal.SIGSTOP)  # the login takes until it goes on
     with ThreadPoolExecutor(2) as pool:

@@ -17,6 +17,7 @@ from lazycluster.exceptions import (
     ConnectError,
     ConnectionLostError,
     InvalidRuntimeError,
+    PathCreationError,
     TaskExecutionError,
 )
 from loopback_sshd import find_sshd
@@ -423,7 +424,7 @@ def test_f8_a_short_pause_is_lived_through(own_sshd, lost_runtime, pids):
 def test_f1_a_runtime_that_cannot_be_made_leaves_nothing(own_sshd, tmp_path):
     """Neither when no sshd listens, nor when the working directory cannot be made."""
     (tmp_path / "file").touch()
-    with pytest.raises(InvalidRuntimeError):
+    with pytest.raises(PathCreationError):
         open_runtime(own_sshd, str(tmp_path / "file" / "folder"))
     await_nothing_on_manager(own_sshd)
     with pytest.raises(InvalidRuntimeError) as failure:

@@ -87,10 +87,11 @@ def test_constructor_asks_is_valid_runtime_once_and_last(sshd, keywords, tmp_pat
         assert asked == [(str(tmp_path), [f"{tmp_path}\n"], True)]
 
 
-def test_override_that_returns_false_refuses_the_host(sshd, keywords, monkeypatch, nothing_left):
-    """InvalidRuntimeError with the host; nothing is left open."""
-    monkeypatch.setattr(Picky, "verdict", False)
-    with pytest.raises(InvalidRuntimeError, match="is_valid_runtime") as caught:
+@pytest.mark.parametrize("verdict", [False, None])
+def test_override_that_refuses_the_host(sshd, keywords, monkeypatch, nothing_left, verdict):
+    """InvalidRuntimeError with the host, also without a return; nothing is left open."""
+    monkeypatch.setattr(Picky, "verdict", verdict)
+    with pytest.raises(InvalidRuntimeError, match=f"Picky: .* returned {verdict}") as caught:
         Picky(sshd.alias, **keywords)
     assert caught.value.host == sshd.alias
     assert sshd.alias in str(caught.value)

@@ -9,6 +9,11 @@ import sys
 # before, or make a terminal send input of its own. Half a surrogate pair cannot be written.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+# Of these nothing reaches another line: colours and the like (SGR), erase to the end of the line
+# (EL), and back to its start. No other parameters: "\x1b[>4;2m" makes the terminal send other keys.
+_HARMLESS = re.compile("(\x1b\\[(?:[0-9;:]*m|0?K)|\r)")
+_RESET = "\x1b[0m"
+
 
 def escaped(text: str) -> str:
     r"""Return `text` with control characters as escapes like `\x1b`; keep tabs and line feeds."""
@@ -54,8 +59,43 @@ def decoded_end(data: bytes | bytearray, limit: int) -> str:
     return decoded(end)
 
 
+def output_line(line: str, margin: str = "") -> str:
+    r"""Return a line of a step's output as a terminal may show it, behind a margin.
+
+    Colours pass, and end with the line. Carriage returns pass too, so that a progress bar is one,
+    and erasing to the end of the line, which gcc and grep print with each colour. None of these
+    reaches another line, or the margin. Other control characters are escaped.
+
+    Args:
+        line: The line. A line feed or a carriage return at its end stays.
+        margin: Text to write before it, and again behind each carriage return.
+    """
+    body = line.rstrip("\r\n")
+    end = "\n" if line.endswith("\n") else line[len(body) :][:1]
+    parts = _HARMLESS.split(body)
+    parts[::2] = map(escaped, parts[::2])
+    colours = [part for part in parts[1::2] if part.endswith("m")]
+    reset = _RESET if colours and colours[-1] not in ("\x1b[m", _RESET) else ""
+    text = "".join(f"\r{margin}" if part == "\r" else part for part in parts)
+    return f"{margin if body else margin.rstrip()}{text}{reset}{end}"
+
+
+def stdout_is_terminal() -> bool:
+    """Return True if standard output says so; many things can be in its place."""
+    isatty = getattr(sys.stdout, "isatty", None)
+    try:
+        return isatty is not None and bool(isatty())
+    except ValueError:  # It is closed.
+        return False
+
+
 def show(text: str) -> None:
-    """Write a text to standard output: escaped if that is a terminal, else unchanged.
+    """Write a text to standard output: escaped if that is a terminal, else unchanged."""
+    write(escaped(text) if stdout_is_terminal() else text)
+
+
+def write(text: str) -> None:
+    """Write a text to standard output.
 
     Characters that the encoding of standard output lacks are shown as backslash escapes. Without a
     standard output, do nothing, like `print`.
@@ -63,9 +103,6 @@ def show(text: str) -> None:
     stdout = sys.stdout
     if stdout is None:  # standard output was closed when Python started
         return
-    isatty = getattr(stdout, "isatty", None)
-    if isatty is not None and isatty():
-        text = escaped(text)
     try:
         stdout.write(text)
     except UnicodeEncodeError:

@@ -201,7 +201,9 @@ class Runtime(ProcessHost):
                 logged and becomes `task.error`. Defaults to True.
             omit_on_join: If True, `join` does not wait for this execution if it is asynchronous.
                 Defaults to False, which leaves what `task.omit_on_join` says.
-            debug: If True, also print the output of the steps while they run. Defaults to False.
+            debug: If True, also print the output of the steps while they run, in whole lines. While
+                output of several hosts is printed, each line begins with its host. Defaults to
+                False.
             timeout: The most seconds for the whole task. Defaults to None, no bound.
 
         Returns:
@@ -307,10 +309,13 @@ class Runtime(ProcessHost):
         raise ValueError(f"No task {task_name!r} was executed on {self.host}.")
 
     def print_log(self) -> None:
-        """Print the log of each execution here, in the order in which they began."""
+        """Print the log of each execution here, in the order in which they began.
+
+        Each begins with a line like `Log of Task build on my-host:`; see `RuntimeTask.print_log`.
+        """
         for execution in self._history:
-            show(f"{self.host}: {execution.name}\n")
-            execution.log.show()
+            show(f"Log of Task {execution.name} on {self.host}:\n")
+            execution.print_log()
 
     def clear_tasks(self) -> None:
         """Forget all executions of tasks here, with their process handles and keys.

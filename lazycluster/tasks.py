@@ -65,8 +65,9 @@ class RuntimeTask:
     Examples:
         >>> task = RuntimeTask("greet").run_command("echo Hello").run_function(pow, base=2, exp=3)
         >>> task.execute("my-host").print_log()
-        0: Hello
-        1:
+        0: echo Hello
+           Hello
+        1: call of pow
         >>> list(task.function_returns)
         [8]
     """
@@ -384,8 +385,8 @@ class RuntimeTask:
                 for this execution, or a `fabric.Connection`. Of that its host, what was given for
                 its login, its `cd()` and its `run.env` count; `ssh` logs in, once, and stays logged
                 in until the object is closed or freed.
-            debug: If True, print the output live as well, as `print_log` prints it. Defaults to
-                False.
+            debug: If True, also print the output while the steps run; see `Runtime.execute_task`.
+                Defaults to False.
             timeout: The most seconds for the whole task. Defaults to None, no bound.
 
         Returns:
@@ -463,13 +464,20 @@ class RuntimeTask:
             self._last.execution.join()
 
     def print_log(self) -> None:
-        r"""Print the execution log, each entry behind its index.
+        r"""Print each step of the last execution: its index and name, then its output, indented.
 
-        On a terminal, control characters except tab and line feed are last like `\x1b`; a file or
-        a pipe gets them unchanged.
+        The name is the command, or for example `call of mean`, on one line of at most 100
+        characters. Steps behind a failed one did not run and are left out.
+
+        On a terminal colours pass, and carriage returns, so that a progress bar is one. Other
+        control characters but tab and line feed are shown like `\x1b`. A file or a pipe gets all of
+        them unchanged.
+
+        Raises:
+            OSError: If the output is large and its file, `execution_log_file_path`, was removed.
         """
         if self._last is not None:
-            self._last.execution.log.show()
+            self._last.execution.print_log()
 
     def stop(self) -> None:
         """Stop each running execution: SIGTERM to its processes, SIGKILL five seconds later.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 from lazycluster._conversation.request import Request
 from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._tasks.endings import step_error
-from lazycluster._tasks.log import LivePrinter
 from lazycluster._tasks.outcomes import (
     as_cause,
     log_line,
@@ -26,6 +25,7 @@ from lazycluster._tasks.outcomes import (
     with_side,
     without_tracebacks,
 )
+from lazycluster._tasks.printing import LivePrinter
 from lazycluster._tasks.progress import REPORT_INTERVAL, ProgressError
 from lazycluster._tasks.record import Record
 from lazycluster._tasks.steps import Step
@@ -122,6 +122,7 @@ class Execution(Record):
         on_end: Callable[[Execution], None] | None = None,
     ) -> None:
         super().__init__(host, name, task)
+        self.headings: tuple[str, ...] = tuple(step.heading for step in steps)
         self.functions: tuple[int, ...] = tuple(
             index for index, step in enumerate(steps) if step.returns
         )
@@ -260,7 +261,13 @@ class Execution(Record):
 
     def _run_steps(self, find_target: Callable[[], Target]) -> None:
         end = None if self._timeout is None else time.monotonic() + self._timeout
-        printer = LivePrinter(self.log) if self._debug else None
+        with contextlib.ExitStack() as stack:
+            printer = stack.enter_context(LivePrinter(self.log)) if self._debug else None
+            self._run_requests(find_target, end, printer)
+
+    def _run_requests(
+        self, find_target: Callable[[], Target], end: float | None, printer: LivePrinter | None
+    ) -> None:
         target: Target | None = None
         while self._offset < len(self._steps):
             steps = self._next_steps()
@@ -329,7 +336,8 @@ class Execution(Record):
             if request.step is not None:
                 self.log.begin_step(self._offset + request.step)
             if printer is not None:
-                printer.print_new()
+                # What a step has printed is in the log before its outcome is there.
+                printer.print_new(self._offset + len(request.outcomes))
             if request.finished or deadline is None or time.monotonic() < deadline:
                 continue
             request.kill_and_wait(TERMINATE_GRACE, TERMINATE_GRACE + KILL_TIMEOUT)
@@ -338,7 +346,7 @@ class Execution(Record):
             self._fail(timeout_error(self.host, self._steps[index].name, timeout, output), index)
         request.wait()  # It raises the error of output that could not be stored before the end.
         if printer is not None:
-            printer.print_new(last=True)  # The request may have ended before the first look.
+            printer.print_new()  # The request may have ended before the first look.
 
     def _wait(self, request: Request, deadline: float | None) -> None:
         """Wait for news; with a progress callback, until it is due at the latest."""

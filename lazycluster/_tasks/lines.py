@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import logging
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from lazycluster._spool import Spool
 from lazycluster._tasks.completion import completion
@@ -14,6 +15,8 @@ LINE_LIMIT = 2**20
 """A line with more characters comes in parts of about this size."""
 
 READ = 2**16  # bytes that are decoded at once
+
+LINE_FEED = re.compile("\n")
 
 _logger = logging.getLogger("lazycluster")
 
@@ -35,7 +38,7 @@ class Lines:
         self._waiting = Spool()
         self._parts: list[tuple[int, int]] = []  # (stream, bytes) in `_waiting`
         self._is_posted = False
-        self._streams: dict[int, _Stream] = {}  # used by the completion thread alone
+        self._streams: dict[int, LineCutter] = {}  # used by the completion thread alone
         self._has_failed = False
 
     def append(self, stream: int, data: memoryview) -> None:
@@ -78,7 +81,7 @@ class Lines:
     def _deliver_rest(self) -> None:
         self._deliver()
         for stream in self._streams.values():
-            self._call(stream.end())
+            self._call(stream.cut(b"", final=True))
 
     def _deliver(self) -> None:
         with self._lock:
@@ -87,13 +90,13 @@ class Lines:
             self._is_posted = False
         start = 0
         for number, size in parts:
-            stream = self._streams.setdefault(number, _Stream())
+            stream = self._streams.setdefault(number, LineCutter())
             for offset in range(start, start + size, READ):
                 data = waiting.read_at(offset, min(READ, start + size - offset))
-                self._call(stream.lines(data))
+                self._call(stream.cut(data))
             start += size
 
-    def _call(self, lines: Iterator[str]) -> None:
+    def _call(self, lines: list[str]) -> None:
         for line in lines:
             try:
                 self._on_line(line)
@@ -107,20 +110,27 @@ class Lines:
                     )
 
 
-class _Stream:
-    """Cut a stream into lines."""
+class LineCutter:
+    """Cut a stream into lines.
 
-    def __init__(self) -> None:
+    Args:
+        ends: What ends a line; it is part of the line.
+    """
+
+    def __init__(self, ends: re.Pattern[str] = LINE_FEED) -> None:
+        self._ends = ends
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._rest = ""
 
-    def lines(self, data: bytes, *, final: bool = False) -> Iterator[str]:
-        *lines, self._rest = (self._rest + self._decoder.decode(data, final)).split("\n")
-        for line in lines:
-            yield line + "\n"
-        if len(self._rest) >= LINE_LIMIT or (final and self._rest):
-            rest, self._rest = self._rest, ""
-            yield rest
-
-    def end(self) -> Iterator[str]:
-        return self.lines(b"", final=True)
+    def cut(self, data: bytes, *, final: bool = False) -> list[str]:
+        """Return the lines that are complete with this data; if it is final, also what is left."""
+        text = self._rest + self._decoder.decode(data, final)
+        lines, start = [], 0
+        for found in self._ends.finditer(text):
+            lines.append(text[start : found.end()])
+            start = found.end()
+        self._rest = text[start:]
+        if self._rest and (final or len(self._rest) >= LINE_LIMIT):
+            lines.append(self._rest)
+            self._rest = ""
+        return lines

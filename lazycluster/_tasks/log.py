@@ -6,7 +6,7 @@ appended, and a reader sees them only after the length that includes them was se
 
 from __future__ import annotations
 
-import codecs
+import bisect
 import contextlib
 import logging
 import os
@@ -14,9 +14,9 @@ import posix
 import re
 import sys
 import threading
+from collections.abc import Iterator
 
 from lazycluster._tasks.log_files import RemovedAtExitError, create_log_file, open_log_file
-from lazycluster._text import show
 
 MEMORY_LIMIT = 64 * 1024
 """The most bytes of a log that are in memory; they are its first ones, and in its file too."""
@@ -56,6 +56,7 @@ class ExecutionLog:
         # For each step the spans [start, end) of the log that are its output: one span, unless
         # a process that an earlier step left in the background prints in between.
         self._steps: list[list[tuple[int, int]]] = []
+        self._turns: list[tuple[int, int]] = []  # where a span begins, and its step
         self._fd: int | None = None
         self._closed = False
         self._failure: str | None = None  # why the file was given up
@@ -69,6 +70,7 @@ class ExecutionLog:
             state = self.__dict__.copy()
             state["_memory"], state["_rest"] = bytes(self._memory), bytes(self._rest)
             state["_steps"] = [list(spans) for spans in self._steps]
+            state["_turns"] = list(self._turns)
         del state["_lock"]
         state.update(_fd=None, _closed=True)
         return state
@@ -183,6 +185,8 @@ class ExecutionLog:
         left = MEMORY_LIMIT - start
         if left > 0:
             self._memory += data[:left]
+        if not self._turns or self._turns[-1][1] != index:
+            self._turns.append((start, index))
         self._length = end
         spans = self._steps[index]
         if spans and spans[-1][1] == start:
@@ -206,10 +210,20 @@ class ExecutionLog:
         """
         return [self.entry(index) for index in range(len(self._steps))]
 
-    def show(self) -> None:
-        """Print each entry behind its index; see `RuntimeTask.print_log`."""
-        for index, entry in enumerate(self.entries()):
-            show(f"{index}: {entry.rstrip()}".rstrip() + "\n")
+    @property
+    def step_count(self) -> int:
+        """Return the number of entries."""
+        return len(self._steps)
+
+    def read_step(self, index: int) -> Iterator[bytes]:
+        """Yield the output of a step so far, in parts of at most `READ_LIMIT` bytes.
+
+        Raises:
+            OSError: If it is not all in memory and the file cannot be read.
+        """
+        for start, end in self._spans(index):
+            for position in range(start, end, READ_LIMIT):
+                yield self._read(position, min(end, position + READ_LIMIT))
 
     def tail(self, index: int, limit_bytes: int) -> str:
         """Return the last bytes of a step's output, beginning with a whole character.
@@ -225,19 +239,23 @@ class ExecutionLog:
             data = re.sub(rb"\A[\x80-\xbf]{1,3}", b"", data)  # the rest of a character that was cut
         return _decode(data)
 
-    def read_new(self, position: int) -> tuple[bytes, int]:
-        """Return what all steps have printed behind `position`, to print it live.
+    def read_new(self, position: int) -> tuple[bytes, int, int]:
+        """Return what a step has printed behind `position`, to print it live.
 
         Returns:
-            At most `READ_LIMIT` bytes, none if there is nothing new, and the next position.
+            At most `READ_LIMIT` bytes, none if there is nothing new, the next position, and the
+            index of the step.
 
         Raises:
             OSError: If it is not all in memory and the file cannot be read.
         """
         end = min(self._length, position + READ_LIMIT)
         if end <= position:
-            return b"", position
-        return self._read(position, end), end
+            return b"", position, 0
+        turn = bisect.bisect_right(self._turns, (position, sys.maxsize)) - 1
+        if turn + 1 < len(self._turns):
+            end = min(end, self._turns[turn + 1][0])
+        return self._read(position, end), end, self._turns[turn][1]
 
     def _spans(self, index: int) -> list[tuple[int, int]]:
         return list(self._steps[index]) if index < len(self._steps) else []
@@ -277,42 +295,6 @@ class ExecutionLog:
         if len(data) < end - start:
             raise OSError(f"the execution log has been cut short: {path!r}")
         return data
-
-
-class LivePrinter:
-    """Print a log while it grows, in the thread that waits for the execution."""
-
-    def __init__(self, log: ExecutionLog) -> None:
-        self._log = log
-        self._position = 0
-        self._broken = False
-        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-
-    def print_new(self, *, last: bool = False) -> None:
-        """Print what has come since the last call; at last an incomplete character, too."""
-        while True:
-            data, self._position = self._log.read_new(self._position)
-            text = self._decoder.decode(data, final=last and not data)
-            if text:
-                self._show(text)
-            if not data:
-                return
-
-    def _show(self, text: str) -> None:
-        if self._broken:
-            return
-        try:
-            show(text)
-            if sys.stdout is not None:
-                sys.stdout.flush()
-        except (OSError, ValueError) as error:
-            if (
-                isinstance(error, TimeoutError) and error.errno is None
-            ):  # a signal handler raised it
-                raise
-            # Its reader has gone, or it is closed. The step goes on as it does without a reader.
-            self._broken = True
-            _logger.warning("Live output ends, because it cannot be written: %s.", error)
 
 
 def _decode(data: bytes) -> str:

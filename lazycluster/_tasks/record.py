@@ -12,6 +12,7 @@ from typing import Any
 
 from lazycluster._checks import checked_wait
 from lazycluster._tasks.log import ExecutionLog
+from lazycluster._tasks.printing import print_log
 from lazycluster._tasks.values import Values
 from lazycluster.exceptions import LazyclusterError, TaskExecutionError
 
@@ -32,6 +33,7 @@ class Record:
         number: A number that rises from execution to execution.
         key: The process key of an asynchronous execution.
         joins: True if `join` waits for it.
+        headings: What each step does, on a short line.
         functions: The indexes of the steps that call a function.
         log: What the steps printed.
         error: The error, at the end without the task and the variables of functions; None before a
@@ -47,6 +49,7 @@ class Record:
         self.number: int = next(_numbers)
         self.key: str | None = None
         self.joins: bool = False
+        self.headings: tuple[str, ...] = ()
         self.functions: tuple[int, ...] = ()
         self.log: ExecutionLog = ExecutionLog(host, name)
         self.error: TaskExecutionError | None = None
@@ -59,7 +62,7 @@ class Record:
         self._done = threading.Event()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = "host name number key joins functions log error logged stopped_by values"
+        names = "host name number key joins headings functions log error logged stopped_by values"
         return {name: getattr(self, name) for name in names.split()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -92,6 +95,13 @@ class Record:
     def is_readable(self) -> bool:
         """Return True if the user can read the values also without the Runtime."""
         return self._find_reader is not None and self._find_reader() is not None
+
+    def print_log(self) -> None:
+        """Print the steps that have begun; see `RuntimeTask.print_log`."""
+        begun = self.log.step_count
+        if self.error is not None:
+            begun = min(begun, self.error.task_step_index + 1)
+        print_log(self.log, self.headings[:begun])
 
     def error_of(self, task: object) -> TaskExecutionError | None:
         """Return a copy of the error that refers to the task; None without a failure."""

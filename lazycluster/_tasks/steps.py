@@ -14,7 +14,7 @@ from lazycluster._spool import Spool
 from lazycluster._tasks.outcomes import ending, failure_error
 from lazycluster._tasks.progress import Meter, Progress
 from lazycluster._tasks.transfers import Download, Transfer, own_name, upload
-from lazycluster._text import escaped
+from lazycluster._text import escaped, one_line
 from lazycluster.exceptions import (
     CommandError,
     FileTransferError,
@@ -23,6 +23,8 @@ from lazycluster.exceptions import (
     TaskExecutionError,
     command_message,
 )
+
+HEADING_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Step:
     def bound(self) -> Step:
         """Return the step with its local path as an execution that begins now takes it."""
         return self
+
+    @property
+    def heading(self) -> str:
+        """Return what the step does, on one line of at most `HEADING_LIMIT` characters."""
+        first, _, rest = self.name.strip().partition("\n")
+        return one_line(f"{first.rstrip()} …" if rest else first, HEADING_LIMIT)
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
@@ -121,6 +129,11 @@ class RunFunction(Step):
     payload: Spool = field(default_factory=Spool)
 
     returns: ClassVar[bool] = True
+
+    @property
+    def heading(self) -> str:
+        """Return what the step does, on one line of at most `HEADING_LIMIT` characters."""
+        return one_line(f"call of {self.name}", HEADING_LIMIT)
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""

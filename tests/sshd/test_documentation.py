@@ -22,8 +22,17 @@ LANGUAGES = {"python", "sh", "text"}
 """Languages of fenced blocks; every Python block is run."""
 
 FENCE = re.compile(r"^```(?P<language>.*)\n(?P<code>(?s:.*?))^```$", re.MULTILINE)
-SHOWN = re.compile(r"^\s*(?:print\(.*\)|.*\.print_log\(\))  # (.+)$", re.MULTILINE)
+PRINT = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
 """A line that prints, with its output in a comment."""
+
+PRINT_LOG = re.compile(r"^ *.*\.print_log\(\)\n((?: *# .*\n)+)", re.MULTILINE)
+"""A line that prints a log, and comments below it with the lines."""
+
+
+def outputs(code):
+    """Return the lines that the code prints, by its comments."""
+    lines = [line for found in PRINT_LOG.findall(code) for line in found.splitlines()]
+    return PRINT.findall(code) + [line.lstrip()[2:] for line in lines]
 
 
 def blocks(page, language):
@@ -91,8 +100,8 @@ def test_examples_do_what_they_say(my_host, page, monkeypatch):
         program = compile("\n" * line + code, page, "exec")
         with contextlib.redirect_stdout(io.StringIO()) as output:
             exec(program, script.__dict__)
-        printed = iter(output.getvalue().splitlines())
-        for shown in SHOWN.findall(code):
+        printed = output.getvalue().splitlines()
+        for shown in outputs(code):
             assert shown in printed, f"{page.name}, line {line}: {output.getvalue()}"
 
 
@@ -103,9 +112,10 @@ def test_no_example_hides_from_being_run(page):
 
 
 def test_prints_without_their_output_are_not_taken_for_others():
-    """Only a line that prints has its output in a comment."""
-    code = 'a = 1  # one\nprint(a)\nprint("x")  # x\ntask.print_log()  # 0: y\n'
-    assert SHOWN.findall(code) == ["x", "0: y"]
+    """Only a line that prints has its output in a comment, or in comments below a log."""
+    code = 'a = 1  # one\nprint(a)\n# two\nprint("x")  # x\n'
+    code += "  t.print_log()\n  # 0: y\n  #    z\na\n# b\n"
+    assert outputs(code) == ["x", "0: y", "   z"]
 
 
 VARIABLE = [

@@ -115,7 +115,7 @@ def test_f14_characters_split_between_frames(runtime, tmp_path, capsys):
     task = commands(f"cat {tmp_path}/text")
     runtime.execute_task(task, execute_async=False, debug=True)
     assert task.execution_log == [text]
-    assert capsys.readouterr().out == text
+    assert capsys.readouterr().out == text + "\n"
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,11 @@ def test_f14_output_that_is_no_utf8(runtime, octal, shown, capsys):
     task = commands(f"printf '{octal}'")
     runtime.execute_task(task, execute_async=False, debug=True)
     assert task.execution_log == [shown]
-    assert capsys.readouterr().out == shown
+    assert capsys.readouterr().out == f"{shown}\n"
     task.print_log()
-    assert capsys.readouterr().out.rstrip() == f"0: {shown}".rstrip()
+    assert capsys.readouterr().out == f"0: {task.steps[0].name}\n" + "".join(
+        f"   {line}\n" if line != "\r" else "\r\n" for line in shown.split("\n")
+    )
 
 
 ASCII = """
@@ -147,7 +149,6 @@ from lazycluster import Runtime, RuntimeTask
 runtime = Runtime(sys.argv[1], connection_kwargs={"config_file": sys.argv[2]})
 task = RuntimeTask().run_command("printf '\\\\342\\\\230\\\\203\\\\377'")
 runtime.execute_task(task, execute_async=False, debug=True)
-print()
 task.print_log()
 """
 
@@ -163,7 +164,9 @@ def test_f14_output_that_the_managers_encoding_lacks(sshd, tmp_path, encoding):
         capture_output=True,
         timeout=280,
     )
-    assert (done.stdout, done.stderr) == (b"\\u2603\\xff\n0: \\u2603\\xff\n", b"")
+    first, heading, indented = done.stdout.splitlines()
+    assert (first, indented, done.stderr) == (b"\\u2603\\xff", b"   \\u2603\\xff", b"")
+    assert heading == b"0: printf '\\342\\230\\203\\377'"
 
 
 # --- Printed live ----------------------------------------------------------------------------
@@ -207,7 +210,7 @@ def test_f14_paused_pipe_holds_up_its_own_task_only(sshd, tmp_path):
             manager.stdin.flush()
             assert manager.stderr.readline() == b"['other\\n'] 1024 True\n"
             stdout, stderr = manager.communicate(timeout=200)
-            assert (stdout, stderr) == (b"x" * 3_000_000, b"")
+            assert (stdout, stderr) == (b"x" * 3_000_000 + b"\n", b"")
             assert manager.returncode == 0
         finally:
             manager.kill()
@@ -217,6 +220,41 @@ def waiting_in(pipe):
     """Return the number of bytes that have not been read yet."""
     size = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
     return int.from_bytes(size, sys.byteorder)
+
+
+SEVERAL = """
+import sys
+from lazycluster import Runtime, RuntimeTask
+
+hosts = ["one", "two", "three"]
+runtimes = [Runtime(host, connection_kwargs={"config_file": sys.argv[1]}) for host in hosts]
+for runtime in runtimes:
+    runtime.execute_task(RuntimeTask().run_command(sys.argv[2]), debug=True)
+for runtime in runtimes:
+    runtime.join()
+    runtime.cleanup()
+"""
+
+
+def test_f14_live_lines_of_several_hosts_do_not_run_together(make_sshd, tmp_path):
+    """Each is whole and names its host, although all print one character after the other."""
+    sshd = make_sshd(alias="one two three")
+    script = tmp_path / "several.py"
+    script.write_text(SEVERAL)
+    # The first line comes when all three run.
+    wait = f"touch here-$$; while [ $(ls {tmp_path}/here-* | wc -l) -lt 3 ]; do sleep 0.1; done"
+    line = f"cd {tmp_path}; {wait}; for n in 1 2 3; do printf a; printf b; echo $n; done; printf c"
+    done = subprocess.run(
+        [sys.executable, script, sshd.config_file, line],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.stderr == ""
+    for host in ("one", "two", "three"):
+        lines = [found for found in done.stdout.splitlines() if found.startswith(f"{host}: ")]
+        assert lines == [f"{host}: {text}" for text in ("ab1", "ab2", "ab3", "c")]
+    assert len(done.stdout.splitlines()) == 12
 
 
 # --- Standard input --------------------------------------------------------------------------

@@ -452,9 +452,14 @@ def test_print_log_of_a_runtime(own_runtime, capsys):
     own_runtime.execute_task(commands("echo one", name="first"), execute_async=False)
     own_runtime.execute_task(commands("echo two", name="second"), execute_async=False)
     own_runtime.print_log()
-    printed = capsys.readouterr().out
-    positions = [printed.index(part) for part in ("first", "0: one", "second", "0: two")]
-    assert positions == sorted(positions)
+    assert capsys.readouterr().out.splitlines() == [
+        f"Log of Task first on {own_runtime.host}:",
+        "0: echo one",
+        "   one",
+        f"Log of Task second on {own_runtime.host}:",
+        "0: echo two",
+        "   two",
+    ]
 
 
 def test_a_runtime_has_its_own_executions_of_a_task(make_runtime):

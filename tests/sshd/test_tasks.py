@@ -317,11 +317,36 @@ def test_silent_execution_forgets_the_log_file_of_the_one_before(runtime):
     assert runtime.execute_task(task, execute_async=False).execution_log_file_path != first
 
 
-def test_print_log_prints_each_entry_behind_its_index(runtime, capsys):
-    """Empty entries too."""
-    task = runtime.execute_task(commands("echo hi", "true", "echo ho"), execute_async=False)
+def test_print_log_prints_each_step_and_its_output_below_it(runtime, tmp_path, capsys):
+    """By index and name; a silent step has no more than that."""
+    (tmp_path / "file").write_text("text")
+    task = commands("echo hi; echo ho", "if true\nthen true; fi").run_function(double, x=1)
+    task.send_file(tmp_path / "file", "sent").get_file("sent", tmp_path)
+    runtime.execute_task(task, execute_async=False)
     task.print_log()
-    assert capsys.readouterr().out.splitlines() == ["0: hi", "1:", "2: ho"]
+    assert capsys.readouterr().out.splitlines() == [
+        "0: echo hi; echo ho",
+        "   hi",
+        "   ho",
+        "1: if true …",
+        "2: call of double",
+        f"3: send {tmp_path}/file",
+        "4: get sent",
+    ]
+    copy.deepcopy(task).print_log()
+    assert capsys.readouterr().out == ""
+    pickle.loads(pickle.dumps(task)).print_log()
+    assert len(capsys.readouterr().out.splitlines()) == 7
+
+
+def test_print_log_leaves_out_the_steps_that_did_not_run(runtime, capsys):
+    """They are not silent steps. Neither is there anything before the first execution."""
+    task = commands("echo hi", "echo ho; exit 3", "echo never")
+    task.print_log()
+    assert capsys.readouterr().out == ""
+    ended(runtime.execute_task(task)).print_log()
+    printed = capsys.readouterr().out
+    assert printed == "0: echo hi\n   hi\n1: echo ho; exit 3\n   ho\n"
 
 
 def test_nothing_is_printed_unasked(runtime, capfd):
@@ -356,7 +381,31 @@ def test_f14_debug_keeps_characters_whole(runtime, gate, capsys):
     wait_until(lambda: task.execution_log == ["\\xc3"])
     gate.open()
     ended(task)
-    assert capsys.readouterr().out == "ü"
+    assert capsys.readouterr().out == "ü\n"
+
+
+def test_debug_prints_a_line_at_the_end_of_its_step_though_it_is_not_complete(
+    runtime, gate, monkeypatch
+):
+    """Not before, and not later."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    task = runtime.execute_task(commands("printf early", gate.wait, "printf late"), debug=True)
+    wait_until(lambda: out.getvalue() == "early\n")
+    gate.open()
+    ended(task)
+    assert out.getvalue() == "early\nlate\n"
+
+
+def test_debug_prints_what_came_before_a_timeout(runtime, monkeypatch):
+    """The step has no end of its own."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    task = RuntimeTask().run_command("printf early; exec sleep 1000", timeout=1)
+    runtime.execute_task(task, debug=True)
+    ended(task)
+    assert isinstance(task.error.__cause__, StepTimeoutError)
+    assert out.getvalue() == "early\n"
 
 
 def test_broken_standard_output_is_an_error_of_the_task(runtime, monkeypatch, caplog):

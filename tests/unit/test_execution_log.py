@@ -201,19 +201,23 @@ def test_tail_of_a_large_step_reads_only_the_end(log, monkeypatch):
 
 
 def test_read_new_gives_what_has_come_since(log):
-    """Each byte is given once, of whichever step."""
-    log.append(0, b"ab")
-    data, position = log.read_new(0)
-    assert data == b"ab"
-    assert log.read_new(position) == (b"", position)
-    log.append(1, b"cd")
-    assert log.read_new(position) == (b"cd", position + 2)
+    """Each byte is given once, with its step."""
+    log.append(1, b"ab")
+    data, position, index = log.read_new(0)
+    assert (data, index) == (b"ab", 1)
+    assert log.read_new(position) == (b"", position, 0)
+    log.append(1, b"c")
+    log.append(0, b"d")
+    log.append(0, b"e")
+    assert log.read_new(position) == (b"c", position + 1, 1)
+    assert log.read_new(position + 1) == (b"de", position + 3, 0)
+    assert log.read_new(position + 2) == (b"e", position + 3, 0)
 
 
 def test_read_new_is_bounded(log):
     """However much has come, little of it is held at once."""
     log.append(0, bytes(READ_LIMIT + 5))
-    data, position = log.read_new(0)
+    data, position, _ = log.read_new(0)
     assert len(data) == READ_LIMIT
     assert len(log.read_new(position)[0]) == 5
 
@@ -226,7 +230,7 @@ def test_readers_see_a_growing_log_whole(log):
     def read():
         position, seen = 0, b""
         while len(seen) < len(expected):
-            data, position = log.read_new(position)
+            data, position, _ = log.read_new(position)
             seen += data
             text = log.entry(0).encode()
             if not expected.startswith(text) or not expected.startswith(seen):

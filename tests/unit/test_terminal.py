@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazycluster._text import escaped, last_lines, one_line, show
+from lazycluster._text import escaped, last_lines, one_line, output_line, show
 from lazycluster.exceptions import LazyclusterError
 
 
@@ -51,6 +51,46 @@ def test_escaped_text_has_no_control_characters_but_tab_and_line_feed(text):
 def test_control_characters_are_shown(text, result):
     """As Python writes them."""
     assert escaped(text) == result
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m\n", "\x1b[31mred\x1b[0m\n"),  # pytest
+        (
+            "\x1b[01;31m\x1b[Kerror\x1b[m\x1b[K\n",
+            "\x1b[01;31m\x1b[Kerror\x1b[m\x1b[K\n",
+        ),  # gcc, grep
+        ("\x1b[38;2;1;2;3mx\x1b[38:5:9my\n", "\x1b[38;2;1;2;3mx\x1b[38:5:9my\x1b[0m\n"),
+        ("10%\r20%\r\x1b[K30%\n", "10%\r20%\r\x1b[K30%\n"),
+        ("10%\r", "10%\r"),
+        ("dos\r\n", "dos\n"),
+        ("no end", "no end"),
+        ("", ""),
+        ("\x1b[2J\x1b[2K\x1b[1A\x1b[H\n", "\\x1b[2J\\x1b[2K\\x1b[1A\\x1b[H\n"),
+        ("\x1b[>4;2m\x1b[?25l\x1b[6n\x1bc\n", "\\x1b[>4;2m\\x1b[?25l\\x1b[6n\\x1bc\n"),
+        ("\x1b]0;title\x07\x9b31m\x08\n", "\\x1b]0;title\\x07\\x9b31m\\x08\n"),
+        ("\x1b[31", "\\x1b[31"),
+    ],
+)
+def test_output_may_have_colours_and_carriage_returns_on_a_terminal(line, shown):
+    """What reaches beyond its line is shown by an escape, and a colour ends with its line."""
+    assert output_line(line) == shown
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("one\n", "a: one\n"),
+        ("\n", "a:\n"),
+        ("1\rb: 2\n", "a: 1\ra: b: 2\n"),
+        ("1\r\r", "a: 1\r"),
+        ("\x1b[8mhidden\n", "a: \x1b[8mhidden\x1b[0m\n"),
+    ],
+)
+def test_output_stays_behind_its_margin(line, shown):
+    """So no line passes for one of another host, or for a heading."""
+    assert output_line(line, "a: ") == shown
 
 
 def test_a_terminal_gets_escaped_text(monkeypatch):

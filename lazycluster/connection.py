@@ -268,13 +268,20 @@ class Connection(Login):
                 line.
             TypeError: If the input is neither a string nor bytes.
         """
-        from lazycluster._ssh.run import run, session_input
+        from lazycluster._ssh.run import run, session_input, session_line
 
         data = checked_input(input)
-        line = session_input(command, shell, data)  # raises before any process is started
+        head = session_input(command, shell, data)  # raises before any process is started
         if timeout is not None:
             check_seconds(timeout, "timeout")
-        ending = self._use(lambda transport: run(transport, line, data, timeout))
+
+        def use(conversation: Conversation) -> Ending:
+            # The login shell cannot open the file without a name that the input is in.
+            itself = conversation.has_bash_or_zsh and shell is None and data is None
+            line = session_line(command if itself else None)
+            return run(conversation.transport, line, head, data, timeout)
+
+        ending = self._retried(use)
         if ending.timed_out or (check and ending.exit_status != 0):
             raise _command_error(self.host, command, ending, timeout)
         return CommandResult(command, ending.stdout, ending.stderr, ending.exit_status)

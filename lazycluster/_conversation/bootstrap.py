@@ -18,6 +18,7 @@ from lazycluster.exceptions import PythonNotFoundError, PythonVersionError
 TRIES = 2  # interpreters that are looked for, at most
 NOISE_KEPT = 2048  # bytes of what came before the reply, for the message of an error
 _OWN_VERSION = "{}.{}".format(*sys.version_info)
+_SHELL_LINE = "lazycluster-bash-or-zsh"
 
 
 def bootstrap_command() -> str:
@@ -28,7 +29,9 @@ def bootstrap_command() -> str:
         INPUT_TAKEN=INPUT_TAKEN,
         PROGRAM_FAILED=PROGRAM_FAILED,
     )
-    return f"exec /bin/sh -c '{script}'"
+    # `|| :` because a start file may have switched errexit on.
+    examine = f"{read_line('login_shell')} && echo {_SHELL_LINE} || :"
+    return f"/bin/sh -c '{examine}'; exec /bin/sh -c '{script}'"
 
 
 class HandshakeReply(NamedTuple):
@@ -42,20 +45,29 @@ class HandshakeReply(NamedTuple):
 
 
 class Handshake:
-    """Finds the host's answer in what the login shell's start files may have printed before it."""
+    """Finds the host's answer in what the login shell's start files may have printed before it.
+
+    Attributes:
+        progress: How many lines of the loader have said that it is still receiving.
+        bash_or_zsh: True if the login shell is bash or zsh, in its own session; see login_shell.sh.
+    """
 
     def __init__(self, token: str) -> None:
         answer = rb" (python|old|none)((?: [\w.-]+)*)\n"
         self._pattern = re.compile(re.escape(token.encode()) + answer)
         self._progress_line = f"{token} wait\n".encode()
+        self._shell_line = f"{_SHELL_LINE}\n".encode()
         self._seen = b""
-        self.progress = 0  # lines of the loader that say that it is still receiving
+        self.progress = 0
+        self.bash_or_zsh = False
 
     def feed(self, data: bytes) -> HandshakeReply | None:
         """Take output of the host; return its answer, or None until the answer is complete."""
         self._seen += data
         self.progress += self._seen.count(self._progress_line)
-        self._seen = self._seen.replace(self._progress_line, b"")
+        self.bash_or_zsh |= self._shell_line in self._seen
+        for line in (self._progress_line, self._shell_line):
+            self._seen = self._seen.replace(line, b"")
         match = self._pattern.search(self._seen)
         if match is None:
             self._seen = self._seen[-NOISE_KEPT:]

@@ -113,6 +113,11 @@ class Conversation:
         return self._refusal is None
 
     @property
+    def has_bash_or_zsh(self) -> bool:
+        """Return True if the login shell is bash or zsh; valid when the transport is open."""
+        return self._handshake.bash_or_zsh
+
+    @property
     def control_folder(self) -> str:
         """Return the folder that the guard removes at the end."""
         return self.transport.master.folder

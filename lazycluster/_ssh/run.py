@@ -76,12 +76,39 @@ def _octal(word: bytes) -> bytes:
     return re.sub(rb"[^!-)+->@-Z^-~]", lambda match: b"\\0%03o" % match[0][0], word) or b"\\c"
 
 
-def run(transport: Transport, line: bytes, data: bytes | None, timeout: float | None) -> Ending:
+def session_line(command: str | None) -> str:
+    """Make the line that the account's login shell gets.
+
+    bash and zsh read a start file each time they start. So the login shell runs the command itself
+    if it can: its text is then the rest of the line. A nested `eval` would not do, because these
+    shells replace themselves only by the last command of their own line, and sshd reports a signal
+    only of the process that it has started.
+
+    Args:
+        command: The command, if login_shell.sh has found a shell at the login that can run it.
+            None: session.sh starts a shell for the command in its input.
+    """
+    session = read_line("session", INPUT_TAKEN=INPUT_TAKEN, NO_INPUT=NO_INPUT)
+    start = f"/bin/sh -c 'eval \"$1\"' lazycluster '{session}'"
+    if command is None:
+        return f"exec {start}"
+    # This login shell may be another one, which reads the first line alone. A line break follows:
+    # bash before 5.1 does not replace itself by the last command of a list.
+    return (
+        f"/bin/sh -c '{read_line('login_shell')}' || exec {start}; "
+        f"{start} beside || exit; exec </dev/null\n{command}"
+    )
+
+
+def run(
+    transport: Transport, line: str, head: bytes, data: bytes | None, timeout: float | None
+) -> Ending:
     """Run a command in a session of its own, and wait for its end.
 
     Args:
         transport: What it goes over.
-        line: The command, made by `session_input`.
+        line: The line for the login shell, made by `session_line`.
+        head: What session.sh reads, made by `session_input`.
         data: The standard input of the command; None for none.
         timeout: Seconds until it is stopped; None for no limit.
 
@@ -90,18 +117,14 @@ def run(transport: Transport, line: bytes, data: bytes | None, timeout: float | 
             started.
         SshError: If the host or the master refused the session.
     """
-    return in_session(transport, lambda: _run(transport, line, data or b"", timeout))
+    return in_session(transport, lambda: _run(transport, line, head, data or b"", timeout))
 
 
-def _session_command() -> str:
-    """Return the line that the account's login shell gets."""
-    script = read_line("session", INPUT_TAKEN=INPUT_TAKEN, NO_INPUT=NO_INPUT)
-    return f"exec /bin/sh -c 'eval \"$1\"' lazycluster '{script}'"
-
-
-def _run(transport: Transport, line: bytes, data: bytes, timeout: float | None) -> Ending:
+def _run(
+    transport: Transport, line: str, head: bytes, data: bytes, timeout: float | None
+) -> Ending:
     log_file = os.path.join(transport.master.folder, f"run-{os.urandom(8).hex()}")
-    argv = run_argv(transport.master.control_path, log_file, _session_command())
+    argv = run_argv(transport.master.control_path, log_file, line)
     with contextlib.ExitStack() as stack:
         try:
             # Opened here, before the guard removes it with its folder at the master's end.
@@ -113,12 +136,12 @@ def _run(transport: Transport, line: bytes, data: bytes, timeout: float | None) 
         reader, lifeline = lifelines.pipe()
         try:
             # Before another thread can close the lifeline, and another file get its number.
-            written = _fill(lifeline, line)
+            written = _fill(lifeline, head)
             stack.callback(transport.release_client, lifeline)
             transport.register_client(lifeline)
             if not written:
                 raise SshError(
-                    f"The command makes {len(line)} bytes, which is more than a pipe of this "
+                    f"The command makes {len(head)} bytes, which is more than a pipe of this "
                     "computer holds.",
                     host=transport.settings.host,
                 )

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Run one command in a session of its own, for the login shell of any account.
-# Usage: session.sh SCRIPT [AGAIN], where SCRIPT is this text.
+# Usage: session.sh SCRIPT [again | beside], where SCRIPT is this text.
 #
 # The manager joins these lines with blanks and sends them between single quotes; any login shell
 # reads such a line alike, xonsh too as long as there is no backslash in it. The command comes on
@@ -24,21 +24,22 @@
 # one. Without setsid the signal goes to this process alone, and only as long as it started at the
 # time that /proc says now.
 #
+# `beside`: the parent is a login shell that leads its process group, as login_shell.sh has found, and
+# that runs the command itself. Only the second process is started then.
+#
 # TMOUT in the environment would end `read` in bash; the command keeps it.
 #
 # shellcheck disable=SC2015,SC2016,SC2034,SC2086,SC2094,SC2242 # it must be one line; @...@ is a number
 set +m;
-kill -0 -$$ 2>/dev/null || [ "${2-}" ] || { command -v setsid >/dev/null 2>&1 &&
+l=$$; [ "${2-}" != beside ] || l=$PPID;
+kill -0 -$l 2>/dev/null || [ "${2-}" ] || { command -v setsid >/dev/null 2>&1 &&
     exec setsid /bin/sh -c "$1" lazycluster "$1" again; } || :;
 while TMOUT=0 read -r e n f w && [ -z "$e" ]; do :; done;
 [ "$e" = lazycluster ] || {
     echo "A start file of the account has read standard input." >&2; exit @INPUT_TAKEN@; };
-set --; for q in $w; do c=$(printf "%b." "$q"); set -- "$@" "${c%.}"; done;
-[ $# -gt 1 ] || { case ${SHELL-} in ""|*/nologin|*/false) s=/bin/sh;; *) s=$SHELL;; esac;
-    set -- "$s" -c "${1-}"; };
 started() { { read -r e </proc/$$/stat && set -- ${e##*) } && echo "${20}"; } 2>/dev/null || :; };
-s=; k=-$$; kill -0 $k 2>/dev/null || { k=$$; s=$(started); };
-end() { [ "$k" = -$$ ] || { [ "$s" ] && [ "$s" = "$(started)" ]; } && kill $1 $k; };
+s=; k=-$l; kill -0 $k 2>/dev/null || { k=$$; s=$(started); };
+end() { [ "$k" = -$l ] || { [ "$s" ] && [ "$s" = "$(started)" ]; } && kill $1 $k; };
 exec 3<&0 </dev/null;
 [ "$n" = - ] || {
     f=${TMPDIR:-/tmp}/$f; ( umask 077; set -C; : >"$f" ) || exit @NO_INPUT@;
@@ -47,6 +48,11 @@ exec 3<&0 </dev/null;
     exec <&5 4>&- 5<&- 6<&-; };
 ( (
     trap "" HUP INT TERM; exec >/dev/null 2>&1; TMOUT=0 read -r q <&3 || :; exec 3<&-;
-    end -TERM || :; kill -0 $$ || exit 0; sleep 2; end -KILL || :
+    end -TERM || :; kill -0 $l || exit 0; sleep 2; end -KILL || :
 ) & );
-exec 3<&-; exec "$@"
+[ $l = $$ ] || exit 0;
+exec 3<&-;
+set --; for q in $w; do c=$(printf "%b." "$q"); set -- "$@" "${c%.}"; done;
+[ $# -gt 1 ] || { case ${SHELL-} in ""|*/nologin|*/false) s=/bin/sh;; *) s=$SHELL;; esac;
+    set -- "$s" -c "${1-}"; };
+exec "$@"

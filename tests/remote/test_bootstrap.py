@@ -66,6 +66,32 @@ def test_f17_busybox_can_be_the_login_shell(make_host, own_python):
     make_host(own_python, login_shell="sh", under=[busybox]).wait_for_hello()
 
 
+# PipeHost makes a process session for the login shell, as OpenSSH does.
+@pytest.mark.parametrize(
+    ("shell", "environment", "under", "can"),
+    [
+        ("bash", {}, [], True),
+        ("zsh", {}, [], True),
+        ("dash", {"SHELL": "/bin/bash"}, [], False),
+        ("bash", {"SHELLOPTS": "monitor"}, [], False),
+        ("bash", {"SHELLOPTS": "errexit:monitor:nounset:noglob"}, [], False),
+        ("bash", {"SHELLOPTS": "errexit:nounset:noglob"}, [], True),
+        ("bash", {}, ["/bin/sh", "-c", '"$@"; exit "$?"', "sh"], False),
+    ],
+    ids=["bash", "zsh", "dash", "jobs", "strict jobs", "strict", "no group"],
+)
+def test_f17_a_login_shell_that_can_run_a_command_itself_is_found(
+    shell, environment, under, can, make_host, own_python
+):
+    """It is bash or zsh, and leads the process group of all that it starts."""
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"there is no {shell}")
+    host = make_host(own_python, login_shell=path, environment=environment, under=under)
+    host.wait_for_hello()
+    assert host._handshake.bash_or_zsh is can
+
+
 def test_one_socket_can_be_both_standard_input_and_output(make_host, host_python):
     """sshd gives no pipes but one socket."""
     host = make_host(host_python, one_socket=True)

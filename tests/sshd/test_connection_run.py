@@ -96,6 +96,14 @@ def test_run_that_a_signal_ends_has_no_exit_status(connect, any_sshd):
     assert connection.run("echo still").stdout == "still\n"
 
 
+def test_run_of_one_program_that_a_signal_ends_has_no_exit_status(connect, any_sshd):
+    """The shell replaces itself by the program, as with plain ssh; 137 is an exit status."""
+    connection = connect(any_sshd)
+    assert connection.run("sh -c 'kill -9 $$'", check=False).exit_status is None
+    assert connection.run("true\nsh -c 'kill -9 $$'", check=False).exit_status is None
+    assert connection.run("sh -c 'exit 137'", check=False).exit_status == 137
+
+
 @pytest.mark.parametrize(
     "text", ["it's", 'a "b" $HOME `id` \\n \\0101', "100%s %b", "a\nb\n\n", "ü ! !! ^a^b", "  x  "]
 )
@@ -356,7 +364,7 @@ def test_run_by_what_is_not_a_shell(connect, own_sshd, no_process, shell):
 def test_run_where_the_accounts_shell_runs_no_commands(shell):
     """Where the server starts the session all the same, as runuser does."""
     with subprocess.Popen(
-        ["/bin/sh", "-c", run._session_command()],
+        ["/bin/sh", "-c", run.session_line(None)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "SHELL": shell},
@@ -366,26 +374,28 @@ def test_run_where_the_accounts_shell_runs_no_commands(shell):
         assert process.stdout.read() == b"/bin/sh\n"
 
 
+@pytest.mark.parametrize("login_shell", ["/bin/sh", "bash"])
 @pytest.mark.parametrize("tools", [["setsid", "sleep"], ["sleep"]], ids=["setsid", "no setsid"])
-def test_a_signal_goes_only_to_what_the_session_has_made(tmp_path, pids, tools):
+def test_a_signal_goes_only_to_what_the_session_has_made(tmp_path, pids, tools, login_shell):
     """Not to the process group of a server that makes none for commands."""
     for name in tools:
         (tmp_path / name).symlink_to(shutil.which(name) or "")
     server = (
-        "sleep 1000 >/dev/null & echo $!; PATH=$2; export PATH; "
-        '/bin/sh -c "$1"; echo "$?"; read -r end'
+        'sleep 1000 >/dev/null & echo $!; PATH=$2; export PATH; $3 -c "$1"; echo "$?"; read -r end'
     )
     sleep, touch = shutil.which("sleep"), shutil.which("touch")
     child = f"/bin/sh -c '{touch} {pids}/$$; exec {sleep} 1000'"
+    command = f"{touch} {pids}/$$; {child}; exit 5"
+    line = run.session_line(command if login_shell == "bash" else None)
     with subprocess.Popen(
-        ["/bin/sh", "-c", server, "server", run._session_command(), str(tmp_path)],
+        ["/bin/sh", "-c", server, "server", line, str(tmp_path), shutil.which(login_shell) or ""],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "SHELL": "/bin/sh"},
         start_new_session=True,
     ) as process:
         bystander = int(process.stdout.readline())
-        process.stdin.write(run.session_input(f"{touch} {pids}/$$; {child}; exit 5", None))
+        process.stdin.write(run.session_input(command, None))
         process.stdin.flush()
         shell, child = sorted(await_recorded(pids, 2))
         process.stdin.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from lazycluster import Connection, Runtime
-from lazycluster.exceptions import ConnectError, InvalidRuntimeError
+from lazycluster.exceptions import ConnectError, InvalidRuntimeError, StepTimeoutError
 from loopback_sshd import LoopbackSshd
 from support.hosts import call, run
 
@@ -99,6 +101,48 @@ def test_f18_commands_have_the_start_file_as_with_ssh(
     """A command is run by the account's shell, which reads it again."""
     runtime = make_runtime(on=with_start_file(sshd, "GREETING=welcome"))
     assert run(runtime, 'echo "$GREETING"') == ["welcome\n"]
+
+
+@pytest.mark.parametrize("shell", ["the account's", "zsh"])
+@pytest.mark.parametrize("command", ["greet; cat reads", "greet\ncat reads", "greet && cat reads"])
+def test_f18_run_reads_the_start_file_once(
+    shell: str,
+    command: str,
+    make_sshd: Callable[..., LoopbackSshd],
+    with_start_file: Callable[[LoopbackSshd, str], LoopbackSshd],
+) -> None:
+    """As plain ssh does, and the command has the functions that it defines."""
+    forced = []
+    if shell == "zsh":
+        path = shutil.which("zsh")
+        if path is None:
+            pytest.skip("there is no zsh")
+        forced = [f'ForceCommand exec {path} -c "$SSH_ORIGINAL_COMMAND"']
+    sshd = make_sshd(sshd_config=forced)
+    with_start_file(sshd, "cd; echo read >>reads; greet() { echo hello; }")
+    argv = ["ssh", "-F", sshd.config_file, sshd.alias, command]
+    by_ssh = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    with Connection(sshd.alias, config_file=sshd.config_file) as connection:
+        (sshd.home / "reads").unlink()
+        assert connection.run(command).stdout_bytes == by_ssh.stdout
+    if not forced:
+        assert by_ssh.stdout == b"hello\nread\n"
+
+
+@pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
+def test_f18_run_with_a_harmless_start_file(
+    text: str,
+    make_sshd: Callable[..., LoopbackSshd],
+    with_start_file: Callable[[LoopbackSshd, str], LoopbackSshd],
+) -> None:
+    """The command runs as with plain ssh, its exit status is its own, and it can be stopped."""
+    sshd = with_start_file(make_sshd(), text)
+    with Connection(sshd.alias, config_file=sshd.config_file) as connection:
+        result = connection.run("echo done; exit 7", check=False)
+        assert "done\n" in result.stdout
+        assert result.exit_status == 7
+        with pytest.raises(StepTimeoutError):
+            connection.run("sleep 1000", timeout=1)
 
 
 @pytest.mark.parametrize(("text", "message"), ENDING.values(), ids=ENDING)

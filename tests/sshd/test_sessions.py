@@ -65,7 +65,7 @@ def test_f6_run_beyond_the_limit_is_refused(make_sshd, tmp_path, limit):
             finally:
                 gate.touch()
             assert [task.result().stdout for task in running] == [
-                b"%d\n" % number for number in range(limit - 1)
+                f"{number}\n" for number in range(limit - 1)
             ]
         assert connection.run("echo hi").stdout == "hi\n"
     assert logins(sshd) == 1

@@ -116,7 +116,10 @@ class Invocation:
             find_target: Called first, and again if the connection has ended before it was used.
 
         Returns:
-            Why it failed or could not be sent; None for a success.
+            The error that its end means; None for a success.
+
+        Raises:
+            LazyclusterError: If the step could not be sent.
         """
         self._start_callbacks()
         try:
@@ -124,14 +127,11 @@ class Invocation:
                 self._follow(send_once_more(find_target, self._send))
         except BaseException as error:
             request = self._request
-            if request is None and isinstance(error, LazyclusterError):
-                return error.with_traceback(None)
             if request is None:
                 raise
             if error is not request.error:  # a KeyboardInterrupt, or what a signal handler raises
                 request.kill_and_wait(TERMINATE_GRACE, INTERRUPT_TIMEOUT)
                 raise
-            error.with_traceback(None)
         if self._lines is not None:
             self._lines.finish_and_wait()
         return self._find_error()

@@ -30,7 +30,7 @@ runtime = Runtime(alias, connection_kwargs=keywords)
 command = f"touch {folder}/started; until [ -e {folder}/go ]; do sleep 0.01; done; echo done"
 task = runtime.execute_task(RuntimeTask("long").run_command(command))
 task.join()
-print(task.execution_log, repr(task.error and str(task.error.__cause__)))
+print(task.execution_log, repr(task.error and str(task.error)))
 """
 
 

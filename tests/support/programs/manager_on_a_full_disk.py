@@ -42,7 +42,7 @@ def main() -> None:
     try:
         runtime.execute_function(make_value, size=3_000_000)
     except TaskExecutionError as error:
-        print(error.__cause__, type(error.__cause__.__cause__))
+        print(error, type(error.__cause__.__cause__))
     assert next(runtime.execute_function(make_value, size=10).function_returns) == bytes(10)
     runtime.cleanup()
 

@@ -213,7 +213,11 @@ class Calls:
         invocation = self._call_invocation(function, args, kwargs)
         invocation.owner = base
         future: RemoteFuture[T] = RemoteFuture(invocation)
-        base._starter.start(invocation, target, self._target_until_closed)
+        try:
+            base._starter.start(invocation, target, self._target_until_closed)
+        except BaseException:  # The caller does not get the future.
+            future.cancel()
+            raise
         return future
 
     def with_options(

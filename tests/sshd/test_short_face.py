@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from lazycluster import Runtime, RuntimeTask
+from lazycluster import Runtime, RuntimeTask, futures
 from lazycluster.exceptions import (
     CommandError,
     ConnectError,
@@ -292,6 +292,14 @@ def test_a_call_that_cannot_be_made_is_an_error_at_once(runtime, requests, metho
     with pytest.raises(SerializationError, match="positional argument 1"):
         call(_talk, threading.Lock())
     assert requests == []
+
+
+def test_a_call_that_cannot_be_sent_leaves_no_future(runtime):
+    before = set(futures._unfinished)
+    with pytest.raises(ValueError, match="at most"):
+        runtime.with_options(env={"A": "x" * (1 << 26)}).submit(pow, 2, 3)
+    assert set(futures._unfinished) == before
+    assert runtime.call(pow, 2, 3) == 8
 
 
 # ── call ──────────────────────────────────────────────────────────────────────────────────────────

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
-import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from lazycluster._interpreter_exit import Stoppable, stopped_with_main_thread
+from lazycluster._tasks import unfinished
 from lazycluster._tasks.completion import completion
 from lazycluster._tasks.outcomes import own_exception
 from lazycluster._tracebacks import short_tracebacks
@@ -19,8 +18,6 @@ from lazycluster.exceptions import LazyclusterError, RemoteFunctionError
 __all__ = ["RemoteFuture"]
 
 T = TypeVar("T")
-
-_logger = logging.getLogger("lazycluster")
 
 
 class Call(Stoppable, Protocol):
@@ -61,7 +58,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
         self._loading = threading.RLock()
         self._loaded: tuple[T | None, BaseException | None] | None = None
         call.on_end = self._end
-        _register(self)
+        unfinished.add(self, unfinished.CALL, call.name, call.host, lambda: not self.done())
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else "finished" if self.done() else "pending"
@@ -100,7 +97,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
             if not super().cancel():
                 return False
             self.set_running_or_notify_cancel()  # for `wait` and `as_completed`
-        _unfinished.discard(self)
+        unfinished.discard(self)
         self._call.stop()
         return True
 
@@ -182,7 +179,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
 
     def _end(self, error: BaseException | None) -> None:
         """Take the end of the invocation; no code of the user may run here."""
-        _unfinished.discard(self)
+        unfinished.discard(self)
         with self._deciding:
             if self.done():  # It was cancelled.
                 return
@@ -203,31 +200,3 @@ class RemoteFuture(concurrent.futures.Future[T]):
                 f"The call of {self._call.name} belongs to process {self._pid}; this is "
                 "a child forked from it. Make a new Runtime in the child."
             )
-
-
-_unfinished: set[RemoteFuture[Any]] = set()  # those whose end nobody has seen; they live until then
-_registration = threading.Lock()
-_registered = False
-
-
-def _register(future: RemoteFuture[Any]) -> None:
-    global _registered
-    with _registration:
-        if not _registered:
-            _registered = True
-            atexit.register(_warn_of_unfinished)
-            os.register_at_fork(after_in_child=_unfinished.clear)
-    _unfinished.add(future)
-
-
-def _warn_of_unfinished() -> None:
-    """Say at the interpreter's exit what is ended; its connections are closed after this."""
-    unfinished = [future for future in list(_unfinished) if not future.done()]
-    if unfinished:
-        hosts = sorted({future.host for future in unfinished})
-        _logger.warning(
-            "The program ends before %d submitted calls on %s have ended, so they are ended now. "
-            "Wait for them with result(), or with concurrent.futures.wait.",
-            len(unfinished),
-            ", ".join(hosts[:5]) + (" and others" if len(hosts) > 5 else ""),
-        )

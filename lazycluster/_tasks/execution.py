@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from lazycluster._conversation.request import Request
 from lazycluster._interpreter_exit import stopped_with_main_thread
+from lazycluster._tasks import unfinished
 from lazycluster._tasks.endings import step_error
 from lazycluster._tasks.outcomes import (
     as_cause,
@@ -170,6 +171,7 @@ class Execution(Record):
             if on_end is not None:
                 on_end(self)
         finally:
+            unfinished.discard(self)
             self._done.set()
 
     def run_in_background(self, find_target: Callable[[], Target], name: str) -> None:
@@ -187,6 +189,7 @@ class Execution(Record):
                 self._finish()
 
         self._in_background = True
+        unfinished.add(self, unfinished.TASK, self.name, self.host, lambda: not self.stopped_by)
         try:
             threading.Thread(target=run, name=name, daemon=True).start()
         except BaseException as error:  # The process may have no thread left, or Ctrl-C comes.

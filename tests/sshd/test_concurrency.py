@@ -163,7 +163,7 @@ def test_f35_a_task_can_be_pickled_while_it_runs(runtime, gate):
 
 @pytest.fixture
 def leave(make_sshd, tmp_path):
-    """Runs one of leaving_managers: status 0, not a word on standard error, and nothing is left."""
+    """Runs one of leaving_managers: status 0, one WARNING at most, and nothing is left."""
 
     def run_it(which, python=sys.executable, **environment):
         sshd = make_sshd(path=[Path(python).parent] if python != sys.executable else ())
@@ -178,7 +178,10 @@ def leave(make_sshd, tmp_path):
                 check=False,
             )
             stderr.seek(0)
-            assert stderr.read() == ""
+            count = leaving_managers.TASKS.get(which)
+            warnings = stderr.read().splitlines()
+        assert len(warnings) == (count is not None), warnings
+        assert all(f"{count} still running on loopback when" in line for line in warnings)
         assert done.returncode == 0
         assert done.stdout == b"left\n"
         await_gone(on_manager(sshd))
@@ -187,13 +190,13 @@ def leave(make_sshd, tmp_path):
 
 
 @pytest.mark.parametrize("which", leaving_managers.WAYS)
-def test_f36_the_exit_is_silent(leave, which):
+def test_f36_the_exit_says_no_more_than_what_it_stops(leave, which):
     """In whatever order things go, with all of Python's warnings on."""
     leave(which)
 
 
 @pytest.mark.parametrize("version", other_managers())
-def test_f36_the_exit_of_other_pythons_is_silent(leave, version):
+def test_f36_the_exit_of_other_pythons_says_no_more_than_what_it_stops(leave, version):
     """Each takes modules and threads away in an order of its own."""
     packages = [Path(module.__file__).parents[1] for module in (lazycluster, cloudpickle)]
     path = os.pathsep.join(map(str, packages))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cloudpickle
@@ -52,6 +54,8 @@ def check_own_live(manager):
             assert parent(pid) != manager.pid
 
 
+WARNING = "Call join() to wait for them, or cleanup() of the Runtime to stop them."
+
 # ── while everything runs ─────────────────────────────────────────────────────────────────────────
 
 
@@ -82,20 +86,21 @@ def test_f10_ctrl_c_of_a_waiting_manager_leaves_nothing(start):
 @pytest.mark.parametrize(
     ("which", "status", "error"),
     [
-        ("ends", 0, ""),
-        ("calls_sys_exit", 3, ""),
+        ("ends", 0, WARNING),
+        ("calls_sys_exit", 3, WARNING),
         ("calls_os_exit", 3, ""),
         ("raises", 1, "RuntimeError: expected 3"),
     ],
 )
 def test_f10_a_manager_that_exits_while_tasks_run_leaves_nothing(start, which, status, error):
-    """Nothing is waited for, and there is no more noise than the user's own."""
+    """Nothing is waited for, which one WARNING says, unless the program has failed."""
     manager = start(which)
     await_busy_or_ended(manager)
     assert manager.await_end() == status, manager.stderr
     manager.await_nothing_left()
-    assert manager.stderr.count("Traceback") == bool(error), manager.stderr
+    assert manager.stderr.count("Traceback") == (which == "raises"), manager.stderr
     assert manager.stderr.strip().endswith(error)
+    assert manager.stderr.count("still running") == (error == WARNING)
     assert bool(manager.stderr) == bool(error)
     check_own_live(manager)
 
@@ -117,4 +122,66 @@ def test_f36_the_exit_of_other_pythons_leaves_nothing(make_sshd, version):
         manager.await_ready()
         assert manager.await_end() == 0, manager.stderr
         manager.await_nothing_left()
-        assert manager.stderr == ""
+        assert manager.stderr.count("\n") == 1
+        assert manager.stderr.startswith("3 tasks were still running on loopback when the program")
+
+
+# ── what the exit says ────────────────────────────────────────────────────────────────────────────
+
+LEAVING = """
+import os, sys, time
+from lazycluster import Runtime, RuntimeTask
+
+way, host, config_file = sys.argv[1:]
+runtime = Runtime(host, config_file=config_file)
+
+def start(name, omit_on_join=False):
+    return runtime.execute_task(
+        RuntimeTask(name).run_command("sleep 1000"), omit_on_join=omit_on_join
+    )
+
+if way == "calls too":
+    start("build")
+    start("serve", omit_on_join=True)
+    future = runtime.submit(time.sleep, 1000)
+elif way == "finished":
+    runtime.execute_task(RuntimeTask("done").run_command("true")).join()
+elif way == "cleanup":
+    start("build")
+    runtime.submit(time.sleep, 1000)
+    runtime.cleanup()
+elif way == "with":
+    with runtime:
+        start("build")
+elif way == "stopped":
+    start("build").stop()
+elif way == "synchronous":
+    runtime.execute_task(RuntimeTask().run_command("true"), execute_async=False)
+elif way == "forked":
+    task = start("build")
+    pid = os.fork()
+    if pid == 0:
+        sys.exit()
+    os.waitpid(pid, 0)
+    task.stop()
+"""
+WAYS = {
+    "calls too": "2 tasks and 1 submitted call were still running on loopback when the program "
+    "ended, and were stopped: build, serve, sleep. Call join() and result() to wait for them, or "
+    "cleanup() of the Runtime to stop them.\n",
+    **dict.fromkeys(["finished", "cleanup", "with", "stopped", "synchronous", "forked"], ""),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_warning_says_what_the_exit_stops(sshd, tmp_path, way):
+    """On standard error, without a word in the program about logging."""
+    (script := tmp_path / "leaving.py").write_text(LEAVING)
+    done = subprocess.run(
+        [sys.executable, "-Wignore", script, way, sshd.alias, sshd.config_file],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert (done.stderr, done.stdout, done.returncode) == (WAYS[way], "", 0)

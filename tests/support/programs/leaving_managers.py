@@ -86,6 +86,8 @@ def never_opened(config_file):
 
 
 WAYS = [way.__name__ for way in (in_a_global, in_a_cycle, in_a_thread, in_any_order, never_opened)]
+TASKS = {"in_a_global": "2 tasks were", "in_a_cycle": "2 tasks were", "in_any_order": "1 task was"}
+"""The asynchronous tasks that the exit stops, as its WARNING counts them."""
 
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 INDENT = "   "  # as wide as "0: "
 
-# On a terminal a progress bar shows its states: each ends with a carriage return.
+# A progress bar has states, each of which ends with a carriage return.
 _LINE_OR_STATE = re.compile("\r*\n|\r+(?=[^\r\n])")
 _ERASE_LINE = "\x1b[K"  # to its end
 
@@ -36,7 +37,7 @@ def print_log(log: ExecutionLog, headings: Sequence[str]) -> None:
     """
     for index, text in enumerate(headings):
         show(f"{index}: {text}\n")
-        output = _StepOutput(LINE_FEED)
+        output = _StepOutput()
         for data in log.read_step(index):
             write(output.format(data, INDENT))
         write(output.format(b"", INDENT, final=True))
@@ -49,8 +50,8 @@ class _StepOutput:
         end: The last character that was formatted, or "".
     """
 
-    def __init__(self, ends: re.Pattern[str]) -> None:
-        self._cutter = LineCutter(ends)
+    def __init__(self) -> None:
+        self._cutter = LineCutter()
         self.end = ""
 
     @property
@@ -59,21 +60,30 @@ class _StepOutput:
         return self.end not in ("", "\n", "\r")
 
     def format(self, data: bytes, margin: str, *, final: bool = False) -> str:
-        """Return the lines that are complete with this data, each behind a margin."""
+        """Return the lines that are complete with this data, each behind a margin.
+
+        The states of a progress bar are lines where a margin can come before each of them, or where
+        there is none: in a file they stay together, as they came.
+        """
         is_terminal = stdout_is_terminal()
-        texts = []
-        for line in self._cutter.cut(data, final=final):
-            before = "" if self.is_inside_line else margin
-            if is_terminal:
-                texts.append(output_line(line, before))
-            else:
-                texts.append((before if line.rstrip("\r\n") else before.rstrip()) + line)
-            self.end = line[-1]
+        ends = LINE_FEED if margin and not is_terminal else _LINE_OR_STATE
+        texts = lines = self._cutter.cut(data, ends, final=final)
+        if lines and (margin or is_terminal):
+            first = "" if self.is_inside_line else margin
+            margins = itertools.chain([first], itertools.repeat(margin))
+            with_margin = output_line if is_terminal else _with_margin
+            texts = list(map(with_margin, lines, margins))
+        if lines:
+            self.end = lines[-1][-1]
         if final and self.end not in ("", "\n"):
             texts.append("\n")
         if final:
             self.end = ""
         return "".join(texts)
+
+
+def _with_margin(line: str, margin: str) -> str:
+    return (margin if line.rstrip("\r\n") else margin.rstrip()) + line
 
 
 class _Screen:
@@ -106,8 +116,8 @@ class _Screen:
         if last is not None and last is not output:
             if last.is_inside_line:
                 text, last.end = f"\n{text}", "\n"
-            elif last.end == "\r":  # a progress bar, which is written over
-                text = _ERASE_LINE + text
+            elif last.end == "\r":  # A progress bar is written over, but not in a file.
+                text = (_ERASE_LINE if stdout_is_terminal() else "\n") + text
         write(text)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -169,8 +179,7 @@ class LivePrinter:
                 break
             output = self._outputs.get(index)
             if output is None:
-                ends = _LINE_OR_STATE if stdout_is_terminal() else LINE_FEED
-                output = self._outputs[index] = _StepOutput(ends)
+                output = self._outputs[index] = _StepOutput()
             self._print(output, data)
         self._end_steps(ended)
 

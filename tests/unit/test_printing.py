@@ -172,15 +172,31 @@ def test_live_lines_of_two_steps_do_not_run_together(make_log, to_pipe):
 
 
 def test_live_output_goes_to_a_file_as_it_is(make_log, to_pipe):
-    """Carriage returns do not end a line there."""
+    """Although a progress bar moves: a notebook shows it."""
     pipe = to_pipe()
     log = make_log()
     with LivePrinter(log) as printer:
         log.append(0, b"\x1b[31m1%\r2%")
         printer.print_new(ended=0)
-        assert pipe.take() == ""
+        assert pipe.take() == "\x1b[31m1%\r"
         log.append(0, b"\r\n\x00")
-    assert pipe.take() == "\x1b[31m1%\r2%\r\n\x00\n"
+    assert pipe.take() == "2%\r\n\x00\n"
+
+
+def test_live_output_of_two_executions_in_a_file(make_log, to_pipe):
+    """A progress bar gets a line of its own there, and stays in one line behind its host."""
+    pipe = to_pipe()
+    logs = [make_log("a"), make_log("a"), make_log("b")]
+    with LivePrinter(logs[0]) as one, LivePrinter(logs[1]) as two:
+        logs[0].append(0, b"1%\r2%")
+        logs[1].append(0, b"two\n")
+        one.print_new(ended=0)
+        two.print_new(ended=0)
+        assert pipe.take() == "1%\r\ntwo\n"
+        with LivePrinter(logs[2]):
+            logs[0].append(0, b"\r3%\r4%\n")
+            one.print_new(ended=0)
+            assert pipe.take() == "a: 2%\r3%\r4%\n"
 
 
 def test_live_lines_name_their_host_while_there_are_several(make_log, to_pipe):

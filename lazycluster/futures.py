@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TypeVar
 
+from lazycluster._checks import checked_wait
 from lazycluster._interpreter_exit import Stoppable, stopped_with_main_thread
 from lazycluster._tasks import unfinished
 from lazycluster._tasks.completion import completion
@@ -116,6 +117,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
             ConnectionLostError: If the connection was lost or closed.
             concurrent.futures.CancelledError: If `cancel` was called.
             concurrent.futures.TimeoutError: If the function has not ended after `timeout` seconds.
+            ValueError: If the timeout is negative or not a number.
         """
         self._wait(timeout)
         value, error = self._load()
@@ -152,13 +154,15 @@ class RemoteFuture(concurrent.futures.Future[T]):
 
         Raises:
             CancelledError, TimeoutError: As `concurrent.futures` does.
+            ValueError: If the timeout is negative or not a number.
         """
+        timeout = checked_wait(timeout)
         if self.done():
             super().exception(0)  # a CancelledError
             return
         self._check_owner()
         with stopped_with_main_thread(self._call):
-            super().exception(timeout)
+            super().exception(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
     def _load(self) -> tuple[T | None, BaseException | None]:
         """Return the value and the exception, unpickled at the first call."""

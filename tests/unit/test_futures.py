@@ -355,6 +355,24 @@ def test_the_snapshot_of_python_3_14_has_the_value(host):
 # --- Timeouts ---
 
 
+@pytest.mark.parametrize("method", ["result", "exception"])
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1"])
+def test_a_timeout_that_is_none_is_refused_also_after_the_end(host, method, timeout):
+    future = submit(host)
+    for end in (lambda: None, lambda: host.returns(1)):
+        end()
+        with pytest.raises(ValueError, match="Invalid timeout"):
+            getattr(future, method)(timeout)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300])
+def test_a_wait_may_be_longer_than_the_system_can_wait(host, timeout):
+    future = submit(host)
+    completion.start()
+    completion.call_at(0, lambda: host.returns(1))
+    assert future.result(timeout) == 1
+
+
 def test_a_timeout_kills_and_is_the_error(host):
     future = submit(host, timeout=0.01)
     host.start()

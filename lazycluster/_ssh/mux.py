@@ -26,6 +26,7 @@ SESSION_TIMEOUT = 2.0  # seconds for sshd to forget a session that has ended
 SESSION_INTERVAL = 0.05  # seconds between two attempts to open a session
 NOTICE_TIMEOUT = 5.0  # seconds until the reader thread notices a master's death
 EXIT_INTERVAL = 1.0  # seconds between two looks at whether the program ends
+LONGEST_WAIT = 86400.0  # seconds of one `communicate`: poll takes at most 2**31 ms
 REFUSED = "Session open refused by peer"  # what a mux client prints at MaxSessions
 
 # With SIGCHLD ignored, or where another part of the program reaps all children, subprocess takes
@@ -56,15 +57,14 @@ def communicate(client: subprocess.Popen[bytes], timeout: float | None) -> tuple
         subprocess.TimeoutExpired: If the time passes first.
         LazyclusterError: If the program ends.
     """
-    if not joined_at_exit():
-        return client.communicate(timeout=timeout)
+    interval = EXIT_INTERVAL if joined_at_exit() else LONGEST_WAIT
     wait = Wait()
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     with stopped_with_main_thread(wait):
         while True:
             try:
                 left = max(0.0, deadline - time.monotonic())
-                return client.communicate(timeout=min(left, EXIT_INTERVAL))
+                return client.communicate(timeout=min(left, interval))
             except subprocess.TimeoutExpired:
                 wait.check()
                 if time.monotonic() >= deadline:

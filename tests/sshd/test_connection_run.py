@@ -199,6 +199,11 @@ def test_run_over_the_timeout_is_stopped(connect, any_sshd, pids):
     assert connection.run("echo hi").stdout == "hi\n"
 
 
+@pytest.mark.parametrize("timeout", [2.0**31 / 1000 + 1, sys.maxsize, 1e300])
+def test_run_with_a_timeout_that_the_system_cannot_wait(connect, any_sshd, timeout):
+    assert connect(any_sshd).run("echo made", timeout=timeout).stdout == "made\n"
+
+
 def test_run_over_the_timeout_that_ignores_sigterm_is_killed(connect, any_sshd, pids):
     """Two seconds later."""
     with pytest.raises(StepTimeoutError):

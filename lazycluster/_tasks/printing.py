@@ -177,6 +177,7 @@ class LivePrinter:
             data, self._position, index = self._log.read_new(self._position)
             if not data:
                 break
+            self._end_steps(index)  # Steps run one after the other.
             output = self._outputs.get(index)
             if output is None:
                 output = self._outputs[index] = _StepOutput()

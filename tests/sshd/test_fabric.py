@@ -89,7 +89,7 @@ def test_the_example_of_the_documentation_runs_as_it_stands(
     monkeypatch.setitem(sys.modules, "__main__", script)
     exec(EXAMPLE, script.__dict__)
     assert script.__dict__["log"] == ["Hello World!\n", "Hello World!\n"]
-    assert capsys.readouterr().out.count("Hello World!") == 2
+    assert capsys.readouterr().out.splitlines().count("   Hello World!") == 2
     gc.collect()
     await_nothing_on_manager(sshd)
 

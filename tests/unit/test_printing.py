@@ -163,12 +163,12 @@ def test_live_lines_of_two_steps_do_not_run_together(make_log, to_pipe):
     pipe = to_pipe()
     log = make_log()
     with LivePrinter(log) as printer:
-        log.append(0, b"bl")
-        log.append(1, b"wh")
-        log.append(0, b"ack\n")
-        log.append(1, b"ite\n")
+        log.append(0, b"one")
+        log.append(1, b"sec")
+        log.append(0, b"late\n")
+        log.append(1, b"ond\n")
         printer.print_new(ended=0)
-    assert pipe.take() == "black\nwhite\n"
+    assert pipe.take() == "one\nlate\nsecond\n"
 
 
 def test_live_output_goes_to_a_file_as_it_is(make_log, to_pipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from lazycluster import Connection
-from lazycluster.exceptions import ConnectError, ConnectionLostError, LazyclusterError
+from lazycluster.exceptions import (
+    ConnectError,
+    ConnectionLostError,
+    InvalidRuntimeError,
+    LazyclusterError,
+)
 from support.hosts import await_step, commands, ended, open_runtime, run, supervisor
 from support.machine import needs_mounts
 from support.managers import await_nothing_on_manager, sshs
@@ -120,9 +126,26 @@ def proxy_command(sshd, folder, rate=1e9):
 
 
 def test_a_slow_link_that_moves_is_not_a_dead_one(own_sshd, tmp_path):
-    """The login takes longer than connect_timeout, and the program arrives all the time."""
-    command = proxy_command(own_sshd, tmp_path, 9_000)  # bytes a second; the program has 80 kB
-    runtime = open_runtime(own_sshd, connect_timeout=7, options={"ProxyCommand": command})
+    """The login takes longer than connect_timeout, and the program arrives all the time.
+
+    On a busy computer the program may start too late to say in time that it arrives. Then a longer
+    connect_timeout is tried on a slower link, so that none is enough for the whole program.
+    """
+
+    def log_in(connect_timeout):
+        rate = 63_000 / connect_timeout  # bytes a second; the program has 80 kB
+        options = {"ProxyCommand": proxy_command(own_sshd, tmp_path, rate)}
+        return open_runtime(own_sshd, connect_timeout=connect_timeout, options=options)
+
+    def log_in_on_busy_computer():
+        for connect_timeout in (7, 28):
+            try:
+                return log_in(connect_timeout)
+            except InvalidRuntimeError as error:
+                assert re.search("did not answer within|timed out", str(error))  # noqa: PT017
+        return log_in(84)
+
+    runtime = log_in_on_busy_computer()
     try:
         assert run(runtime, "echo hi") == ["hi\n"]
     finally:

@@ -55,7 +55,9 @@ def main() -> int:
             timeout=TIMEOUT,
             cwd=folder,
         )
-    printed, shown = ran.stdout.splitlines(), PRINTED.findall(code)
+    printed = ran.stdout.splitlines()
+    # The host is this computer, whose own name is what `uname -n` prints.
+    shown = [line.replace(sshd.alias, os.uname().nodename) for line in PRINTED.findall(code)]
     missing = [line for line in shown if line not in printed]
     if ran.returncode or ran.stderr or missing or not shown:
         print(f"README's first screen, with {wheel.name}: exit {ran.returncode}.")

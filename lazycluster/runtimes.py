@@ -10,11 +10,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from lazycluster._calls import RuntimeView
 from lazycluster._checks import check_flags, checked_path
-from lazycluster._fabric_kwargs import translate_connection_kwargs
+from lazycluster._fabric.kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call, describe
-from lazycluster._process_host import ProcessHost
+from lazycluster._runtime.calls import RuntimeView
+from lazycluster._runtime.process_host import ProcessHost
 from lazycluster._tasks.execution import Execution
 from lazycluster._tasks.history import History
 from lazycluster._text import quoted, show

@@ -20,16 +20,16 @@ from lazycluster._checks import (
     checked_timeout,
     checked_words,
 )
-from lazycluster._env_variables import EnvVariables
-from lazycluster._fabric_connection import (
+from lazycluster._fabric.connection import (
     FabricConnection,
     is_fabric_connection,
     run_environment,
     start_directory,
 )
-from lazycluster._fabric_login import login_of
+from lazycluster._fabric.login import login_of
 from lazycluster._functions.payload import check_call, describe, dump_call
 from lazycluster._last_execution import LastExecution
+from lazycluster._tasks.env_variables import EnvVariables
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target, stop_all
 from lazycluster._tasks.progress import checked_progress
 from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile, Step

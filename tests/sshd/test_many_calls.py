@@ -166,7 +166,7 @@ def test_values_of_a_runtime_are_not_silently_incomplete(own_runtime, few_kept, 
 
 def test_ended_exposures_are_bounded(own_runtime, few_kept, monkeypatch):
     """Their handles stay for a while."""
-    monkeypatch.setattr("lazycluster._process_host.EXECUTIONS_KEPT", 3)
+    monkeypatch.setattr("lazycluster._runtime.process_host.EXECUTIONS_KEPT", 3)
     for _ in range(6):
         own_runtime.stop_process(own_runtime.expose_port_from_runtime(9, 0))
     assert len(own_runtime.get_processes()) <= 4

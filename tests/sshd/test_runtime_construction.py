@@ -128,7 +128,7 @@ def test_unusable_host_is_an_invalid_runtime(bare_sshd, nothing_left):
 
 def test_temporary_directory_that_cannot_be_made(sshd, keywords, monkeypatch, nothing_left):
     """It is a PathCreationError, too."""
-    monkeypatch.setattr("lazycluster._working_dir.Target.operate", refuse)
+    monkeypatch.setattr("lazycluster._runtime.working_dir.Target.operate", refuse)
     with pytest.raises(PathCreationError, match="Permission denied") as caught:
         Runtime(sshd.alias, **keywords)
     assert caught.value.host == sshd.alias

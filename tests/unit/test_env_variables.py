@@ -9,7 +9,7 @@ import pickle
 import cloudpickle
 import pytest
 
-from lazycluster._env_variables import EnvVariables
+from lazycluster._tasks.env_variables import EnvVariables
 
 RESERVED = {"WORKING_DIR": "/w"}
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from lazycluster import RuntimeTask
-from lazycluster._fabric_connection import (
+from lazycluster._fabric.connection import (
     given_kwargs,
     is_fabric_connection,
     run_environment,
     start_directory,
 )
-from lazycluster._fabric_kwargs import translate_connection_kwargs
-from lazycluster._fabric_login import login_of
+from lazycluster._fabric.kwargs import translate_connection_kwargs
+from lazycluster._fabric.login import login_of
 
 fabric = pytest.importorskip("fabric", reason="fabric is not installed")
 paramiko_config = pytest.importorskip("paramiko.config")

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from lazycluster._fabric_kwargs import translate_connection_kwargs
+from lazycluster._fabric.kwargs import translate_connection_kwargs
 
 
 def test_our_own_names_are_taken_as_they_are():

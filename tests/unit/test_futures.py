@@ -17,6 +17,7 @@ import pytest
 from lazycluster._conversation.request import Request, Sinks
 from lazycluster._shared import frames
 from lazycluster._tasks import invocation as invocation_module
+from lazycluster._tasks import unfinished
 from lazycluster._tasks.completion import completion
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.invocation import Invocation
@@ -89,9 +90,10 @@ class Host:
 
 
 @pytest.fixture(autouse=True)
-def _own_futures(monkeypatch):
+def _forget_unfinished():
     """Keep what is left unfinished here from being reported at the end of the tests."""
-    monkeypatch.setattr("lazycluster.futures._unfinished", set())
+    yield
+    unfinished._entries.clear()
 
 
 @pytest.fixture

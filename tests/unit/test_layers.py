@@ -28,32 +28,16 @@ MAY_IMPORT = {
     "_functions": COMMON,
     "_tasks": COMMON | {"_shared", "_conversation", "_functions"},
     "_pyinstaller": set(),
-    "_host_info": COMMON,
-    "_env_variables": COMMON,
-    "_working_dir": PACKAGES | {"connection"},
-    "_host": PACKAGES | {"connection", "_env_variables", "_host_info", "_working_dir"},
-    "_fabric_connection": COMMON,
-    "_fabric_kwargs": PACKAGES | {"_fabric_connection"},
-    "_fabric_login": PACKAGES | {"_fabric_connection", "_fabric_kwargs", "connection"},
+    "_fabric": PACKAGES | {"connection"},
+    "_runtime": PACKAGES | {"connection", "forwards", "processes", "futures"},
     "utils": PACKAGES,
     "forwards": PACKAGES,
     "processes": PACKAGES | {"forwards"},
-    "_last_execution": PACKAGES | {"processes"},
-    "connection": PACKAGES | {"forwards"},
-    "tasks": PACKAGES
-    | {
-        "processes",
-        "connection",
-        "_env_variables",
-        "_fabric_connection",
-        "_fabric_login",
-        "_last_execution",
-    },
     "futures": PACKAGES,
-    "_calls": PACKAGES | {"connection", "futures", "_host"},
-    "_process_host": PACKAGES | {"connection", "forwards", "processes", "_calls"},
-    "runtimes": PACKAGES
-    | {"processes", "connection", "tasks", "_calls", "_fabric_kwargs", "_process_host"},
+    "connection": PACKAGES | {"forwards"},
+    "_last_execution": PACKAGES | {"processes"},
+    "tasks": PACKAGES | {"processes", "connection", "_fabric", "_last_execution"},
+    "runtimes": PACKAGES | {"processes", "connection", "tasks", "_runtime", "_fabric"},
 }
 """Part (a package, or a module at the top) → the other parts that it may import."""
 

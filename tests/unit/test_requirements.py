@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from lazycluster._host_info import HostInfo
+from lazycluster._runtime.host_info import HostInfo
 from lazycluster.exceptions import LazyclusterError
 
 GPU = {"id": 0, "name": "A100", "uuid": "GPU-1", "memory": 40 << 30, "driver_version": "535"}

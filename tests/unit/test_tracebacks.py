@@ -8,7 +8,7 @@ import types
 import pytest
 
 from lazycluster import Connection, Runtime, RuntimeTask
-from lazycluster._calls import RuntimeView
+from lazycluster._runtime.calls import RuntimeView
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.exceptions import LazyclusterError, RemoteTraceback
 from lazycluster.forwards import Forward

@@ -6,8 +6,8 @@ import functools
 import weakref
 from typing import Any
 
-from lazycluster._fabric_connection import given_kwargs
-from lazycluster._fabric_kwargs import translate_connection_kwargs
+from lazycluster._fabric.connection import given_kwargs
+from lazycluster._fabric.kwargs import translate_connection_kwargs
 from lazycluster.connection import Connection
 
 # By the id of the object: fabric takes two objects for equal that have the same user and host.

@@ -11,13 +11,13 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lazycluster._checks import check_text, checked_path, checked_port
-from lazycluster._env_variables import EnvVariables
-from lazycluster._host_info import HostInfo
+from lazycluster._runtime.host_info import HostInfo
+from lazycluster._runtime.working_dir import WorkingDirectory, make_directory
+from lazycluster._tasks.env_variables import EnvVariables
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.starter import Starter
 from lazycluster._text import show
 from lazycluster._tracebacks import short_tracebacks
-from lazycluster._working_dir import WorkingDirectory, make_directory
 from lazycluster.connection import Connection
 from lazycluster.exceptions import (
     InvalidRuntimeError,

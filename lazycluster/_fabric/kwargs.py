@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lazycluster._checks import check_seconds
-from lazycluster._fabric_connection import given_kwargs, is_fabric_connection
+from lazycluster._fabric.connection import given_kwargs, is_fabric_connection
 from lazycluster._ssh.settings import Settings
 
 _PARAMETERS = {parameter.name for parameter in fields(Settings) if parameter.init} - {"host"}

@@ -16,7 +16,7 @@ from lazycluster._checks import (
     checked_words,
 )
 from lazycluster._functions.payload import check_call, describe, dump_call
-from lazycluster._host import Host
+from lazycluster._runtime.host import Host
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.invocation import ERRORS, OUTPUT, Invocation
 from lazycluster._tasks.outcomes import own_exception

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lazycluster._calls import CallingHost
 from lazycluster._checks import checked_port
+from lazycluster._runtime.calls import CallingHost
 from lazycluster._tasks.history import EXECUTIONS_KEPT
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.processes import (

@@ -1,0 +1,1 @@
+"""What a Runtime is made of, in layers: host, calls without tasks, processes and ports."""

@@ -1,8 +1,12 @@
-"""Make text from a host safe to show: a terminal must not obey anything in it."""
+"""Make text from a host safe to show: a terminal must not obey anything in it.
+
+Also the table that says how a command failed.
+"""
 
 from __future__ import annotations
 
 import re
+import signal as signals
 import sys
 
 # Text needs tabs and line feeds. The rest of C0, DEL and C1 move the cursor, hide what was printed
@@ -108,3 +112,44 @@ def write(text: str) -> None:
     except UnicodeEncodeError:
         encoding = stdout.encoding or "ascii"
         stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def command_message(
+    *,
+    host: str,
+    command: str,
+    exit_status: int | None = None,
+    signal: int | None = None,
+    timeout: float | None = None,
+    output: str = "",
+) -> str:
+    """Return the message of a CommandError or StepTimeoutError, a small table.
+
+    A long command or line is shortened to 200 characters, and the output to its last 5 lines.
+    """
+    headline = "A command failed" if timeout is None else "A command took too long"
+    rows: list[tuple[str, str]] = []
+    if timeout is not None:
+        rows.append(("timeout", f"{timeout:g} seconds"))
+    if exit_status is not None:
+        rows.append(("exit status", str(exit_status)))
+    if signal is not None:
+        rows.append(("signal", signal_name(signal)))
+    rows += [("command", one_line(command, 200)), ("host", one_line(host, 200))]
+    lines = last_output(output)
+    rows += [("output" if i == 0 else "", line) for i, line in enumerate(lines)]
+    return "\n".join([f"{headline}.", *(f"  {name:<12}{value}" for name, value in rows)])
+
+
+def last_output(output: str) -> list[str]:
+    """Return the last 5 lines that are not empty, each of at most 200 characters."""
+    lines = [line for line in output[-4096:].splitlines() if line.strip()]
+    return [one_line(line, 200) for line in lines[-5:]]
+
+
+def signal_name(number: int) -> str:
+    """Return a signal as "9 (SIGKILL)"; the number alone if it has no name here."""
+    try:
+        return f"{number} ({signals.Signals(number).name})"
+    except ValueError:
+        return str(number)

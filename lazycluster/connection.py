@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 from lazycluster._checks import check_seconds, checked_input, checked_port
 from lazycluster._conversation.login import Login
 from lazycluster._ssh.settings import Settings
-from lazycluster._text import decoded, decoded_end
+from lazycluster._text import command_message, decoded, decoded_end
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
     CommandError,
     ConnectionLostError,
     StepTimeoutError,
-    command_message,
 )
 
 # What it takes to log in is imported at the first login: it is half of the time of our import.

@@ -36,11 +36,10 @@ from __future__ import annotations
 import copy
 import errno
 import os
-import signal as signals
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from lazycluster._text import escaped, one_line
+from lazycluster._text import escaped, one_line, signal_name
 
 OUTPUT_IN_ERRORS: int = 1 << 14
 """Bytes of output that an exception carries at most, the last ones; of each stream."""
@@ -322,7 +321,7 @@ class CommandError(LazyclusterError):
 
     def _reason(self) -> str:
         if self.signal is not None:
-            return f"signal {_signal_name(self.signal)}"
+            return f"signal {signal_name(self.signal)}"
         return "a signal" if self.exit_status is None else f"exit status {self.exit_status}"
 
     def _short_message(self) -> str:
@@ -479,44 +478,3 @@ class PathCreationError(LazyclusterError):
 
 class NoRuntimesDetectedError(LazyclusterError):
     """None of the given hosts can be used as a Runtime."""
-
-
-def command_message(
-    *,
-    host: str,
-    command: str,
-    exit_status: int | None = None,
-    signal: int | None = None,
-    timeout: float | None = None,
-    output: str = "",
-) -> str:
-    """Return the message of a CommandError or StepTimeoutError, a small table.
-
-    A long command or line is shortened to 200 characters, and the output to its last 5 lines.
-    """
-    headline = "A command failed" if timeout is None else "A command took too long"
-    rows: list[tuple[str, str]] = []
-    if timeout is not None:
-        rows.append(("timeout", f"{timeout:g} seconds"))
-    if exit_status is not None:
-        rows.append(("exit status", str(exit_status)))
-    if signal is not None:
-        rows.append(("signal", _signal_name(signal)))
-    rows += [("command", one_line(command, 200)), ("host", one_line(host, 200))]
-    lines = last_output(output)
-    rows += [("output" if i == 0 else "", line) for i, line in enumerate(lines)]
-    return "\n".join([f"{headline}.", *(f"  {name:<12}{value}" for name, value in rows)])
-
-
-def last_output(output: str) -> list[str]:
-    """Return the last 5 lines that are not empty, each of at most 200 characters."""
-    lines = [line for line in output[-4096:].splitlines() if line.strip()]
-    return [one_line(line, 200) for line in lines[-5:]]
-
-
-def _signal_name(number: int) -> str:
-    """Return a signal as "9 (SIGKILL)"; the number alone if it has no name here."""
-    try:
-        return f"{number} ({signals.Signals(number).name})"
-    except ValueError:
-        return str(number)

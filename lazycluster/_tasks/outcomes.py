@@ -18,7 +18,7 @@ from lazycluster._conversation.outcome import (
 )
 from lazycluster._functions.own_exception import OwnException
 from lazycluster._tasks.progress import ProgressError
-from lazycluster._text import one_line
+from lazycluster._text import command_message, last_output, one_line
 from lazycluster.exceptions import (
     CommandError,
     LazyclusterError,
@@ -28,8 +28,6 @@ from lazycluster.exceptions import (
     SerializationError,
     StepTimeoutError,
     TaskExecutionError,
-    command_message,
-    last_output,
 )
 
 Error = TypeVar("Error", bound=LazyclusterError)

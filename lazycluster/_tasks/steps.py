@@ -14,14 +14,13 @@ from lazycluster._spool import Spool
 from lazycluster._tasks.outcomes import ending, failure_error
 from lazycluster._tasks.progress import Meter, Progress
 from lazycluster._tasks.transfers import Download, Transfer, own_name, upload
-from lazycluster._text import escaped, one_line
+from lazycluster._text import command_message, escaped, one_line
 from lazycluster.exceptions import (
     CommandError,
     FileTransferError,
     LazyclusterError,
     RemoteFunctionError,
     TaskExecutionError,
-    command_message,
 )
 
 HEADING_LIMIT = 100

@@ -16,6 +16,7 @@ import pytest
 
 import lazycluster
 from lazycluster import exceptions
+from lazycluster._text import command_message
 from lazycluster.exceptions import (
     AuthenticationError,
     CommandError,
@@ -41,7 +42,6 @@ from lazycluster.exceptions import (
     SshError,
     StepTimeoutError,
     TaskExecutionError,
-    command_message,
 )
 
 SPAWN = multiprocessing.get_context("spawn")

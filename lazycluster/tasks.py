@@ -29,7 +29,7 @@ from lazycluster._fabric.connection import (
 from lazycluster._fabric.login import login_of
 from lazycluster._functions.payload import check_call, describe, dump_call
 from lazycluster._last_execution import LastExecution
-from lazycluster._tasks.env_variables import EnvVariables
+from lazycluster._tasks.env_variables import WORKING_DIR, EnvVariables
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target, stop_all
 from lazycluster._tasks.progress import checked_progress
 from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile, Step
@@ -78,7 +78,7 @@ class RuntimeTask:
     def __init__(self, name: str | None = None) -> None:
         self.name = f"task-{id(self)}" if name is None or name == "" else name
         self._steps: list[Step] = []
-        self._env_variables = EnvVariables()
+        self._env_variables = EnvVariables(reserved=WORKING_DIR)
         self._omit_on_join = False
         self._copies = 0  # made by `copy.deepcopy`
         self._last: LastExecution | None = None
@@ -108,7 +108,7 @@ class RuntimeTask:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._env_variables = EnvVariables(state["_env_variables"])
+        self._env_variables = EnvVariables(state["_env_variables"], reserved=WORKING_DIR)
         self._set_up()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RuntimeTask:
@@ -120,7 +120,7 @@ class RuntimeTask:
         of_subclass = {key: value for key, value in vars(self).items() if key not in vars(twin)}
         vars(twin).update(copy.deepcopy(of_subclass, memo))
         twin._steps = list(self._steps)
-        twin._env_variables = EnvVariables(self._env_variables.snapshot())
+        twin._env_variables = EnvVariables(self._env_variables.snapshot(), reserved=WORKING_DIR)
         twin._omit_on_join = self._omit_on_join
         return twin
 
@@ -175,8 +175,8 @@ class RuntimeTask:
         `Runtime.env_variables`. Any value without a NUL character arrives unchanged.
 
         Raises:
-            ValueError: On a change, if a name is invalid, or a value is something else or holds a
-                NUL.
+            ValueError: On a change, if a name is invalid or WORKING_DIR, which always is the
+                working directory, or a value is something else or holds a NUL.
         """
         return self._env_variables
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lazycluster._checks import check_text, checked_path, checked_port
 from lazycluster._runtime.host_info import HostInfo
 from lazycluster._runtime.working_dir import WorkingDirectory, make_directory
-from lazycluster._tasks.env_variables import EnvVariables
+from lazycluster._tasks.env_variables import WORKING_DIR, EnvVariables
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.starter import Starter
 from lazycluster._text import show
@@ -37,7 +37,7 @@ class Host:
     See `Runtime` for the arguments.
     """
 
-    WORKING_DIR_ENV_VAR_NAME = "WORKING_DIR"
+    WORKING_DIR_ENV_VAR_NAME = WORKING_DIR
     """The environment variable with the path of the working directory."""
 
     LOCALHOST = "localhost"

@@ -8,6 +8,9 @@ from typing import Any, Union
 
 from lazycluster._checks import checked_environment
 
+WORKING_DIR = "WORKING_DIR"
+"""The variable with the path of the working directory."""
+
 _Variables = Union[Mapping[str, Any], Iterable[tuple[str, Any]]]
 
 
@@ -21,15 +24,22 @@ class EnvVariables(dict[str, str]):
     Args:
         variables: The names and values to begin with.
         lock: Held during each change. Defaults to a lock of its own.
+        reserved: The name of a variable that cannot be set. Defaults to "", none.
 
     Raises:
         ValueError: If a name or a value is invalid; see `checked_environment`.
     """
 
-    def __init__(self, variables: _Variables = (), lock: threading.RLock | None = None) -> None:
+    def __init__(
+        self,
+        variables: _Variables = (),
+        lock: threading.RLock | None = None,
+        *,
+        reserved: str = "",
+    ) -> None:
         super().__init__(checked_environment(variables))
         self._lock = threading.RLock() if lock is None else lock
-        self._reserved = ""
+        self._reserved = reserved
 
     def reserve(self, name: str, value: str) -> None:
         """Set a variable that only this method can change or remove from now on."""
@@ -98,7 +108,7 @@ class EnvVariables(dict[str, str]):
 
     def _refuse_reserved(self, changed: Mapping[str, str | None]) -> None:
         name = self._reserved
-        if name in changed and changed[name] != self[name]:
+        if name in changed and changed[name] != self.get(name):
             raise ValueError(
                 f"{name} always is the working directory; assign to `working_dir` to change it."
             )

@@ -277,6 +277,17 @@ def test_bad_name_of_a_variable_is_refused(name):
     assert task.env_variables == {}
 
 
+@pytest.mark.parametrize("again", [lambda task: task, copy.deepcopy, copy.copy])
+def test_a_task_cannot_set_the_working_directory(again):
+    """A ValueError that says what to do: on a Runtime the variable always is its directory."""
+    task = again(RuntimeTask())
+    with pytest.raises(ValueError, match="assign to `working_dir`"):
+        task.env_variables["WORKING_DIR"] = "/tmp"
+    with pytest.raises(ValueError, match="assign to `working_dir`"):
+        task.env_variables = {"A": "1", "WORKING_DIR": "/tmp"}
+    assert task.env_variables == {}
+
+
 @pytest.mark.parametrize("value", ["my-secret\0", None, b"my-secret", ["my-secret"]])
 def test_bad_value_of_a_variable_is_refused(value):
     """A ValueError that names the variable and does not show the value."""

@@ -56,8 +56,8 @@ class Runtime(ProcessHost):
             that have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway` and
             others, see the page "Coming from lazycluster 0.2 or fabric").
 
-    The keyword-only parameters are those of `Connection`, which explains them and has the defaults;
-    None means not given. A parameter may be here or in `connection_kwargs`.
+    `Connection` explains the keyword-only parameters and has their defaults; None means not given.
+    A parameter may be here or in `connection_kwargs`.
 
     Raises:
         ValueError: If an argument is invalid; checked before any process starts.

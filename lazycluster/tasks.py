@@ -47,9 +47,9 @@ class RuntimeTask:
     `Connection`.
 
     A task is a definition. It can be executed again, also while it runs, and on several hosts at
-    once. Each execution has its own log, values, error and process; the task shows those of the
-    execution that began last, and a Runtime those of its own executions. An execution has the
-    steps that the task had when it began.
+    once. Each execution has its own log, values, error and process. The task shows the execution
+    that began last, and a Runtime shows its own executions. An execution has the steps that the
+    task had when it began.
 
     A `copy.deepcopy` of a task has its steps and variables and was not executed yet; it is called
     `name-1`, the next one `name-2`. An unpickled task has the name and the results so far too, but

@@ -199,7 +199,8 @@ def _put(target: dict[str, Any], name: str, value: Any, spelling: str) -> None:
             if there != value:
                 # No value in the message: it may be a secret.
                 raise ValueError(
-                    f"{spelling} gives {name} a second value, which differs; leave one out."
+                    f"{name} is given twice, the second time as {spelling}, with different values; "
+                    "leave one out."
                 )
             return
     target[name] = value

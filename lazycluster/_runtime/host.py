@@ -132,7 +132,7 @@ class Host:
 
         The dictionary is live: later tasks get what is changed in it. Numbers and booleans become
         strings. It always has the path of the working directory. Assign names and values to replace
-        all others. The variables of a task override those of its Runtime.
+        all others. A task's variables override its Runtime's.
 
         Raises:
             ValueError: On a change, if a name is invalid, a value is something else or holds a NUL,

@@ -134,7 +134,7 @@ class LivePrinter:
 
     Attributes:
         names_host: True if each line has its host before it. It stays True to the end, so that each
-            line of an execution can be told from those of others.
+            line shows which execution printed it.
     """
 
     def __init__(self, log: ExecutionLog) -> None:

@@ -282,7 +282,7 @@ def test_docstring_of_a_class_names_the_parameters(cls):
         if parameter.kind is not parameter.KEYWORD_ONLY:
             assert f"{parameter.name}:" in inspect.getdoc(cls)
     if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
-        assert "keyword-only parameters are those of `Connection`" in inspect.getdoc(cls)
+        assert "`Connection` explains the keyword-only parameters" in inspect.getdoc(cls)
 
 
 def test_a_runtime_takes_the_parameters_of_a_connection():

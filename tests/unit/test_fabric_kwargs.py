@@ -200,6 +200,15 @@ def test_no_value_that_may_be_a_secret_is_in_a_message(kwargs):
     assert "barley" not in text
 
 
+def test_two_values_are_refused_without_being_shown():
+    """A ValueError; the keyword of a Runtime counts as a spelling too."""
+    given = {"username": "a", "password": "b"}
+    for name in ("user", "password"):
+        with pytest.raises(ValueError, match=f"{name} is given twice") as caught:
+            translate_connection_kwargs(given, {name: "my-secret"})
+        assert "my-secret" not in str(caught.value)
+
+
 def test_two_spellings_that_agree_are_fine():
     """There is nothing to choose."""
     assert translate_connection_kwargs({"user": "a", "username": "a"}) == {"user": "a"}

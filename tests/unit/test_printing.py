@@ -164,11 +164,11 @@ def test_live_lines_of_two_steps_do_not_run_together(make_log, to_pipe):
     log = make_log()
     with LivePrinter(log) as printer:
         log.append(0, b"one")
-        log.append(1, b"sec")
+        log.append(1, b"sixt")
         log.append(0, b"late\n")
-        log.append(1, b"ond\n")
+        log.append(1, b"een\n")
         printer.print_new(ended=0)
-    assert pipe.take() == "one\nlate\nsecond\n"
+    assert pipe.take() == "one\nlate\nsixteen\n"
 
 
 def test_live_output_goes_to_a_file_as_it_is(make_log, to_pipe):

@@ -122,12 +122,14 @@ def command_message(
     signal: int | None = None,
     timeout: float | None = None,
     output: str = "",
+    kind: str = "command",
 ) -> str:
     """Return the message of a CommandError or StepTimeoutError, a small table.
 
     A long command or line is shortened to 200 characters, and the output to its last 5 lines.
+    `kind` is what `command` is, if it is not a command: a function for example.
     """
-    headline = "A command failed" if timeout is None else "A command took too long"
+    headline = f"A {kind} failed" if timeout is None else f"A {kind} took too long"
     rows: list[tuple[str, str]] = []
     if timeout is not None:
         rows.append(("timeout", f"{timeout:g} seconds"))
@@ -135,7 +137,7 @@ def command_message(
         rows.append(("exit status", str(exit_status)))
     if signal is not None:
         rows.append(("signal", signal_name(signal)))
-    rows += [("command", one_line(command, 200)), ("host", one_line(host, 200))]
+    rows += [(kind, one_line(command, 200)), ("host", one_line(host, 200))]
     lines = last_output(output)
     rows += [("output" if i == 0 else "", line) for i, line in enumerate(lines)]
     return "\n".join([f"{headline}.", *(f"  {name:<12}{value}" for name, value in rows)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TypeVar
 
@@ -161,8 +162,14 @@ class RemoteFuture(concurrent.futures.Future[T]):
             super().exception(0)  # a CancelledError
             return
         self._check_owner()
+        timeout = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        if completion.is_current:  # a callback, which the end of this call may need to come after
+            deadline = None if timeout is None else time.monotonic() + timeout
+            super().add_done_callback(lambda _: completion.post(lambda: None))
+            completion.work_until(self.done, deadline)
+            timeout = 0
         with stopped_with_main_thread(self._call):
-            super().exception(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+            super().exception(timeout)
 
     def _load(self) -> tuple[T | None, BaseException | None]:
         """Return the value and the exception, unpickled at the first call."""

@@ -1,7 +1,8 @@
-"""Run callbacks of users, and actions at a time, in one thread of the process.
+"""Run callbacks of users in one thread of the process, and actions at a time in another.
 
 The reader threads of connections must not run a user's code: what blocks them stops the connection.
-The thread is a daemon, and a forked child starts one of its own.
+A callback must not hold up a timeout either. The threads are daemons, and a forked child starts its
+own.
 """
 
 from __future__ import annotations
@@ -38,9 +39,14 @@ class Timer:
 
 
 class CompletionThread:
-    """Call actions one after the other, in the order in which they came."""
+    """Call actions one after the other, in the order in which they came.
 
-    def __init__(self) -> None:
+    Args:
+        name: The name of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         # Reentrant, so that a signal handler may post while its thread does.
         self._queue: queue.SimpleQueue[Action] = queue.SimpleQueue()
         self._lock = threading.RLock()
@@ -59,8 +65,7 @@ class CompletionThread:
         with self._lock:
             if self._thread is not None:
                 return
-            name = "lazycluster callbacks"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 self._thread.start()
             except BaseException:
@@ -96,14 +101,31 @@ class CompletionThread:
 
     def _run(self) -> None:
         while not self._is_stopping:
-            action = self._due() or self._next()
-            if action is None:
-                continue
-            try:
-                action()
-            except BaseException:  # a user's callback may raise a SystemExit
-                _logger.exception("A callback failed.")
-            del action  # it may hold what the user wants to be freed
+            self._call_next()
+
+    def work_until(self, is_over: Callable[[], bool], deadline: float | None) -> None:
+        """Call actions in a callback that waits, until something is over.
+
+        Args:
+            is_over: Called after each action; what ends the waiting must post one.
+            deadline: The time by `time.monotonic()` to return at; None for no limit.
+        """
+        late = None if deadline is None else self.call_at(deadline, lambda: None)
+        while not is_over() and not self._is_stopping:
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            self._call_next()
+        if late is not None:
+            late.cancel()
+
+    def _call_next(self) -> None:
+        action = self._due() or self._next()
+        if action is None:
+            return
+        try:
+            action()
+        except BaseException:  # a user's callback may raise a SystemExit
+            _logger.exception("A callback failed.")
 
     def _due(self) -> Action | None:
         """Return the action of a timer whose time has come."""
@@ -134,11 +156,13 @@ class CompletionThread:
             self._most_timers = max(MOST_TIMERS, 2 * len(self._timers))
 
 
-completion = CompletionThread()
+completion = CompletionThread("lazycluster callbacks")
+timers = CompletionThread("lazycluster timers")
 
 
 def _start_anew() -> None:
-    completion.__init__()  # type: ignore[misc]
+    for thread in (completion, timers):
+        thread.__init__(thread._name)  # type: ignore[misc]
 
 
 os.register_at_fork(after_in_child=_start_anew)

@@ -346,7 +346,9 @@ class Execution(Record):
             request.kill_and_wait(TERMINATE_GRACE, TERMINATE_GRACE + KILL_TIMEOUT)
             assert timeout is not None
             output = self.log.tail(index, OUTPUT_IN_ERRORS)
-            self._fail(timeout_error(self.host, self._steps[index].name, timeout, output), index)
+            step = self._steps[index]
+            error = timeout_error(self.host, step.kind, step.name, timeout, output)
+            self._fail(error, index)
         request.wait()  # It raises the error of output that could not be stored before the end.
         if printer is not None:
             printer.print_new()  # The request may have ended before the first look.

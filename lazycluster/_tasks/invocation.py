@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lazycluster._interpreter_exit import stopped_with_main_thread
-from lazycluster._tasks.completion import Timer, completion
+from lazycluster._tasks.completion import Timer, completion, timers
 from lazycluster._tasks.endings import step_error
 from lazycluster._tasks.execution import (
     INTERRUPT_TIMEOUT,
@@ -155,7 +155,8 @@ class Invocation:
         """
         self._start_callbacks()
         if self._timeout is not None:
-            self._timer = completion.call_at(time.monotonic() + self._timeout, self._time_out)
+            timers.start()
+            self._timer = timers.call_at(time.monotonic() + self._timeout, self._time_out)
         try:
             self._send(target)
         except BaseException:
@@ -163,7 +164,7 @@ class Invocation:
             raise
 
     def _start_callbacks(self) -> None:
-        if self._lines is not None or self._timeout is not None:
+        if self._lines is not None:
             completion.start()
 
     def _send(self, target: Target) -> Request:
@@ -245,7 +246,7 @@ class Invocation:
         assert request is not None and step is not None  # noqa: PT018 - this is not a test
         if self._timed_out:
             assert self._timeout is not None
-            return timeout_error(self.host, self.name, self._timeout, self.tail())
+            return timeout_error(self.host, step.kind, self.name, self._timeout, self.tail())
         if request.error is not None:
             return request.error
         if not request.outcomes:
@@ -255,13 +256,13 @@ class Invocation:
             self._values.mark_returned(0)
         return step_error(step, self.host, outcome, self.tail, self._values)
 
-    # In the completion thread
+    # In the thread of timers
 
     def _time_out(self) -> None:
         self._timed_out = True
         self.stop()
         end = time.monotonic() + TERMINATE_GRACE + KILL_TIMEOUT
-        self._timer = completion.call_at(end, lambda: self.abandon("The host does not end it."))
+        self._timer = timers.call_at(end, lambda: self.abandon("The host does not end it."))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

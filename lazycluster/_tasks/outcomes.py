@@ -33,9 +33,9 @@ from lazycluster.exceptions import (
 Error = TypeVar("Error", bound=LazyclusterError)
 
 
-def timeout_error(host: str, name: str, timeout: float, output: str) -> StepTimeoutError:
+def timeout_error(host: str, kind: str, name: str, timeout: float, output: str) -> StepTimeoutError:
     """Return the error of a step that took longer than `timeout` seconds."""
-    message = command_message(host=host, command=name, timeout=timeout, output=output)
+    message = command_message(host=host, kind=kind, command=name, timeout=timeout, output=output)
     return StepTimeoutError(message, host=host, command=name, output=output, timeout=timeout)
 
 

@@ -35,6 +35,7 @@ class Step:
         timeout: The most seconds that it may take; None for no bound.
         copies: True if the step copies a file or folder, and is a request of its own.
         returns: True if the step has a value that the task yields.
+        kind: What the step is, for messages.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Step:
 
     copies: ClassVar[bool] = False
     returns: ClassVar[bool] = False
+    kind: ClassVar[str] = "command"
 
     def bound(self) -> Step:
         """Return the step with its local path as an execution that begins now takes it."""
@@ -128,6 +130,7 @@ class RunFunction(Step):
     payload: Spool = field(default_factory=Spool)
 
     returns: ClassVar[bool] = True
+    kind: ClassVar[str] = "function"
 
     @property
     def heading(self) -> str:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.every_python
 
 @pytest.fixture
 def thread():
-    thread = CompletionThread()
+    thread = CompletionThread("test")
     thread.start()
     yield thread
     thread._stop()
@@ -107,7 +107,7 @@ def test_cancelled_timers_do_not_pile_up(thread, monkeypatch):
 
 
 def test_it_starts_again_after_the_exit_handler():
-    thread = CompletionThread()
+    thread = CompletionThread("test")
     thread.start()
     thread._stop()
     assert thread._thread is None
@@ -118,7 +118,7 @@ def test_it_starts_again_after_the_exit_handler():
 
 def test_a_callback_without_end_does_not_hold_up_the_exit(monkeypatch):
     monkeypatch.setattr(module, "EXIT_TIMEOUT", 0.01)
-    thread = CompletionThread()
+    thread = CompletionThread("test")
     thread.start()
     may_end, started = threading.Event(), threading.Event()
     thread.post(lambda: (started.set(), may_end.wait(TIMEOUT)))

@@ -369,6 +369,12 @@ def test_a_timeout_is_reported_in_seconds():
     assert lines[:2] == ["A command took too long.", "  timeout     0.5 seconds"]
 
 
+def test_the_timeout_of_a_function_says_that_it_is_one():
+    """It has a name, and not a command line."""
+    lines = command_message(host="h", kind="function", command="f", timeout=1).splitlines()
+    assert (lines[0], lines[2]) == ("A function took too long.", "  function    f")
+
+
 def test_only_the_last_five_lines_are_shown():
     """The whole output is in the attribute."""
     message = command_message(host="h", command="x", output="\n".join(map(str, range(100))))

@@ -18,7 +18,7 @@ from lazycluster._conversation.request import Request, Sinks
 from lazycluster._shared import frames
 from lazycluster._tasks import invocation as invocation_module
 from lazycluster._tasks import unfinished
-from lazycluster._tasks.completion import completion
+from lazycluster._tasks.completion import completion, timers
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.invocation import Invocation
 from lazycluster._tasks.starter import Starter
@@ -370,8 +370,8 @@ def test_a_timeout_that_is_none_is_refused_also_after_the_end(host, method, time
 @pytest.mark.parametrize("timeout", [float("inf"), 1e300])
 def test_a_wait_may_be_longer_than_the_system_can_wait(host, timeout):
     future = submit(host)
-    completion.start()
-    completion.call_at(0, lambda: host.returns(1))
+    timers.start()
+    timers.call_at(0, lambda: host.returns(1))
     assert future.result(timeout) == 1
 
 
@@ -387,6 +387,36 @@ def test_a_timeout_kills_and_is_the_error(host):
     assert (caught.value.timeout, caught.value.output) == (0.01, "so far")
 
 
+def test_a_callback_holds_up_no_timeout(host, future):
+    other = Host()
+    killed = []
+    future.add_done_callback(lambda _: killed.append(wait_until(lambda: other.killed)))
+    submit(other, timeout=0.01)
+    host.returns(1)
+    settled()
+    assert len(killed) == 1
+    other.end(signal=15)
+
+
+def test_a_callback_waits_for_a_call_that_has_callbacks(host, future):
+    """They run meanwhile, in the thread that waits."""
+    other, lines, seen = Host(), [], []
+    second = submit(other, on_output=lines.append)
+
+    def callback(_):
+        with pytest.raises(concurrent.futures.TimeoutError):
+            second.result(0.01)
+        other.start()
+        other.send(frames.OUTPUT, memoryview(b"a line\n"))
+        other.end(signal=9)
+        seen.append(second.exception(TIMEOUT))
+
+    future.add_done_callback(callback)
+    host.returns(1)
+    wait_until(lambda: seen)
+    assert ([type(error) for error in seen], lines) == ([RemoteFunctionError], ["a line\n"])
+
+
 def test_a_host_that_does_not_end_the_call_is_not_waited_for(host, monkeypatch):
     monkeypatch.setattr(invocation_module, "TERMINATE_GRACE", 0.01)
     monkeypatch.setattr(invocation_module, "KILL_TIMEOUT", 0.01)
@@ -399,7 +429,7 @@ def test_a_call_that_ends_in_time_is_not_killed(host):
     future = submit(host, timeout=0.2)
     host.returns(1)
     later = threading.Event()
-    completion.call_at(0, later.set)
+    timers.call_at(0, later.set)
     assert later.wait(TIMEOUT)
     assert future.result() == 1
     assert future._call._timer.action is None

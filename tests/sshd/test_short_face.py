@@ -17,7 +17,8 @@ import time
 
 import pytest
 
-from lazycluster import Runtime, RuntimeTask, futures
+from lazycluster import Runtime, RuntimeTask
+from lazycluster._tasks import unfinished
 from lazycluster.exceptions import (
     CommandError,
     ConnectError,
@@ -295,10 +296,10 @@ def test_a_call_that_cannot_be_made_is_an_error_at_once(runtime, requests, metho
 
 
 def test_a_call_that_cannot_be_sent_leaves_no_future(runtime):
-    before = set(futures._unfinished)
+    before = set(unfinished._entries)
     with pytest.raises(ValueError, match="at most"):
         runtime.with_options(env={"A": "x" * (1 << 26)}).submit(pow, 2, 3)
-    assert set(futures._unfinished) == before
+    assert set(unfinished._entries) == before
     assert runtime.call(pow, 2, 3) == 8
 
 

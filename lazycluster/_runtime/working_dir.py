@@ -129,7 +129,7 @@ class WorkingDirectory:
                 return self._path
             self._set(made, conversation)
         _logger.warning(
-            "The connection to %s was lost and opened again. The temporary working directory is "
+            "The connection to %s was opened again. The temporary working directory is "
             "now %s, which is empty, in place of %s.",
             host,
             made,

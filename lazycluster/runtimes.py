@@ -17,7 +17,7 @@ from lazycluster._runtime.calls import RuntimeView
 from lazycluster._runtime.process_host import ProcessHost
 from lazycluster._tasks.execution import Execution
 from lazycluster._tasks.history import History
-from lazycluster._text import quoted, show
+from lazycluster._text import show
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import Connection
 from lazycluster.exceptions import CommandError, TaskExecutionError
@@ -178,7 +178,7 @@ class Runtime(ProcessHost):
             execution.run(lambda: self._find_target({}))
         except TaskExecutionError as error:
             if isinstance(error.__cause__, CommandError):
-                return f"what {command!r} looks for: {quoted(str(error.__cause__))}"
+                return f"what {command!r} looks for: {error.__cause__._reason()}"
             raise
         lines = execution.log.entry(0).split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")

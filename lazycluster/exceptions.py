@@ -13,7 +13,7 @@
     │       ├── MissingFileError     (a FileNotFoundError too)
     │       └── FileAccessError      (a PermissionError too)
     ├── CommandError                 host, command, exit_status | signal, output
-    │   └── StepTimeoutError         timeout
+    │   └── StepTimeoutError         (a TimeoutError too) timeout
     ├── RemoteFunctionError          host, function, exception; as text: exception_type,
     │                                exception_message, traceback
     ├── PythonNotFoundError          host
@@ -328,8 +328,10 @@ class CommandError(LazyclusterError):
         return f"The command `{one_line(self.command, 200)}` failed."
 
 
-class StepTimeoutError(CommandError):
+class StepTimeoutError(CommandError, TimeoutError):
     """A step took longer than its timeout and was stopped; `output` is what it printed before.
+
+    It is a built-in TimeoutError too, whose `errno` is None.
 
     Attributes:
         timeout: The timeout in seconds.

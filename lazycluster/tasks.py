@@ -288,6 +288,9 @@ class RuntimeTask:
         installed packages are imported on the host and must be there. The host's Python must have
         the manager's minor version. Each call runs in a process of its own.
 
+        What a coroutine function returns is run there by `asyncio.run`. The `timeout` of the
+        execution is also the function's.
+
         Args:
             function: The function or other callable.
             **func_kwargs: Its arguments. Use `functools.partial` for an argument named `function`.
@@ -296,7 +299,7 @@ class RuntimeTask:
             ValueError: If the function is empty.
             TypeError: If the arguments do not fit the function.
             SerializationError: If the function or an argument cannot be pickled; the message names
-                it.
+                it. Also for a generator function, whose values cannot come back.
         """
         check_call(function, func_kwargs, {"function": None})
         return self._run_checked_function(function, func_kwargs)

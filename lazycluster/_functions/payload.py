@@ -6,9 +6,10 @@ cloudpickle is imported with the first call, not with lazycluster.
 from __future__ import annotations
 
 import functools
+import inspect
 import pickle
 import types
-from typing import TYPE_CHECKING, BinaryIO, Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable
 
 from lazycluster._functions.local_modules import is_built_in
 from lazycluster._spool import Spool
@@ -173,13 +174,13 @@ def check_call(
         ValueError: If the function is empty, or if it has a parameter with the name of a reserved
             one that was given or that the function requires.
         TypeError: If the arguments do not fit the function.
+        SerializationError: If the function is a generator function.
     """
     if function is None:
         raise ValueError("function is empty")
     if not callable(function):
         raise ValueError(f"function is empty: {type(function).__name__} is not callable")
-    import inspect
-
+    _check_is_no_generator(function)
     given = {key for key, value in reserved.items() if value is not None and value is not False}
     for keyword in sorted(given and given & _parameters(function)):
         raise ValueError(_taken(function, keyword))
@@ -198,10 +199,38 @@ def check_call(
         raise TypeError(f"{describe(function)}() {error}") from None
 
 
+def _check_is_no_generator(function: Callable[..., object]) -> None:
+    """Check that a function is not a generator function: a call of it would run nothing."""
+    flags = _find_flags(function)
+    # `types.coroutine` makes a generator function one whose result can be awaited.
+    if flags & inspect.CO_ASYNC_GENERATOR or (
+        flags & inspect.CO_GENERATOR and not flags & inspect.CO_ITERABLE_COROUTINE
+    ):
+        kind = "an asynchronous generator" if flags & inspect.CO_ASYNC_GENERATOR else "a generator"
+        raise SerializationError(
+            f"`{describe(function)}` is {kind} function, and a generator cannot come back from a "
+            "host, so it was not called. Return a list instead."
+        )
+
+
+def _find_flags(function: Any) -> int:
+    """Return the flags of the code that a call runs; 0 for what is written in C."""
+    while not isinstance(function, types.FunctionType):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, functools._lru_cache_wrapper):
+            function = function.__wrapped__
+        elif isinstance(function, (types.MethodType, staticmethod)):
+            function = function.__func__
+        elif isinstance(function, type) or not hasattr(type(function).__call__, "__code__"):
+            return 0
+        else:
+            function = type(function).__call__
+    return function.__code__.co_flags
+
+
 def _parameters(function: Callable[..., object]) -> set[str]:
     """Return the names of parameters that take keywords, without those that a partial has set."""
-    import inspect
-
     names: set[str] = set()
     try:
         for name, parameter in inspect.signature(function).parameters.items():

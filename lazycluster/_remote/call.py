@@ -3,7 +3,7 @@
 import os
 import sys
 
-from . import raised, streams
+from . import awaitables, raised, streams
 from .imports import LocalModules, is_own_python
 
 TYPE_CHECKING = False
@@ -45,6 +45,8 @@ def call(
     result = failure = None
     try:
         result = function(*args, **kwargs)
+        if awaitables.is_awaitable(result):
+            result = awaitables.run(result)
     except BaseException as error:
         failure = raised.describe("call", error)
         if os.getpid() == pid:

@@ -4,6 +4,7 @@ import copyreg
 import io
 
 from .._shared.frames import EXCEPTION_LIMIT
+from . import awaitables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +43,13 @@ def _message(error: "BaseException") -> "str":
 
 
 def _traceback(error: "BaseException") -> "str":
-    """Return the traceback of the user's code, without its first entry, which is in `call`."""
+    """Return the traceback of the user's code, without the entries of `call` and of asyncio."""
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    entry = below
+    while entry is not None:
+        if entry.tb_frame.f_code is awaitables.wait_for.__code__:
+            below = entry.tb_next
+        entry = entry.tb_next
     try:
         import traceback
 

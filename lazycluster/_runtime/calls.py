@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lazycluster._checks import (
     checked_command,
@@ -151,14 +151,23 @@ class Calls:
         output, errors = (bytes(invocation.output[stream]) for stream in (OUTPUT, ERRORS))
         return CommandResult(command, output, errors, outcome.exit_status, outcome.signal)
 
-    def call(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    @overload
+    def call(
+        self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> T: ...
+
+    @overload
+    def call(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T: ...
+
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a Python function on the host, and wait for its value.
 
         It travels as with `RuntimeTask.run_function`. All arguments belong to the function; options
         come from `with_options`. What it prints is dropped, unless there is an `on_output`.
 
         Args:
-            function: The function, or another callable.
+            function: The function, or another callable. What a coroutine function returns is run on
+                the host by `asyncio.run`. A generator function is refused.
             *args: Its positional arguments.
             **kwargs: Its keyword arguments.
 
@@ -181,9 +190,21 @@ class Calls:
             error = own_exception(error)
         if error is not None:
             raise error
-        return invocation.load_value()  # type: ignore[return-value]
+        return invocation.load_value()
 
-    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> RemoteFuture[T]:
+    @overload
+    def submit(
+        self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> RemoteFuture[T]: ...
+
+    @overload
+    def submit(
+        self, function: Callable[..., T], /, *args: Any, **kwargs: Any
+    ) -> RemoteFuture[T]: ...
+
+    def submit(
+        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> RemoteFuture[Any]:
         """Call a Python function on the host, and do not wait for its value; see `call`.
 
         It is pickled now, so later changes of the arguments do not travel. With an open connection
@@ -212,7 +233,7 @@ class Calls:
         target = self._open_target()
         invocation = self._call_invocation(function, args, kwargs)
         invocation.owner = base
-        future: RemoteFuture[T] = RemoteFuture(invocation)
+        future: RemoteFuture[Any] = RemoteFuture(invocation)
         try:
             base._starter.start(invocation, target, self._target_until_closed)
         except BaseException:  # The caller does not get the future.

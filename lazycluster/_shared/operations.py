@@ -34,6 +34,7 @@ BOOTSTRAP_MODULES = (
     "_remote.streams",
     "_remote.files",
     "_remote.imports",
+    "_remote.awaitables",
     "_remote.raised",
     "_remote.call",
     "_remote.child",

@@ -32,6 +32,11 @@ from lazycluster.exceptions import (
 
 Error = TypeVar("Error", bound=LazyclusterError)
 
+# What pickle says of a generator and the like, also of one within another object.
+_ITERATOR = re.compile(
+    r"'(\w+\.)*(async_generator|generator|itertools\.\w+|\w*iterator|reader)' object"
+)
+
 
 def timeout_error(host: str, kind: str, name: str, timeout: float, output: str) -> StepTimeoutError:
     """Return the error of a step that took longer than `timeout` seconds."""
@@ -149,9 +154,10 @@ def _raised_error(
     host: str, name: str, failure: RaisedFailure, exit_status: int | None
 ) -> LazyclusterError:
     if failure.stage == "dump":
+        cure = " Return a list instead." if _ITERATOR.search(failure.message) else ""
         return SerializationError(
             f"{name} has run to its end on {host}, but its value cannot be pickled: "
-            f"{failure.type}: {failure.message}."
+            f"{failure.type}: {failure.message}.{cure}"
         )
     called = failure.stage == "call"
     headline = f"{name} raised {failure.type} on {host}:"

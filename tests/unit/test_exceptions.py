@@ -375,6 +375,13 @@ def test_the_timeout_of_a_function_says_that_it_is_one():
     assert (lines[0], lines[2]) == ("A function took too long.", "  function    f")
 
 
+def test_a_timeout_is_a_timeout_of_python():
+    """`except TimeoutError` catches it, and it keeps its own text and attributes."""
+    error = StepTimeoutError("m", host="h", command="f", timeout=1.0)
+    assert isinstance(error, TimeoutError)
+    assert (str(error), error.errno, error.timeout) == ("m", None, 1.0)
+
+
 def test_only_the_last_five_lines_are_shown():
     """The whole output is in the attribute."""
     message = command_message(host="h", command="x", output="\n".join(map(str, range(100))))

@@ -13,9 +13,11 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Collection, Iterator
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Iterable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from typing import NamedTuple
+
+from lazycluster._functions.installed import is_installed
 
 # Never sent as source: lazycluster stays on the manager, the connection sends cloudpickle.
 _OWN_PACKAGES = frozenset({"lazycluster", "cloudpickle"})
@@ -26,59 +28,144 @@ def is_built_in(error: Exception) -> bool:
     return type(error).__module__ == "builtins" and not isinstance(error, TimeoutError)
 
 
-@functools.cache
-def _installed_folders() -> tuple[str, ...]:
-    """Return the folders whose modules are assumed to be on the host, with a trailing slash."""
-    import sysconfig
-
-    paths = sysconfig.get_paths()
-    folders = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    version = f"python{sys.version_info[0]}{sys.version_info[1]}"
-    folders.add(os.path.join(sys.base_prefix, "lib", f"{version}.zip"))  # a zipped standard library
-    folders |= {os.path.realpath(folder) for folder in folders}
-    return tuple(os.path.join(os.path.abspath(folder), "") for folder in sorted(folders))
-
-
-def is_installed(path: str) -> bool:
-    """Return True if a path is in the standard library or in a site-packages folder."""
-    # Check both spellings: uv may link site-packages/x.py to its cache, /lib64 may be a link.
-    for spelling in (os.path.abspath(path), os.path.realpath(path)):
-        if spelling.startswith(_installed_folders()):
-            return True
-        parts = spelling.split(os.sep)
-        if "site-packages" in parts or "dist-packages" in parts:
-            return True
-    return False
-
-
-_known: dict[str, bool] = {}
+_known: dict[tuple[str, object], bool] = {}
 
 
 def is_local(name: object) -> bool:
-    """Return True if the contents of the module with this name travel by value.
+    """Return True if the host does not have the module with this name, so that it is sent.
 
-    The path decides, not the name: a user's `queue.py` is not the standard library's.
+    Its place decides, not its name: a user's `queue.py` is not the standard library's.
     """
     if not isinstance(name, str):
         return False
-    known = _known.get(name)
+    if name == "__main__":
+        return True
+    module = sys.modules.get(name)
+    if module is None:
+        return False  # made at run time: cloudpickle pickles its contents by value
+    file = getattr(module, "__file__", None)
+    # A namespace package gets further folders when sys.path changes.
+    folders = tuple(getattr(module, "__path__", ())) if file is None else ()
+    known = _known.get((name, file or folders))
     if known is None:
-        module = sys.modules.get(name)
-        if module is None:
-            return False  # made at run time: cloudpickle pickles its contents by value
-        file = getattr(module, "__file__", None)
-        folders = [folder for folder in getattr(module, "__path__", ()) if isinstance(folder, str)]
-        known = _known[name] = name == "__main__" or _is_local_path(name, file, folders)
+        known = _known[name, file or folders] = _is_local_path(name, file, folders)
     return known
 
 
-def _is_local_path(name: str, file: object, folders: Collection[str]) -> bool:
+def _is_local_path(name: str, file: object, folders: Iterable[object]) -> bool:
     """Return True if only the manager has the module; `folders` is a package's `__path__`."""
     if name.partition(".")[0] in _OWN_PACKAGES:
         return False
     if file is None:  # a folder without __init__.py, or a built-in module
-        return bool(folders) and not any(is_installed(folder) for folder in folders)
-    return isinstance(file, str) and file.endswith(".py") and not is_installed(file)
+        return any(isinstance(each, str) and not is_installed(name, each) for each in folders)
+    if not isinstance(file, str):
+        return False
+    if getattr(sys, "frozen", False) and not file.endswith(".py"):
+        return False  # a packed program has its installed modules without their metadata
+    return not is_installed(name, file)
+
+
+def compiled_member(name: str) -> str | None:
+    """Return the path of a compiled module, with which a package cannot be sent; None without one.
+
+    Args:
+        name: The name of a local module. The package that is sent or not sent as a whole is the
+            outermost one with an `__init__.py` that the module is in.
+    """
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        unit = ".".join(parts[:count])
+        spec = _find_spec(unit)
+        if spec is None:
+            return None
+        if spec.has_location and spec.origin is not None:
+            key = unit, spec.origin
+            if key not in _compiled_members or not _is_still(_compiled_members[key]):
+                _compiled_members[key] = _find_compiled(unit, spec)
+            return _compiled_members[key]
+    return None
+
+
+_compiled_members: dict[tuple[str, str], str | None] = {}  # (name, file) of a package or module
+
+
+def _is_still(path: str | None) -> bool:
+    return path is None or os.path.exists(path)
+
+
+def _find_compiled(name: str, spec: ModuleSpec) -> str | None:
+    if spec.submodule_search_locations is None:
+        return spec.origin if _is_compiled(str(spec.origin)) else None
+    for inner, module in list(sys.modules.items()):  # Meson builds them in a folder of their own
+        if inner.startswith(f"{name}."):
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and _is_compiled(file):
+                return file
+    for folder in spec.submodule_search_locations:
+        found = find_compiled_below(folder)
+        if found is not None:
+            return found
+    return None
+
+
+def find_compiled_below(folder: str) -> str | None:
+    """Return the path of a compiled module in a folder, or in a package below it."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:  # in a zip file, where none can be imported
+        return None
+    for entry in entries:
+        if _is_compiled(entry.name):
+            return entry.path
+    for entry in entries:
+        if entry.name.isidentifier() and os.path.exists(os.path.join(entry.path, "__init__.py")):
+            found = find_compiled_below(entry.path)
+            if found is not None:
+                return found
+    return None
+
+
+def _is_compiled(path: str) -> bool:
+    """Return True for what this Python would import as a compiled module."""
+    for suffix in EXTENSION_SUFFIXES:
+        if path.endswith(suffix):
+            return os.path.basename(path)[: -len(suffix)].isidentifier()
+    return False
+
+
+def refusal(name: str) -> str | None:
+    """Return why a local module cannot be sent, with the cure; None if it can be."""
+    path = compiled_member(name)
+    if path is None:
+        return None
+    top = name.partition(".")[0]
+    spec = _find_spec(top)
+    is_package = spec is not None and spec.submodule_search_locations is not None
+    shown = path[path.rfind(f"{os.sep}{top}{os.sep}") + 1 :]
+    return (
+        f"{top} {'has' if is_package else 'is'} the compiled module {shown}, which cannot travel. "
+        f'Install {top} on the host, and say installed=["{top}"].'
+    )
+
+
+def _find_spec(name: str) -> ModuleSpec | None:
+    """Return the spec of a module, without importing it or its parents; None if there is none."""
+    module = sys.modules.get(name)
+    if module is not None:
+        return getattr(module, "__spec__", None)
+    parent = name.rpartition(".")[0]
+    try:
+        if not parent:
+            return importlib.util.find_spec(name)
+        above = _find_spec(parent)
+        folders = getattr(sys.modules.get(parent), "__path__", None)
+        if folders is None and above is not None:
+            folders = above.submodule_search_locations
+        return None if folders is None else PathFinder.find_spec(name, list(folders))
+    except Exception as error:
+        if not is_built_in(error):
+            raise
+        return None  # a user's finder may raise anything; the import on the host reports it
 
 
 class Source(NamedTuple):
@@ -98,8 +185,8 @@ def add_imports(function: types.FunctionType, sources: dict[str, Source]) -> Non
     while waiting:
         name = waiting.pop()
         spec = None if name in sources else _find_local(name)
-        if spec is None:
-            continue
+        if spec is None or compiled_member(name) is not None:
+            continue  # the import fails on the host, which the function may expect
         parent = name.rpartition(".")[0]
         if parent:
             waiting.append(parent)
@@ -165,30 +252,19 @@ def _absolute(name: str, level: object, package: str) -> str | None:
         return None
 
 
-_installed: set[str] = set()  # top-level names found not to be local
+_installed: set[str] = set()  # names of modules that are not local and have no local submodule
 
 
 def _find_local(name: str) -> ModuleSpec | None:
     """Return the spec of a local module; None if it is not local or does not exist."""
-    parent = name.rpartition(".")[0]
-    if name == "__main__" or name in _installed:
+    if name == "__main__" or name in _installed or name.rpartition(".")[0] in _installed:
         return None
-    try:
-        if parent:
-            above = _find_local(parent)
-            folders = None if above is None else above.submodule_search_locations
-            spec = None if folders is None else PathFinder.find_spec(name, list(folders))
-        else:
-            spec = importlib.util.find_spec(name)  # imports nothing, since there is no parent
-    except Exception as error:
-        if not is_built_in(error):
-            raise
-        return None  # a user's finder may raise anything; the import on the host reports it
+    spec = _find_spec(name)
     if spec is None:
         return None
-    file = spec.origin if spec.has_location else None
-    if _is_local_path(name, file, spec.submodule_search_locations or []):
+    folders = getattr(sys.modules.get(name), "__path__", spec.submodule_search_locations) or ()
+    if _is_local_path(name, spec.origin if spec.has_location else None, folders):
         return spec
-    if not parent:
+    if not _is_local_path(name, None, folders):
         _installed.add(name)
     return None

@@ -1,7 +1,7 @@
 """The pickler of calls and the unpickler of values, built on cloudpickle.
 
-Installed modules travel by name. A function, class or module whose source is neither in the
-standard library nor in a site-packages folder is not on the host, so its code travels by value.
+Installed modules travel by name. A function, class or module of another module is not on the host,
+so its code travels by value.
 cloudpickle can do that only after a registration that changes every pickle of this process;
 therefore its pickler is subclassed here. `local_modules` finds what a function's body imports.
 
@@ -24,7 +24,7 @@ from typing import Any, Callable, ClassVar
 
 from cloudpickle import cloudpickle
 
-from lazycluster._functions.local_modules import Source, add_imports, is_local
+from lazycluster._functions.local_modules import Source, add_imports, is_local, refusal
 
 _BARE_ATTRIBUTES = ("__package__", "__file__", "__doc__")
 
@@ -100,6 +100,16 @@ if isinstance(typing.NewType, type):  # a plain function before Python 3.10
     _LOCAL_REDUCERS[typing.NewType] = _reduce_new_type
 
 
+def _is_sent(name: object) -> bool:
+    """Return True for a local module; raise PicklingError for one that cannot be sent."""
+    if not isinstance(name, str) or not is_local(name):
+        return False
+    reason = refusal(name)
+    if reason is not None:
+        raise pickle.PicklingError(reason)
+    return True
+
+
 class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Pickle by value what is not installed."""
 
@@ -116,13 +126,13 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def reducer_override(self, obj: Any) -> Any:
         """See pickle.Pickler; called for each object that is not of a basic type."""
         kind = type(obj)
-        if kind is types.FunctionType and is_local(obj.__module__):
+        if kind is types.FunctionType and _is_sent(obj.__module__):
             return self._reduce_function(obj)
-        if issubclass(kind, type) and is_local(obj.__module__):
+        if issubclass(kind, type) and _is_sent(obj.__module__):
             return self._reduce_class(obj)
-        if kind is types.ModuleType and is_local(obj.__name__):
+        if kind is types.ModuleType and _is_sent(obj.__name__):
             return self._reduce_module(obj)
-        if kind in _LOCAL_REDUCERS and is_local(obj.__module__):
+        if kind in _LOCAL_REDUCERS and _is_sent(obj.__module__):
             return _LOCAL_REDUCERS[kind](obj)
         if kind is functools.cached_property:  # it holds a lock before Python 3.12
             return kind, (obj.func,), {"attrname": obj.attrname}

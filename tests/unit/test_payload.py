@@ -343,18 +343,6 @@ def test_installed_module_is_not_local(name):
     assert not _local_modules.is_local(name)
 
 
-def test_link_into_site_packages_is_installed(tmp_path):
-    """uv links modules to its cache; their own path has no site-packages in it."""
-    cache = tmp_path / "cache" / "module.py"
-    cache.parent.mkdir()
-    cache.write_text("")
-    link = tmp_path / "site-packages" / "module.py"
-    link.parent.mkdir()
-    link.symlink_to(cache)
-    assert _local_modules.is_installed(str(link))
-    assert not _local_modules.is_installed(str(cache))
-
-
 def code_of(function):
     """Return (name, file, line numbers) of a function's code and of all code within."""
     found, waiting = [], [function.__code__]

@@ -6,14 +6,14 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from lazycluster._checks import check_flags, checked_path
 from lazycluster._fabric.kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call, describe
-from lazycluster._runtime.calls import RuntimeView
+from lazycluster._runtime.calls import Options, RuntimeView
 from lazycluster._runtime.process_host import ProcessHost
 from lazycluster._tasks.execution import Execution
 from lazycluster._tasks.history import History
@@ -55,12 +55,16 @@ class Runtime(ProcessHost):
         connection_kwargs: Parameters of `Connection` by name, or parameters of paramiko and fabric
             that have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway` and
             others, see the page "Coming from lazycluster 0.2 or fabric").
+        modules: Names of packages that functions send to the host although they are installed
+            here. They must not have compiled modules.
+        installed: Names of packages that the host has, although they are local here.
 
     `Connection` explains the keyword-only parameters and has their defaults; None means not given.
     A parameter may be here or in `connection_kwargs`.
 
     Raises:
         ValueError: If an argument is invalid; checked before any process starts.
+        TypeError: If `modules` or `installed` is not a list, a tuple or a set of strings.
         InvalidRuntimeError: If the host cannot be used; message and `__cause__` have the reason. Or
             if `is_valid_runtime` of a subclass returns False.
         PathCreationError: If the working directory cannot be made.
@@ -92,6 +96,8 @@ class Runtime(ProcessHost):
         interactive: bool | None = None,
         python: str | None = None,
         options: Mapping[str, str] | None = None,
+        modules: Collection[str] | None = None,
+        installed: Collection[str] | None = None,
     ) -> None:
         path = None
         if working_dir is not None and working_dir != "":
@@ -113,6 +119,7 @@ class Runtime(ProcessHost):
             "options": options,
         }
         keywords = translate_connection_kwargs(connection_kwargs or {}, parameters)
+        self._options = Options().replaced(modules=modules, installed=installed)
         super().__init__(Connection(host, **keywords))
         self._history = History(self.host, self._processes)
         self._start(path)
@@ -271,6 +278,7 @@ class Runtime(ProcessHost):
         check_call(function, func_kwargs, reserved)
         called = getattr(function, "__name__", None) or describe(function)
         task = RuntimeTask(f"execute-function-{called}")
+        task._modules = self._options.modules
         task._run_checked_function(function, func_kwargs)
         return self.execute_task(task, execute_async, debug=debug)
 

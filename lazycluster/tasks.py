@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from os import PathLike
 from typing import Any
 
@@ -28,6 +28,7 @@ from lazycluster._fabric.connection import (
 )
 from lazycluster._fabric.login import login_of
 from lazycluster._functions.payload import check_call, describe, dump_call
+from lazycluster._functions.selection import NONE_NAMED
 from lazycluster._last_execution import LastExecution
 from lazycluster._tasks.env_variables import WORKING_DIR, EnvVariables
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target, stop_all
@@ -58,9 +59,14 @@ class RuntimeTask:
     Args:
         name: The name of the task, for logs and process keys. Defaults to one made of `id()`, also
             for `""`.
+        modules: Names of packages that the task's functions send to the host although they are
+            installed here; see `Runtime`. Functions are pickled when their step is added, so the
+            task does not get what a Runtime has.
+        installed: Names of packages that the host has, although they are local here.
 
     Raises:
-        ValueError: If the name is not a string.
+        ValueError: If the name is not a string, or a module cannot be sent.
+        TypeError: If `modules` or `installed` is not a list, a tuple or a set of strings.
 
     Examples:
         >>> task = RuntimeTask("greet").run_command("echo Hello").run_function(pow, base=2, exp=3)
@@ -75,7 +81,14 @@ class RuntimeTask:
     log: logging.Logger = logging.getLogger("lazycluster")
     """The logger of the library."""
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        modules: Collection[str] | None = None,
+        installed: Collection[str] | None = None,
+    ) -> None:
+        self._modules = NONE_NAMED.replaced(modules, installed)
         self.name = f"task-{id(self)}" if name is None or name == "" else name
         self._steps: list[Step] = []
         self._env_variables = EnvVariables(reserved=WORKING_DIR)
@@ -122,6 +135,7 @@ class RuntimeTask:
         twin._steps = list(self._steps)
         twin._env_variables = EnvVariables(self._env_variables.snapshot(), reserved=WORKING_DIR)
         twin._omit_on_join = self._omit_on_join
+        twin._modules = self._modules
         return twin
 
     @property
@@ -307,7 +321,7 @@ class RuntimeTask:
     def _run_checked_function(
         self, function: Callable[..., Any], func_kwargs: Mapping[str, object]
     ) -> RuntimeTask:
-        payload = dump_call(function, (), func_kwargs)
+        payload = dump_call(function, (), func_kwargs, modules=self._modules)
         return self._add(RunFunction(describe(function), payload=payload))
 
     def send_file(

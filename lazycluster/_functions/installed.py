@@ -37,7 +37,7 @@ def is_installed(name: str, path: str) -> bool:
         path: Its file, or a folder of a package without a file.
     """
     path = os.path.abspath(path)
-    if _is_of_standard_library(path):
+    if is_of_standard_library(path):
         return True
     location = _find_location(name, path)
     if _has_distribution(location, path):
@@ -64,7 +64,7 @@ def _standard_library() -> tuple[str, ...]:
     return tuple(os.path.join(os.path.abspath(folder), "") for folder in sorted(folders))
 
 
-def _is_of_standard_library(path: str) -> bool:
+def is_of_standard_library(path: str) -> bool:
     for folder in _standard_library():
         if path.startswith(folder):
             first = path[len(folder) :].partition(os.sep)[0]

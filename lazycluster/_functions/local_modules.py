@@ -20,7 +20,7 @@ from typing import NamedTuple
 from lazycluster._functions.installed import is_installed
 
 # Never sent as source: lazycluster stays on the manager, the connection sends cloudpickle.
-_OWN_PACKAGES = frozenset({"lazycluster", "cloudpickle"})
+OWN_PACKAGES = frozenset({"lazycluster", "cloudpickle"})
 
 
 def is_built_in(error: Exception) -> bool:
@@ -54,7 +54,7 @@ def is_local(name: object) -> bool:
 
 def _is_local_path(name: str, file: object, folders: Iterable[object]) -> bool:
     """Return True if only the manager has the module; `folders` is a package's `__path__`."""
-    if name.partition(".")[0] in _OWN_PACKAGES:
+    if name.partition(".")[0] in OWN_PACKAGES:
         return False
     if file is None:  # a folder without __init__.py, or a built-in module
         return any(isinstance(each, str) and not is_installed(name, each) for each in folders)
@@ -75,7 +75,7 @@ def compiled_member(name: str) -> str | None:
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
         unit = ".".join(parts[:count])
-        spec = _find_spec(unit)
+        spec = find_spec(unit)
         if spec is None:
             return None
         if spec.has_location and spec.origin is not None:
@@ -139,7 +139,7 @@ def refusal(name: str) -> str | None:
     if path is None:
         return None
     top = name.partition(".")[0]
-    spec = _find_spec(top)
+    spec = find_spec(top)
     is_package = spec is not None and spec.submodule_search_locations is not None
     shown = path[path.rfind(f"{os.sep}{top}{os.sep}") + 1 :]
     return (
@@ -148,7 +148,7 @@ def refusal(name: str) -> str | None:
     )
 
 
-def _find_spec(name: str) -> ModuleSpec | None:
+def find_spec(name: str) -> ModuleSpec | None:
     """Return the spec of a module, without importing it or its parents; None if there is none."""
     module = sys.modules.get(name)
     if module is not None:
@@ -157,7 +157,7 @@ def _find_spec(name: str) -> ModuleSpec | None:
     try:
         if not parent:
             return importlib.util.find_spec(name)
-        above = _find_spec(parent)
+        above = find_spec(parent)
         folders = getattr(sys.modules.get(parent), "__path__", None)
         if folders is None and above is not None:
             folders = above.submodule_search_locations
@@ -184,7 +184,7 @@ def add_imports(function: types.FunctionType, sources: dict[str, Source]) -> Non
     waiting = [*_imported(function.__code__, package)]
     while waiting:
         name = waiting.pop()
-        spec = None if name in sources else _find_local(name)
+        spec = None if name in sources else find_local(name)
         if spec is None or compiled_member(name) is not None:
             continue  # the import fails on the host, which the function may expect
         parent = name.rpartition(".")[0]
@@ -255,11 +255,11 @@ def _absolute(name: str, level: object, package: str) -> str | None:
 _installed: set[str] = set()  # names of modules that are not local and have no local submodule
 
 
-def _find_local(name: str) -> ModuleSpec | None:
+def find_local(name: str) -> ModuleSpec | None:
     """Return the spec of a local module; None if it is not local or does not exist."""
     if name == "__main__" or name in _installed or name.rpartition(".")[0] in _installed:
         return None
-    spec = _find_spec(name)
+    spec = find_spec(name)
     if spec is None:
         return None
     folders = getattr(sys.modules.get(name), "__path__", spec.submodule_search_locations) or ()

@@ -12,6 +12,7 @@ import types
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable
 
 from lazycluster._functions.local_modules import is_built_in
+from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._spool import Spool
 from lazycluster.exceptions import SerializationError
 
@@ -28,7 +29,11 @@ PICKLING_ERRORS = (pickle.PicklingError, TypeError, AttributeError, RecursionErr
 
 
 def dump_call(
-    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+    function: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    *,
+    modules: Modules = NONE_NAMED,
 ) -> Spool:
     """Pickle the sources of local modules, then the tuple `(function, args, kwargs)`.
 
@@ -43,7 +48,7 @@ def dump_call(
     while True:
         texts = {name: tuple(source) for name, source in sources.items()}
         spool = Spool(pickle.dumps(texts, pickle.HIGHEST_PROTOCOL))
-        pickler = CallPickler(spool)
+        pickler = CallPickler(spool, modules)
         try:
             pickler.dump((function, tuple(args), dict(kwargs)))
         except PICKLING_ERRORS as error:
@@ -66,7 +71,7 @@ def _attempt(value: object) -> tuple[Exception | None, list[types.ModuleType]]:
     """Return why a value cannot be pickled, and the modules pickled by value until then."""
     from lazycluster._functions.pickler import CallPickler
 
-    pickler = CallPickler(_Nowhere())
+    pickler = CallPickler(_Nowhere(), NONE_NAMED)
     try:
         pickler.dump(value)
     except PICKLING_ERRORS as error:

@@ -24,7 +24,8 @@ from typing import Any, Callable, ClassVar
 
 from cloudpickle import cloudpickle
 
-from lazycluster._functions.local_modules import Source, add_imports, is_local, refusal
+from lazycluster._functions.local_modules import Source, add_imports, refusal
+from lazycluster._functions.selection import Modules
 
 _BARE_ATTRIBUTES = ("__package__", "__file__", "__doc__")
 
@@ -100,16 +101,6 @@ if isinstance(typing.NewType, type):  # a plain function before Python 3.10
     _LOCAL_REDUCERS[typing.NewType] = _reduce_new_type
 
 
-def _is_sent(name: object) -> bool:
-    """Return True for a local module; raise PicklingError for one that cannot be sent."""
-    if not isinstance(name, str) or not is_local(name):
-        return False
-    reason = refusal(name)
-    if reason is not None:
-        raise pickle.PicklingError(reason)
-    return True
-
-
 class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Pickle by value what is not installed."""
 
@@ -117,8 +108,9 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         {types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
     )
 
-    def __init__(self, file: object) -> None:
+    def __init__(self, file: object, modules: Modules) -> None:
         super().__init__(file)
+        self._modules = modules
         self.modules_by_value: list[types.ModuleType] = []  # those pickled as a whole, in order
         self.imported: dict[str, Source] = {}  # what the bodies of pickled functions import
         self._bare_modules: dict[str, _BareModule] = {}
@@ -126,19 +118,32 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def reducer_override(self, obj: Any) -> Any:
         """See pickle.Pickler; called for each object that is not of a basic type."""
         kind = type(obj)
-        if kind is types.FunctionType and _is_sent(obj.__module__):
+        if kind is types.FunctionType and self._is_sent(obj.__module__):
             return self._reduce_function(obj)
-        if issubclass(kind, type) and _is_sent(obj.__module__):
+        if issubclass(kind, type) and self._is_sent(obj.__module__):
             return self._reduce_class(obj)
-        if kind is types.ModuleType and _is_sent(obj.__name__):
+        if kind is types.ModuleType and self._is_sent(obj.__name__):
             return self._reduce_module(obj)
-        if kind in _LOCAL_REDUCERS and _is_sent(obj.__module__):
+        if kind in _LOCAL_REDUCERS and self._is_sent(obj.__module__):
             return _LOCAL_REDUCERS[kind](obj)
         if kind is functools.cached_property:  # it holds a lock before Python 3.12
             return kind, (obj.func,), {"attrname": obj.attrname}
         if obj is dataclasses.MISSING:
             return "MISSING"  # by name, since code compares it with `is`
         return super().reducer_override(obj)
+
+    def _is_sent(self, name: object) -> bool:
+        """Return True for a module that is sent.
+
+        Raises:
+            pickle.PicklingError: If it would have to be sent and cannot be; says the cure.
+        """
+        if not isinstance(name, str) or not self._modules.is_local(name):
+            return False
+        reason = refusal(name)
+        if reason is not None:
+            raise pickle.PicklingError(reason)
+        return True
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         # The functions of a module share one namespace on the host as well, also with the module

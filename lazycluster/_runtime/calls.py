@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -16,6 +16,7 @@ from lazycluster._checks import (
     checked_words,
 )
 from lazycluster._functions.payload import check_call, describe, dump_call
+from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._runtime.host import Host
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.invocation import ERRORS, OUTPUT, Invocation
@@ -45,14 +46,17 @@ class Options:
     cwd: str | None = None
     shell: tuple[str, ...] | None = None
     on_output: Callable[[str], object] | None = None
+    modules: Modules = NONE_NAMED
 
     def replaced(
         self,
-        timeout: float | None,
-        env: Mapping[str, str | float] | None,
-        cwd: str | PathLike[str] | None,
-        shell: str | None,
-        on_output: Callable[[str], object] | None,
+        timeout: float | None = None,
+        env: Mapping[str, str | float] | None = None,
+        cwd: str | PathLike[str] | None = None,
+        shell: str | None = None,
+        on_output: Callable[[str], object] | None = None,
+        modules: Collection[str] | None = None,
+        installed: Collection[str] | None = None,
     ) -> Options:
         """Return these options with others, after a check; None leaves one, and `env` adds."""
         if on_output is not None and not callable(on_output):
@@ -63,6 +67,7 @@ class Options:
             self.cwd if cwd is None else checked_path(cwd, "cwd"),
             self.shell if shell is None else checked_words(shell, "The shell"),
             self.on_output if on_output is None else on_output,
+            self.modules.replaced(modules, installed),
         )
 
 
@@ -249,6 +254,8 @@ class Calls:
         cwd: str | PathLike[str] | None = None,
         shell: str | None = None,
         on_output: Callable[[str], object] | None = None,
+        modules: Collection[str] | None = None,
+        installed: Collection[str] | None = None,
     ) -> RuntimeView:
         """Return a view of the Runtime whose `run`, `call` and `submit` have other options.
 
@@ -261,20 +268,24 @@ class Calls:
             cwd: The directory to start in.
             shell: The shell of commands.
             on_output: Called with each line that a command or a function prints.
+            modules: Names of packages that functions send to the host although they are installed
+                here, in addition; see `Runtime`.
+            installed: Names of packages that the host has, in addition.
 
         Raises:
             ValueError: If an argument is invalid.
             TypeError: If an argument has a wrong type.
         """
-        options = self._options.replaced(timeout, env, cwd, shell, on_output)
+        options = self._options.replaced(timeout, env, cwd, shell, on_output, modules, installed)
         return RuntimeView(self._base, options)
 
     def _call_invocation(
         self, function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
     ) -> Invocation:
         check_call(function, kwargs, {}, args)
-        step = RunFunction(describe(function), payload=dump_call(function, args, kwargs))
         options = self._options
+        payload = dump_call(function, args, kwargs, modules=options.modules)
+        step = RunFunction(describe(function), payload=payload)
         return Invocation(
             step, self._base.host, timeout=options.timeout, on_output=options.on_output
         )

@@ -83,6 +83,7 @@ def _work(
     try:
         _settle(job["working_dir"], job["environment"])
         if kind == "function":
+            _add_working_dir()
             return call(step["python"], job["missing"], payload, value, send)
         if kind == "unpack":
             return files.receive(payload, report, step["target"], step["name"])
@@ -97,6 +98,17 @@ def _work(
         return files.os_failure(error)
     except ValueError as error:  # no path can look like this
         return {"failure": "os", "message": str(error)}
+
+
+def _add_working_dir() -> "None":
+    """Let a function import from its working directory what is nowhere else.
+
+    The path is absolute, so a change of directory makes no difference.
+    """
+    with contextlib.suppress(OSError):  # it was deleted
+        folder = os.getcwd()
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def encode_job(job: "dict[str, Any]") -> "bytes":

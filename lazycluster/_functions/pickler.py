@@ -10,7 +10,6 @@ Import this module with the first call, not with lazycluster: the import takes 2
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import marshal
 import operator
@@ -24,6 +23,7 @@ from typing import Any, Callable, ClassVar
 
 from cloudpickle import cloudpickle
 
+from lazycluster._functions.installed_names import InstalledNames
 from lazycluster._functions.local_modules import Source, add_imports, refusal
 from lazycluster._functions.selection import Modules
 
@@ -114,11 +114,20 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self.modules_by_value: list[types.ModuleType] = []  # those pickled as a whole, in order
         self.imported: dict[str, Source] = {}  # what the bodies of pickled functions import
         self._bare_modules: dict[str, _BareModule] = {}
+        self._installed_names = InstalledNames(modules.is_local)
+        self._without_rule: set[type] = set()  # so that large arguments are pickled fast
 
     def reducer_override(self, obj: Any) -> Any:
         """See pickle.Pickler; called for each object that is not of a basic type."""
         kind = type(obj)
-        if kind is types.FunctionType and self._is_sent(obj.__module__):
+        if kind in self._without_rule:
+            return NotImplemented
+        named = self._installed_names.reduce(obj, kind)
+        if named is not None:
+            return named
+        if kind is types.FunctionType and (
+            self._is_sent(obj.__module__) or self._is_sent(obj.__globals__.get("__name__"))
+        ):
             return self._reduce_function(obj)
         if issubclass(kind, type) and self._is_sent(obj.__module__):
             return self._reduce_class(obj)
@@ -128,8 +137,8 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             return _LOCAL_REDUCERS[kind](obj)
         if kind is functools.cached_property:  # it holds a lock before Python 3.12
             return kind, (obj.func,), {"attrname": obj.attrname}
-        if obj is dataclasses.MISSING:
-            return "MISSING"  # by name, since code compares it with `is`
+        if kind not in _LOCAL_REDUCERS and not self._installed_names.may_name(kind):
+            self._without_rule.add(kind)
         return super().reducer_override(obj)
 
     def _is_sent(self, name: object) -> bool:

@@ -243,7 +243,8 @@ class TaskExecutionError(LazyclusterError):
     Attributes:
         task: The RuntimeTask.
         task_step_index: The index of the failed step, counted from 0.
-        execution_log_file_path: The file with the execution log; None if there is none.
+        execution_log_file_path: The file with the execution log, which may be empty; None if it
+            could not be created.
         output: What the failed step printed.
     """
 

@@ -215,7 +215,9 @@ class RuntimeTask:
     def execution_log_file_path(self) -> str | None:
         """Return the path of the file with the last execution's output; None before the first one.
 
-        A silent execution has an empty file. It is None if the file cannot be created, which a
+        The file exists from the first output on, or from the first time that its path is asked for:
+        by this property, by an error of the task, or by a pickle of the task. So a silent execution
+        has an empty file, or none at all. The path is None if the file cannot be created, which a
         WARNING says.
 
         It is in `execution_log/<host>/` below `$LAZYCLUSTER_HOME`, else below
@@ -446,7 +448,7 @@ class RuntimeTask:
         on_end: Callable[[Execution], None] | None = None,
     ) -> Execution:
         """Return a new execution of the steps that the task has now."""
-        execution = Execution(
+        return Execution(
             self._name,
             tuple(step.bound() for step in self._steps),
             host,
@@ -455,8 +457,6 @@ class RuntimeTask:
             timeout=checked_timeout(timeout),
             on_end=on_end,
         )
-        execution.log.create_file()
-        return execution
 
     def _show(self, execution: Execution, process: TaskProcess | None = None) -> LastExecution:
         """Make an execution that is about to begin the one that the task's properties show."""

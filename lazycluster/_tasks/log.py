@@ -16,7 +16,12 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from lazycluster._tasks.log_files import RemovedAtExitError, create_log_file, open_log_file
+from lazycluster._tasks.log_files import (
+    RemovedAtExitError,
+    configured_main_directory,
+    create_log_file,
+    open_log_file,
+)
 
 MEMORY_LIMIT = 64 * 1024
 """The most bytes of a log that are in memory; they are its first ones, and in its file too."""
@@ -40,17 +45,14 @@ class ExecutionLog:
     Args:
         host: The host, for the name of the folder.
         task_name: The task, for the name of the file.
-
-    Attributes:
-        path: The path of the file; None before `create_file` or the first byte, and if the file
-            cannot be created.
     """
 
     def __init__(self, host: str, task_name: str) -> None:
         self.host = host
         self.task_name = task_name
         self._lock = threading.RLock()  # reentrant for a signal handler that reads the log
-        self.path: str | None = None
+        self._main_directory = configured_main_directory()  # it may be set anew meanwhile
+        self._path: str | None = None  # None before the first byte and before `path` was read
         self._memory = bytearray()
         self._length = 0
         # For each step the spans [start, end) of the log that are its output: one span, unless
@@ -66,6 +68,7 @@ class ExecutionLog:
         self._rest_start = 0  # the position of the first of them
 
     def __getstate__(self) -> dict[str, object]:
+        _ = self.path  # The copy has the path of this log, wherever it is read.
         with self._lock:
             state = self.__dict__.copy()
             state["_memory"], state["_rest"] = bytes(self._memory), bytes(self._rest)
@@ -85,18 +88,26 @@ class ExecutionLog:
         with self._lock:
             self._begin_step(index)
 
-    def create_file(self) -> None:
-        """Create the file, so that it has a path before the first byte and without one.
+    @property
+    def path(self) -> str | None:
+        """Return the path of the file; None if the file cannot be created, which a WARNING says.
 
-        It is not open before the first byte: thousands of silent executions may run at once.
+        Nothing is created before the first byte, unless the path is read: then the file is there,
+        and empty. It is not open before the first byte: thousands of silent executions may run.
         """
-        with self._lock:
+        if self._path is None:
+            with self._lock:
+                self._create_file()
+            self._warn()
+        return self._path
+
+    def _create_file(self) -> None:
+        """Create the file, unless it was created or given up meanwhile. The lock is held."""
+        if self._path is None and self._failure is None:
             try:
-                self.path, fd = create_log_file(self.host, self.task_name)
-                posix.close(fd)
+                posix.close(self._open_new_file())
             except OSError as error:
                 self._give_up(error)
-        self._warn()
 
     def append(self, index: int, data: bytes | memoryview) -> None:
         """Append output of a step to memory and file.
@@ -141,10 +152,13 @@ class ExecutionLog:
         return view
 
     def _open_file(self) -> int:
-        if self.path is not None:
+        if self._path is not None:
             with contextlib.suppress(FileNotFoundError):  # its folder has been removed
-                return open_log_file(self.path)
-        self.path, fd = create_log_file(self.host, self.task_name)
+                return open_log_file(self._path)
+        return self._open_new_file()
+
+    def _open_new_file(self) -> int:
+        self._path, fd = create_log_file(self.host, self.task_name, self._main_directory)
         return fd
 
     def _give_up(self, error: OSError) -> None:
@@ -281,7 +295,7 @@ class ExecutionLog:
         return bytes(self._rest[start - self._rest_start : end - self._rest_start]), end
 
     def _read_file(self, start: int, end: int) -> bytes:
-        path = self.path
+        path = self._path
         assert path is not None  # Bytes beyond memory are in a file.
         try:
             if self._fd is not None:  # also if the folder has been removed meanwhile

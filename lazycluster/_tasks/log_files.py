@@ -46,16 +46,39 @@ def set_main_directory(path: str | os.PathLike[str]) -> None:
 
 def main_directory() -> str:
     """Return the absolute path of the main directory, which need not exist."""
-    return _configured_main_directory() or _home_main_directory() or _temporary_main_directory()
+    return os.path.abspath(
+        configured_main_directory() or _home_main_directory() or _temporary_main_directory()
+    )
 
 
-def create_log_file(host: str, task_name: str) -> tuple[str, int]:
+def configured_main_directory() -> str | None:
+    """Return the main directory that was set, else `$LAZYCLUSTER_HOME`, else XDG's, else None.
+
+    A variable may be a relative path; the folder that it starts at may have been removed.
+    """
+    if _chosen is not None:
+        return _chosen
+    home = os.environ.get("LAZYCLUSTER_HOME")
+    if home:
+        return home
+    state_home = os.environ.get("XDG_STATE_HOME")
+    # The XDG Base Directory Specification says to ignore a relative path.
+    if state_home and os.path.isabs(state_home):
+        return os.path.join(state_home, "lazycluster")
+    return None
+
+
+def create_log_file(host: str, task_name: str, configured: str | None) -> tuple[str, int]:
     """Create a log file, readable by this user only.
 
-    The main directory is the one that was set, else `$LAZYCLUSTER_HOME`, else
-    `$XDG_STATE_HOME/lazycluster`, else `~/.local/state/lazycluster`. Where `$HOME` cannot be
-    written it is a temporary folder that is removed at exit; after `kill -9` of the process it
-    stays.
+    The main directory is the configured one, else `~/.local/state/lazycluster`. Where `$HOME`
+    cannot be written it is a temporary folder that is removed at exit; after `kill -9` of the
+    process it stays.
+
+    Args:
+        host: The host, for the name of the folder.
+        task_name: The task, for the name of the file.
+        configured: The `configured_main_directory` of the execution.
 
     Returns:
         The path, and a descriptor to append to the file.
@@ -63,7 +86,6 @@ def create_log_file(host: str, task_name: str) -> tuple[str, int]:
     Raises:
         OSError: If the file cannot be created.
     """
-    configured = _configured_main_directory()
     if configured is not None:
         return _create_below(configured, host, task_name)
     at_home = _home_main_directory()
@@ -84,19 +106,6 @@ def open_log_file(path: str) -> int:
         OSError: If the file cannot be opened.
     """
     return os.open(path, _FLAGS, 0o600)
-
-
-def _configured_main_directory() -> str | None:
-    if _chosen is not None:
-        return _chosen
-    home = os.environ.get("LAZYCLUSTER_HOME")
-    if home:
-        return os.path.abspath(home)
-    state_home = os.environ.get("XDG_STATE_HOME")
-    # The XDG Base Directory Specification says to ignore a relative path.
-    if state_home and os.path.isabs(state_home):
-        return os.path.join(state_home, "lazycluster")
-    return None
 
 
 def _home_main_directory() -> str | None:
@@ -142,7 +151,7 @@ def _remove_temporary(pid: int) -> None:
 
 
 def _create_below(main_directory: str, host: str, task_name: str) -> tuple[str, int]:
-    folder = os.path.join(main_directory, "execution_log", _safe_name(host))
+    folder = os.path.join(os.path.abspath(main_directory), "execution_log", _safe_name(host))
     _make_private_folders(folder)
     name = f"{_safe_name(task_name)}_{time.strftime('%Y%m%d-%H%M%S')}_{os.urandom(8).hex()}.log"
     path = os.path.join(folder, name)

@@ -215,7 +215,29 @@ def test_log_file_is_private(runtime):
     assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
 
 
-@pytest.mark.parametrize("task", [commands("true"), RuntimeTask()], ids=["silent", "no steps"])
+SILENT = pytest.mark.parametrize(
+    "task",
+    [commands("true"), RuntimeTask().run_function(int), RuntimeTask()],
+    ids=["command", "function", "no steps"],
+)
+
+
+@SILENT
+@pytest.mark.parametrize("execute_async", [False, True])
+def test_silent_execution_leaves_no_log_file(
+    runtime, tmp_path, monkeypatch, capsys, task, execute_async
+):
+    """Not even a folder, whatever is read except the path."""
+    monkeypatch.setenv("LAZYCLUSTER_HOME", str(tmp_path / "home"))
+    runtime.execute_task(task, execute_async, debug=True)
+    task.join()
+    task.print_log()
+    assert "".join(task.execution_log) == ""
+    assert task.error is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@SILENT
 def test_silent_execution_has_an_empty_log_file(runtime, task):
     """As in 0.2, a script can open it after any execution."""
     runtime.execute_task(task, execute_async=False)
@@ -971,6 +993,19 @@ def test_attributes_of_a_task_execution_error(runtime):
     assert error.host == runtime.host
     assert error.execution_log_file_path == task.execution_log_file_path
     assert error.output == "two\n"
+
+
+@pytest.mark.parametrize("line", ["exit 3", "kill -9 $$", "echo hi; exit 3"])
+def test_log_file_of_an_error_is_there(runtime, tmp_path, monkeypatch, line):
+    """Whether the step printed something or not; so it is for the error of a handle."""
+    monkeypatch.setenv("LAZYCLUSTER_HOME", str(tmp_path))
+    error = failed(runtime, commands(line))
+    assert stat.S_IMODE(os.stat(error.execution_log_file_path).st_mode) == 0o600
+    task = ended(runtime.execute_task(commands(line)))
+    assert os.path.isfile(task.error.execution_log_file_path)
+    assert pickle.loads(pickle.dumps(task)).error.execution_log_file_path == (
+        task.execution_log_file_path
+    )
 
 
 def test_message_of_a_task_execution_error(runtime):

@@ -50,7 +50,7 @@ def test_main_directory_without_a_home_directory_is_temporary(monkeypatch):
     source = (
         "from lazycluster import Environment\n"
         "from lazycluster._tasks.log_files import create_log_file\n"
-        "print(Environment.main_directory, create_log_file('h', 't')[0])"
+        "print(Environment.main_directory, create_log_file('h', 't', None)[0])"
     )
     run = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, check=True)
     directory, path = run.stdout.decode().split()

@@ -1,4 +1,4 @@
-"""The log of one execution: in memory while it is small, in a private file always."""
+"""The log of one execution: in memory while it is small, in a private file if there is any."""
 
 from __future__ import annotations
 
@@ -248,14 +248,74 @@ def test_readers_see_a_growing_log_whole(log):
 # --- The file ---------------------------------------------------------------------------------
 
 
+def files_below(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def test_file_appears_with_the_first_byte(log, main_directory):
     """A task that prints nothing leaves nothing."""
     log.begin_step(0)
     log.append(0, b"")
-    assert log.path is None
+    log.close(2)
+    assert log.entries() == ["", ""]
+    assert [log.tail(0, 10), log.read_new(0)[0], *log.read_step(1)] == ["", b""]
     assert not main_directory.exists()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_whoever_gets_the_path_gets_a_file(log, main_directory, ended):
+    """It is private, empty, and the same each time; what is printed later is in it."""
+    if ended:
+        log.close()
+    path = log.path
+    assert mode_of(path) == 0o600
+    assert os.path.getsize(path) == 0
+    if not ended:
+        log.append(0, b"x")
+        log.close()
+        assert Path(path).read_bytes() == b"x"
+    assert log.path == path
+    assert files_below(main_directory) == [Path(path)]
+
+
+def test_path_that_many_threads_ask_for_is_one(log, main_directory):
+    """And of one file, while another thread writes the first byte."""
+    barrier = threading.Barrier(9)
+    found = []
+
+    def ask():
+        barrier.wait()
+        found.append(log.path)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
     log.append(0, b"x")
-    assert os.path.isfile(log.path)
+    for thread in threads:
+        thread.join()
+    assert set(found) == {log.path}
+    assert [path.read_bytes() for path in files_below(main_directory)] == [b"x"]
+
+
+def test_main_directory_is_the_one_of_the_beginning(log, main_directory, tmp_path, monkeypatch):
+    """Another one is for later executions."""
+    monkeypatch.setenv("LAZYCLUSTER_HOME", str(tmp_path / "later"))
+    assert Path(log.path).is_relative_to(main_directory)
+
+
+def test_relative_main_directory_whose_start_was_removed(tmp_path, monkeypatch, caplog):
+    """It is like one that cannot be written; a silent execution does not need it."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setenv("LAZYCLUSTER_HOME", "logs")
+    monkeypatch.setattr("lazycluster._tasks.log._warned_of", set())
+    log = ExecutionLog("h", "t")
+    log.close()
+    assert caplog.records == []
+    assert [log.path, log.path] == [None, None]
+    assert len(caplog.records) == 1
 
 
 def test_file_lies_under_host_and_task(log, main_directory):
@@ -332,6 +392,15 @@ def test_copy_reads_the_same_and_is_closed(log, again):
     assert twin.path == log.path
     with pytest.raises(ValueError, match="closed"):
         twin.append(1, b"d")
+
+
+@pytest.mark.parametrize("again", [copy.copy, lambda log: pickle.loads(pickle.dumps(log))])
+def test_copy_of_a_silent_log_has_its_path(log, main_directory, again):
+    """The copy may be read where the main directory is another."""
+    log.close()
+    twin = again(log)
+    (file,) = files_below(main_directory)
+    assert twin.path == log.path == str(file)
 
 
 def test_unwritable_main_directory_is_a_warning_that_names_it(tmp_path, monkeypatch, caplog):

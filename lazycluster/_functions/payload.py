@@ -11,7 +11,7 @@ import pickle
 import types
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable
 
-from lazycluster._functions.local_modules import is_built_in
+from lazycluster._functions.local_modules import is_built_in, is_local
 from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._spool import Spool
 from lazycluster.exceptions import SerializationError
@@ -23,9 +23,24 @@ if TYPE_CHECKING:
     from lazycluster._functions.local_modules import Source
 
 
-# What pickling raises. Anything else comes from a user's __reduce__ or a signal handler, such as a
-# SoftTimeLimitExceeded of Celery, and passes as it is.
 PICKLING_ERRORS = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return True if an error means that an object cannot be pickled.
+
+    Anything else comes from a user's __reduce__ or a signal handler, such as Celery's
+    SoftTimeLimitExceeded, and passes as it is. A pointer of ctypes refuses with a ValueError,
+    a queue of multiprocessing with a RuntimeError.
+    """
+    if isinstance(error, PICKLING_ERRORS):
+        return True
+    if type(error) not in (ValueError, RuntimeError, NotImplementedError):
+        return False
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and not is_local(traceback.tb_frame.f_globals.get("__name__"))
 
 
 def dump_call(
@@ -40,7 +55,7 @@ def dump_call(
     Pythons of this minor version that can import cloudpickle can load the two pickles.
 
     Raises:
-        SerializationError: If the function or an argument cannot be pickled; the message names it.
+        SerializationError: If something in the call cannot be pickled; the message names the way.
     """
     from lazycluster._functions.pickler import CallPickler
 
@@ -51,8 +66,10 @@ def dump_call(
         pickler = CallPickler(spool, modules)
         try:
             pickler.dump((function, tuple(args), dict(kwargs)))
-        except PICKLING_ERRORS as error:
-            raise SerializationError(_explain(function, args, kwargs, error)) from error
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            raise SerializationError(_explain(function, args, kwargs, modules, error)) from error
         # The sources are known after the call is pickled, but must come first in the payload,
         # because unpickling the call may import them. So the call is pickled again.
         if pickler.imported.keys() <= sources.keys():
@@ -60,62 +77,24 @@ def dump_call(
         sources = pickler.imported
 
 
-class _Nowhere:
-    """A file that drops what is written, for a pickler of which only the error matters."""
-
-    def write(self, data: bytes | memoryview) -> int:
-        return len(data)
-
-
-def _attempt(value: object) -> tuple[Exception | None, list[types.ModuleType]]:
-    """Return why a value cannot be pickled, and the modules pickled by value until then."""
-    from lazycluster._functions.pickler import CallPickler
-
-    pickler = CallPickler(_Nowhere(), NONE_NAMED)
-    try:
-        pickler.dump(value)
-    except PICKLING_ERRORS as error:
-        return error, pickler.modules_by_value
-    return None, []
-
-
 def _explain(
     function: Callable[..., object],
     args: Sequence[object],
     kwargs: Mapping[str, object],
+    modules: Modules,
     error: Exception,
 ) -> str:
-    """Return the message of a SerializationError, found by pickling the parts one by one."""
+    """Return the message of a SerializationError: the way to what cannot be pickled."""
+    from lazycluster._functions.pickler import CallPickler
+    from lazycluster._shared.unpicklable import explain
+
     name = describe(function)
-    parts: list[tuple[str, object]] = [(f"function `{name}`", function)]
+    roots: list[tuple[str, object]] = [(f"function `{name}`", function)]
     for number, value in enumerate(args, 1):
-        parts.append((f"positional argument {number} of `{name}`", value))
-    parts += [(f"argument `{key}` of `{name}`", value) for key, value in kwargs.items()]
-    for part, value in parts:
-        failure, modules = _attempt(value)
-        if failure is not None:
-            return f"{part} cannot be pickled: {_blame_module(modules) or _one_line(failure)}"
-    return f"the call of `{name}` cannot be pickled: {_one_line(error)}"
-
-
-def _blame_module(modules: list[types.ModuleType]) -> str | None:
-    """Return a message that names the first module with an unpicklable object, if there is one."""
-    from lazycluster._functions.pickler import travelling_state
-
-    for module in modules:
-        for name, value in travelling_state(module).items():
-            if isinstance(value, types.ModuleType):
-                continue
-            failure, _ = _attempt(value)
-            if failure is not None:
-                return (
-                    f"it uses the module `{module.__name__}` as a whole, which is not installed "
-                    f"and therefore travels by value, but `{module.__name__}.{name}` cannot be "
-                    f"pickled ({_one_line(failure)}). Import what the function needs from it "
-                    f"instead (`from {module.__name__} import ...`), or create `{name}` in a "
-                    "function."
-                )
-    return None
+        roots.append((f"positional argument {number} of `{name}`", value))
+    roots += [(f"argument `{key}` of `{name}`", value) for key, value in kwargs.items()]
+    found = explain(roots, error, lambda file: CallPickler(file, modules))
+    return f"The call cannot be pickled: {found or f'`{name}`: {_one_line(error)}'}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -144,7 +144,10 @@ def test_f35_a_runtime_cannot_be_copied_and_says_what_to_do(runtime, copied):
 
 def test_f35_a_function_that_uses_a_runtime_is_refused_by_name(runtime):
     """When it is to travel, not on the host."""
-    with pytest.raises(lazycluster.exceptions.SerializationError, match="make one where"):
+    with pytest.raises(
+        lazycluster.exceptions.SerializationError,
+        match=r"closure variable `runtime` .*Use it on the manager",
+    ):
         RuntimeTask().run_function(lambda: runtime.host)
 
 

@@ -137,7 +137,7 @@ SCRIPTS = {
     ),
     "an argument that cannot be pickled": (
         RUNTIME + "runtime.execute_function(fail, x=threading.Lock())",
-        ["SerializationError: argument `x` of `fail` cannot be pickled: "],
+        ["SerializationError: The call cannot be pickled: argument `x` of `fail` (_thread.lock). "],
     ),
     "a value that cannot be pickled": (
         RUNTIME + "runtime.execute_function(threading.Lock)",

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     **dict.fromkeys(COMMON, COMMON),
     "_ssh": COMMON | {"_shared"},
     "_conversation": COMMON | {"_shared", "_ssh"},
-    "_functions": COMMON,
+    "_functions": COMMON | {"_shared"},
     "_tasks": COMMON | {"_shared", "_conversation", "_functions"},
     "_pyinstaller": set(),
     "_fabric": PACKAGES | {"connection"},

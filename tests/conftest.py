@@ -20,6 +20,7 @@ import pytest
 from loopback_sshd import LoopbackSshd
 from support.interpreters import OWN_VERSION, find_interpreters
 from support.processes import command_line, parents, words
+from support.separate_host import SeparateSshd
 
 MARKER = "LAZYCLUSTER_TEST_SESSION"
 """A variable of this process and of every process that comes from it, on either side."""
@@ -111,10 +112,14 @@ def _loopback_sshd(**arguments: Any) -> LoopbackSshd:
     It is the Python below the virtual environment, because a host has neither lazycluster nor
     cloudpickle installed.
     """
+    return LoopbackSshd(**_with_defaults(arguments))
+
+
+def _with_defaults(arguments: dict[str, Any]) -> dict[str, Any]:
     environment = {name: os.environ[name] for name in (MARKER, "TMPDIR")}
     environment.update(arguments.pop("environment", {}))
     arguments.setdefault("path", [Path(sys.base_prefix) / "bin"])
-    return LoopbackSshd(environment=environment, **arguments)
+    return {"environment": environment, **arguments}
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +127,24 @@ def sshd() -> Iterator[LoopbackSshd]:
     """Return the sshd of all tests that leave it as it is."""
     with _loopback_sshd() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def separate_sshd() -> Iterator[SeparateSshd]:
+    """Return an sshd whose host has none of the manager's files and packages.
+
+    Where no mount namespace can be made it is like `sshd`.
+    """
+    with SeparateSshd(**_with_defaults({})) as running:
+        yield running
+
+
+@pytest.fixture
+def both_sides(separate_sshd: SeparateSshd) -> Iterator[Path]:
+    """Return a folder for one test that the manager and `separate_sshd` see under the same path."""
+    folder = Path(tempfile.mkdtemp(dir=separate_sshd.folder))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -48,20 +48,28 @@ def any_sshd(request: pytest.FixtureRequest) -> LoopbackSshd:
 
 
 @pytest.fixture(scope="module")
-def runtime(sshd: LoopbackSshd) -> Iterator[Runtime]:
+def host_sshd(request: pytest.FixtureRequest) -> LoopbackSshd:
+    """Return the sshd of a module's tests: `separate_sshd` if the module has that mark."""
+    separate = request.node.get_closest_marker("separate_host")
+    return request.getfixturevalue("separate_sshd" if separate else "sshd")
+
+
+@pytest.fixture(scope="module")
+def runtime(host_sshd: LoopbackSshd) -> Iterator[Runtime]:
     """Return the Runtime of all tests of a module, which leave it as it is."""
-    runtime = Runtime(sshd.alias, connection_kwargs={**PATIENT, "config_file": sshd.config_file})
+    keywords = {**PATIENT, "config_file": host_sshd.config_file}
+    runtime = Runtime(host_sshd.alias, connection_kwargs=keywords)
     yield runtime
     runtime.cleanup()
 
 
 @pytest.fixture
-def make_runtime(sshd: LoopbackSshd) -> Iterator[Callable[..., Runtime]]:
+def make_runtime(host_sshd: LoopbackSshd) -> Iterator[Callable[..., Runtime]]:
     """Return a function that makes Runtimes for one test, on the common sshd or on another."""
     with ExitStack() as stack:
 
         def make(
-            working_dir: str | None = None, *, on: LoopbackSshd = sshd, **keywords: Any
+            working_dir: str | None = None, *, on: LoopbackSshd = host_sshd, **keywords: Any
         ) -> Runtime:
             keywords = {**PATIENT, "config_file": on.config_file, **keywords}
             runtime = Runtime(on.alias, working_dir, connection_kwargs=keywords)

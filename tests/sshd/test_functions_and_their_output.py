@@ -13,7 +13,7 @@ from lazycluster import RuntimeTask
 from lazycluster.exceptions import TaskExecutionError
 from support.hosts import call
 
-pytestmark = pytest.mark.usefixtures("stays_good")
+pytestmark = [pytest.mark.separate_host, pytest.mark.usefixtures("stays_good")]
 
 
 def test_f24_prints_go_to_the_log(runtime):
@@ -83,13 +83,13 @@ def test_f24_prints_from_c(runtime):
     assert logged(runtime, talk) == ("from C\nno end of line", "value")
 
 
-def test_f24_prints_from_a_compiled_module(runtime, tmp_path):
+def test_f24_prints_from_a_compiled_module(runtime, both_sides):
     """From another package, not from the standard library."""
     import _ctypes
 
     if not hasattr(_ctypes, "__file__"):
         pytest.skip("it is compiled into this Python")
-    shutil.copy(_ctypes.__file__, tmp_path)
+    shutil.copy(_ctypes.__file__, both_sides)
 
     def talk(folder):
         import sys
@@ -101,7 +101,7 @@ def test_f24_prints_from_a_compiled_module(runtime, tmp_path):
         _ctypes.call_cdeclfunction(puts, (b"from C",))
         return _ctypes.__file__.startswith(folder)
 
-    assert logged(runtime, talk, folder=str(tmp_path)) == ("from C\n", True)
+    assert logged(runtime, talk, folder=str(both_sides)) == ("from C\n", True)
 
 
 def test_f24_prints_from_c_before_an_exception(runtime):

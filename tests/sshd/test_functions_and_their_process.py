@@ -19,7 +19,7 @@ from support.hosts import call, cause
 from support.processes import is_alive
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("stays_good")
+pytestmark = [pytest.mark.separate_host, pytest.mark.usefixtures("stays_good")]
 
 GLOBAL = {"count": 0}
 
@@ -160,7 +160,7 @@ def test_f25_function_that_comes_back_in_both_processes_of_a_fork(runtime):
 
 
 @pytest.mark.parametrize("how", ["raise", "exit", "return"])
-def test_f25_forked_child_that_outlives_its_parent(runtime, how, tmp_path):
+def test_f25_forked_child_that_outlives_its_parent(runtime, how, both_sides):
     """However it comes back, it is no ending of the function, which has returned."""
 
     def fork(gate):
@@ -175,9 +175,9 @@ def test_f25_forked_child_that_outlives_its_parent(runtime, how, tmp_path):
             sys.exit(3)
         return 0
 
-    child = call(runtime, fork, gate=str(tmp_path / "gate"))
+    child = call(runtime, fork, gate=str(both_sides / "gate"))
     assert is_alive(child)
-    (tmp_path / "gate").touch()
+    (both_sides / "gate").touch()
     wait_until(lambda: not is_alive(child))
 
 
@@ -343,7 +343,7 @@ def close_all():
     return "value"
 
 
-def test_f24_value_is_not_written_into_a_file_of_the_function(runtime, tmp_path):
+def test_f24_value_is_not_written_into_a_file_of_the_function(runtime, both_sides):
     """What it opens after it has closed what is not its own gets the numbers of that."""
 
     def work(path):
@@ -352,9 +352,9 @@ def test_f24_value_is_not_written_into_a_file_of_the_function(runtime, tmp_path)
             os.open(f"{path}/{number}", os.O_WRONLY | os.O_CREAT)
         return "value"
 
-    error = cause(runtime, work, path=str(tmp_path))
+    error = cause(runtime, work, path=str(both_sides))
     assert error.exit_status == 1
-    assert [file.stat().st_size for file in tmp_path.iterdir()] == [0] * 6
+    assert [file.stat().st_size for file in both_sides.iterdir()] == [0] * 6
 
 
 def test_a_step_ends_when_its_process_has_let_go_of_all(own_runtime):

@@ -15,7 +15,7 @@ from lazycluster import RuntimeTask
 from lazycluster.exceptions import LazyclusterError, SerializationError, TaskExecutionError
 from support.hosts import call, cause, commands, ended
 
-pytestmark = pytest.mark.usefixtures("stays_good")
+pytestmark = [pytest.mark.separate_host, pytest.mark.usefixtures("stays_good")]
 
 
 def add(a, b=1):
@@ -151,7 +151,7 @@ def test_f27_value_that_cannot_be_pickled(runtime, function, kind):
     assert kind in str(caught.value)
 
 
-def test_f27_function_whose_value_cannot_be_pickled_has_run(runtime, tmp_path):
+def test_f27_function_whose_value_cannot_be_pickled_has_run(runtime, both_sides):
     """What it did is done, and what it printed is in the log; the step after it does not run."""
 
     def work(path):
@@ -160,11 +160,11 @@ def test_f27_function_whose_value_cannot_be_pickled_has_run(runtime, tmp_path):
         print("printed")
         return threading.Lock()
 
-    task = RuntimeTask().run_function(work, path=str(tmp_path / "effect"))
+    task = RuntimeTask().run_function(work, path=str(both_sides / "effect"))
     task.run_command("echo next")
     with pytest.raises(TaskExecutionError) as caught:
         runtime.execute_task(task, execute_async=False)
-    assert (tmp_path / "effect").read_text() == "done"
+    assert (both_sides / "effect").read_text() == "done"
     assert task.execution_log == ["printed\n", ""]
     assert "has run to its end" in str(caught.value)
 
@@ -261,12 +261,12 @@ print(whole, peak("self") - SIZE, supervisor)
 
 
 @pytest.fixture(scope="module")
-def huge_call(sshd, tmp_path_factory):
+def huge_call(host_sshd, tmp_path_factory):
     """200 MB there and back: whether they arrived, and the memory of both sides beyond them."""
     script = tmp_path_factory.mktemp("huge") / "huge.py"
     script.write_text(HUGE)
     done = subprocess.run(
-        [sys.executable, script, sshd.alias, sshd.config_file],
+        [sys.executable, script, host_sshd.alias, host_sshd.config_file],
         stdout=subprocess.PIPE,
         text=True,
         timeout=280,

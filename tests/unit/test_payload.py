@@ -1,6 +1,7 @@
 """Calls become bytes, and bytes become values, with another Python as the host.
 
-That Python is isolated: it has the standard library and the cloudpickle of `cloudpickle_sources`.
+That Python is isolated: it has the standard library and the cloudpickle of `cloudpickle_sources`,
+and no file of the manager where a mount namespace can be made.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from lazycluster._functions.payload import (
 )
 from lazycluster._spool import Spool
 from lazycluster.exceptions import SerializationError
+from support.interpreters import OWN_PYTHON
+from support.separate_host import on_separate_host
 
 pytestmark = pytest.mark.every_python
 
@@ -55,7 +58,7 @@ def call_there(function, *args, **kwargs):
     """Call a function in another interpreter and return its value."""
     spool = dump_call(function, args, kwargs)
     result = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", HOST],
+        [*on_separate_host(), OWN_PYTHON, "-I", "-S", "-c", HOST],
         input=json.dumps(cloudpickle_sources()).encode() + b"\n" + spool.read_at(0, len(spool)),
         stdout=subprocess.PIPE,
         check=True,

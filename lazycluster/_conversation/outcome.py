@@ -34,6 +34,13 @@ class PythonModulesFailure:
 
 
 @dataclass(frozen=True)
+class PythonStartFailure:
+    """The function was not called: the host's Python did not start with these variables."""
+
+    variables: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RaisedFailure:
     """An exception ended the function call."""
 
@@ -44,7 +51,9 @@ class RaisedFailure:
     pickled: bool = False  # True if the exception has been sent as the step's value
 
 
-Failure = Union[OsFailure, PythonVersionFailure, PythonModulesFailure, RaisedFailure]
+Failure = Union[
+    OsFailure, PythonVersionFailure, PythonModulesFailure, PythonStartFailure, RaisedFailure
+]
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,9 @@ class Outcome:
 
 _NUMBERS = ("step", "exit_status", "signal", "errno")
 _TEXTS = ("message", "path", "python", "stage", "type", "traceback")
+_LISTS = ("skipped", "variables")
 _KEYS = frozenset(
-    (*_NUMBERS, *_TEXTS, "failure", "there", "returned", "skipped", "result", "pickled")
+    (*_NUMBERS, *_TEXTS, *_LISTS, "failure", "there", "returned", "result", "pickled")
 )
 
 
@@ -100,6 +110,7 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Failure]] = {
     "os": _os_failure,
     "python_version": lambda report: PythonVersionFailure(_text(report, "python")),
     "python_modules": lambda report: PythonModulesFailure(_text(report, "message")),
+    "python_start": lambda report: PythonStartFailure(_variables(report)),
     "raised": lambda report: RaisedFailure(
         _text(report, "stage"),
         _text(report, "type"),
@@ -129,6 +140,13 @@ def _text(report: Mapping[str, Any], name: str) -> str:
     if isinstance(text, str):
         return text
     raise _malformed(name)
+
+
+def _variables(report: Mapping[str, Any]) -> tuple[str, ...]:
+    names = report["variables"]
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    raise _malformed("variables")
 
 
 def _skipped(entries: Any) -> tuple[tuple[str, str], ...]:

@@ -15,8 +15,9 @@ import struct
 import sys
 import time
 
-from . import files, streams
+from . import files, interpreter, streams
 from .call import call
+from .imports import SentModules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ def fork(run: "Callable[[], object]") -> "int":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
 
-def main(output: "int", value: "int", report: "int", payload: "int", warm: "bool") -> "None":
-    """Do the job of a step, report its outcome and exit; warm up first if the job is to come."""
+def main(output: "int | None", value: "int", report: "int", payload: "int", warm: "bool") -> "None":
+    """Do the job of a step, report its outcome and exit; warm up first if the job is to come.
+
+    Without an `output` this is the new Python of a step: fd 1 and 2 are the output already.
+    """
     channel = streams.identity(report)
 
     def send(outcome: "Outcome") -> "bool":
@@ -66,23 +70,47 @@ def main(output: "int", value: "int", report: "int", payload: "int", warm: "bool
     _exit(outcome.get("exit_status", 1 if "failure" in outcome else 0))
 
 
+def go_on(sent: "list[bytes]", payload: "int", value: "int", report: "int") -> "None":
+    """Do the job of a step in the Python that was started for it."""
+    for fd in (payload, value, report):
+        os.set_inheritable(fd, False)
+    modules = SentModules()
+    for data in sent:
+        modules.add(data)
+    modules.load("cloudpickle")
+    streams.send_report(report, {})  # it has started
+    main(None, value, report, payload, warm=False)
+
+
 def _work(
-    output: "int",
+    output: "int | None",
     value: "int",
     report: "int",
     payload: "int",
     warm: "bool",
     send: "Callable[[Outcome], object]",
 ) -> "Outcome":
-    _prepare(output)
+    if output is not None:
+        _prepare(output)
+    sys.argv = [""]
+    sys.modules["__main__"] = type(sys)("__main__")
     if warm:
         _warm_up()
     job = _read_job(payload)
     step = job["step"]
     kind = step["kind"]
+    environment = job["environment"]
     try:
-        _settle(job["working_dir"], job["environment"])
+        had_path = os.environ.get("PYTHONPATH")
+        _settle(job["working_dir"], environment)
+        if "variables" in job:
+            send({"failure": "python_start", "variables": job["variables"]})  # if it cannot
+            interpreter.replace(job["snapshot"], payload, value, report)
         if kind == "function":
+            if output is None:
+                _settle_streams(environment)
+            elif not had_path:
+                interpreter.insert_path(environment.get("PYTHONPATH", ""))
             _add_working_dir()
             return call(step["python"], job["missing"], payload, value, send)
         if kind == "unpack":
@@ -169,8 +197,6 @@ def _prepare(output: "int") -> "None":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     streams.replace_standard_streams(output)
-    sys.argv = [""]
-    sys.modules["__main__"] = type(sys)("__main__")
     # Otherwise all forked processes would draw equal random numbers.
     for name in ("random", "numpy.random"):
         if name in sys.modules:
@@ -190,3 +216,13 @@ def _settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":
         time.tzset()  # Python reads TZ only when it starts
     if working_dir is not None:
         os.chdir(files.to_bytes(working_dir))
+
+
+def _settle_streams(environment: "dict[str, str]") -> "None":
+    """Make the streams of a new Python those of a step, but in an encoding that the step names."""
+    if "PYTHONCOERCECLOCALE" not in environment:
+        del os.environ["PYTHONCOERCECLOCALE"]  # see `interpreter.replace`
+    if environment.get("PYTHONIOENCODING"):
+        streams.open_standard_streams(sys.stdout.encoding, sys.stdout.errors)
+    else:
+        streams.open_standard_streams()

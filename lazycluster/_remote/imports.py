@@ -22,12 +22,14 @@ class SentModules:
     def __init__(self) -> "None":
         self._contents = {}  # type: dict[str, Any]  # for archive.execute
         self._missing = {}  # type: dict[str, str | None]
+        self.archives = []  # type: list[bytes]  # as they came
         self.count = 0  # of imports; a process forked before one does not have that module
         sys.meta_path.insert(0, self)
 
     def add(self, data: "bytes") -> "None":
         """Take an archive of modules; nothing is imported yet."""
         self._contents.update(archive.unpack(data))
+        self.archives.append(data)
 
     def load(self, name: "str") -> "str | None":
         """Import a module once for all forked processes; return why it cannot be, or None."""

@@ -33,23 +33,6 @@ def read_line():  # type: () -> list[str]
     return line.decode("ascii").split()
 
 
-def new_package(name):  # type: (str) -> Any
-    package = type(sys)(name)
-    package.__path__ = []
-    package.__package__ = name
-    sys.modules[name] = package
-    return package
-
-
-def new_module(name):  # type: (str) -> Any
-    parent, _, last = name.rpartition(".")
-    module = type(sys)(name)
-    module.__package__ = parent
-    sys.modules[name] = module
-    setattr(sys.modules[parent], last, module)
-    return module
-
-
 def load(token):  # type: (str) -> None
     # "-c" put the current folder, the home directory, in front: a json.py there must not be used.
     if sys.path[:1] == [""]:
@@ -61,24 +44,21 @@ def load(token):  # type: (str) -> None
         os.write(1, (token + " old " + version + "\n").encode("ascii"))
         while True:
             read_exactly(65536)  # until the manager has gone
-    package = new_package("_lazycluster")
     words = read_line()
     keepalive, orphan_timeout, text_length, archive_length = words[:4]  # lengths of what follows
     # Nor must a json.py in PYTHONPATH, which is for functions.
     library = os.path.dirname(os.__file__)
     sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
-    for name in ("_shared", "_remote"):
-        setattr(package, name, new_package("_lazycluster." + name))
-    archive = new_module("_lazycluster._shared.archive")
     text = read_exactly(int(text_length))
+    archive = type(sys)("_lazycluster._shared.archive")  # type: Any
     exec(compile(text, "<lazycluster>/archive", "exec"), archive.__dict__)
     packed = read_exactly(int(archive_length), (token + " wait\n").encode("ascii"))
-    for name, content in archive.unpack(packed).items():
-        archive.execute(content, new_module("_lazycluster." + name))
+    archive.install(archive, text, packed)
     del sys.path[:2]
-    package._remote.predecessors.end_predecessors(words[4:])
+    remote = sys.modules["_lazycluster._remote"]  # type: Any
+    remote.predecessors.end_predecessors(words[4:])
     os.write(1, (token + " python\n").encode("ascii"))
-    package._remote.supervisor.main(float(keepalive), float(orphan_timeout))
+    remote.supervisor.main(float(keepalive), float(orphan_timeout))
 
 
 # Not sys.exit: with PYTHONINSPECT Python would go on and read the frames as a program.

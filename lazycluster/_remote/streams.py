@@ -21,13 +21,18 @@ def replace_standard_streams(output: "int") -> "None":
         os.dup2(source, target)
     os.close(null)
     os.close(output)
+    open_standard_streams()
+
+
+def open_standard_streams(
+    encoding: "str" = "utf-8", errors: "str | None" = "backslashreplace"
+) -> "None":
+    """Make Python's standard streams, line-buffered, from the descriptors 0, 1 and 2."""
+    out = open(1, "w", 1, encoding=encoding, errors=errors, closefd=False)
+    err = open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = _line_buffered(1)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _line_buffered(2)  # type: ignore[misc]
-
-
-def _line_buffered(fd: "int") -> "Any":
-    return open(fd, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = err  # type: ignore[misc]
 
 
 def flush_streams() -> "None":

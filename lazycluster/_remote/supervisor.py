@@ -14,7 +14,7 @@ import sys
 
 from .._shared import folders, frames, paths
 from .._shared.operations import OPERATIONS, STEP_MODULES
-from . import child, files
+from . import child, files, interpreter
 from .cleanup_process import CleanupProcess
 from .files import to_bytes
 from .imports import SentModules, is_own_python
@@ -205,10 +205,12 @@ class Supervisor:
         kind = step["kind"]
         missing = None  # type: str | None
         module = ""
+        variables = []  # type: list[str]
         if kind == "function":
             request.want_input(step["input"])
             if is_own_python(step["python"]):
                 missing = self.modules.load("cloudpickle")
+                variables = interpreter.read_at_start(request.environment)
         else:
             name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]
             module = self.modules.load_own(name)
@@ -219,9 +221,14 @@ class Supervisor:
             # Known before it is created, so that no way of ending leaves it behind.
             arguments["path"] = paths.temporary_path()
             self.cleanup.add_temporary(arguments["path"])
-        job = {"step": step, "missing": missing, "module": module, "arguments": arguments}
+        job = {"step": step, "missing": missing, "module": module}  # type: Description
+        job["arguments"] = arguments
         job.update(working_dir=request.working_dir, environment=request.environment)
         data = child.encode_job(job)
+        if variables:
+            snapshot = interpreter.snapshot(self.modules.archives)
+            job.update(variables=variables, snapshot=len(snapshot))
+            data = child.encode_job(job) + snapshot + data
         request.process = self._take_process()
         request.process.job = memoryview(data)
 

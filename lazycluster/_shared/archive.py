@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TEXT_FORMAT = 2  # of marshal, which every Python reads
 
+sources = []  # type: list[bytes]  # on a host: the text of this module, the archive of the others
+
 
 def pack(sources: "dict[str, str]") -> "bytes":
     """Return an archive of modules, given by their names."""
@@ -45,6 +47,39 @@ def execute(content: "Any", module: "types.ModuleType") -> "None":
     if isinstance(content, str):
         content = _compile(module.__name__, content)
     exec(content, module.__dict__)
+
+
+def install(own: "types.ModuleType", text: "bytes", packed: "bytes") -> "None":
+    """Make the host's half of the package from the archive of its modules.
+
+    Args:
+        own: This module, executed before it is in `sys.modules`.
+        text: Its text.
+        packed: The archive.
+    """
+    sources.extend((text, packed))
+    root = _new_package("_lazycluster")
+    for name in ("_shared", "_remote"):
+        setattr(root, name, _new_package("_lazycluster." + name))
+    _register(own)
+    for name, content in unpack(packed).items():
+        execute(content, _register(type(sys)("_lazycluster." + name)))
+
+
+def _new_package(name: "str") -> "types.ModuleType":
+    package = type(sys)(name)
+    package.__path__ = []
+    package.__package__ = name
+    sys.modules[name] = package
+    return package
+
+
+def _register(module: "types.ModuleType") -> "types.ModuleType":
+    parent, _, last = module.__name__.rpartition(".")
+    module.__package__ = parent
+    sys.modules[module.__name__] = module
+    setattr(sys.modules[parent], last, module)
+    return module
 
 
 def _compile(name: "str", text: "str") -> "types.CodeType":

@@ -30,6 +30,7 @@ An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of
     returned     true: a function has returned, and its VALUE is complete
     failure      "os": message, and errno, path, there (the sender's error) if they are known
                  "python_version": python, the host's version
+                 "python_start": variables, the names of those with which Python did not start
                  "python_modules": message, why cloudpickle cannot be imported
                  "raised": stage ("load", "call" or "dump"), type, message, traceback; pickled: true
                  if the exception is the VALUE

@@ -37,6 +37,7 @@ BOOTSTRAP_MODULES = (
     "_remote.awaitables",
     "_remote.raised",
     "_remote.call",
+    "_remote.interpreter",
     "_remote.child",
     "_remote.sessions",
     "_remote.cleanup_process",

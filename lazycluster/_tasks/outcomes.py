@@ -7,18 +7,20 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from lazycluster._conversation.outcome import (
     OsFailure,
     Outcome,
     PythonModulesFailure,
+    PythonStartFailure,
     PythonVersionFailure,
     RaisedFailure,
 )
 from lazycluster._functions.own_exception import OwnException
 from lazycluster._tasks.progress import ProgressError
-from lazycluster._text import command_message, last_output, one_line
+from lazycluster._text import command_message, last_lines, last_output, one_line
 from lazycluster.exceptions import (
     CommandError,
     LazyclusterError,
@@ -70,6 +72,9 @@ def ending(outcome: Outcome) -> str:
         return f"by signal {outcome.signal}"
     return f"with exit status {outcome.exit_status}"
 
+
+# Of a Python that does not start; the lines before these say why.
+_NOISE_OF_PYTHON = re.compile(r"^(?:Python runtime state|Current thread|  <no Python frame>)")
 
 # The cause has the text of the system, and an error is said once.
 _WORDS = {errno.ENOENT: "does not exist", errno.EACCES: "may not be accessed"}
@@ -123,8 +128,13 @@ def log_line(error: TaskExecutionError) -> str:
     return f"{headline} ({' '.join(details)})" if details else headline
 
 
-def failure_error(host: str, name: str, outcome: Outcome) -> LazyclusterError:
-    """Return the error of a step that has reported the reason of its failure."""
+def failure_error(
+    host: str, name: str, outcome: Outcome, output: Callable[[], str]
+) -> LazyclusterError:
+    """Return the error of a step that has reported the reason of its failure.
+
+    `output` returns the end of what the step printed; it is called only if needed.
+    """
     failure = outcome.failure
     assert failure is not None
     if isinstance(failure, OsFailure):
@@ -147,7 +157,19 @@ def failure_error(host: str, name: str, outcome: Outcome) -> LazyclusterError:
             "`python3-minimal`) or name another interpreter with python=….",
             host=host,
         )
+    if isinstance(failure, PythonStartFailure):
+        printed = last_lines(output(), _NOISE_OF_PYTHON)
+        return PythonNotFoundError(
+            f"Python on {host} does not start with {_listed(failure.variables)} of the step's "
+            f"variables, so {name} was not called. It ended {ending(outcome)}"
+            f"{f' and printed: {printed}' if printed else ''}. Correct these variables.",
+            host=host,
+        )
     return _raised_error(host, name, failure, outcome.exit_status)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([*filter(None, [", ".join(names[:-1])]), *names[-1:]])
 
 
 def _raised_error(

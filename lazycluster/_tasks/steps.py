@@ -114,7 +114,7 @@ class RunCommand(Step):
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of any end but exit status 0."""
         if outcome.failure is not None:
-            return failure_error(host, self.name, outcome)
+            return failure_error(host, self.name, outcome, output)
         if outcome.exit_status == 0:
             return None
         end: dict[str, Any] = {"exit_status": outcome.exit_status, "signal": outcome.signal}
@@ -150,7 +150,7 @@ class RunFunction(Step):
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of a function that has not returned."""
         if outcome.failure is not None:
-            return failure_error(host, self.name, outcome)
+            return failure_error(host, self.name, outcome, output)
         if outcome.returned:
             return None
         return RemoteFunctionError(
@@ -198,7 +198,7 @@ class _Copy(Step):
                 return LazyclusterError(message)
             return OSError(failure.errno, message, failure.path or self.remote_path)
         if failure is not None:
-            return failure_error(host, self.name, outcome)
+            return failure_error(host, self.name, outcome, output)
         if outcome.completed:
             return None
         return LazyclusterError(f"The process that copied ended {ending(outcome)} on {host}.")

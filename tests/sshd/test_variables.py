@@ -73,7 +73,6 @@ OVERRIDES = {
     "SHELL": "/nowhere",
     "TMPDIR": "/nowhere",
     "PYTHONPATH": "/nowhere",
-    "PYTHONHOME": "/nowhere",
     "PYTHONSTARTUP": "/nowhere",
     "IFS": "e",
     "PS4": "$(echo 1)",

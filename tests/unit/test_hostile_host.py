@@ -303,7 +303,11 @@ contents = st.one_of(
     st.fixed_dictionaries({"step": st.integers(-1, 2), "pid": st.integers()}),
     st.fixed_dictionaries({"exit_status": st.integers(-1, 300)}),
     st.fixed_dictionaries(
-        {"failure": st.sampled_from(["os", "raised", "python_version", "python_modules"])},
+        {
+            "failure": st.sampled_from(
+                ["os", "raised", "python_version", "python_modules", "python_start"]
+            )
+        },
         optional={
             word: st.text(max_size=9) for word in ("message", "stage", "type", "traceback", "path")
         },

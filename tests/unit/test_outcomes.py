@@ -10,6 +10,7 @@ from lazycluster._conversation.outcome import (
     OsFailure,
     Outcome,
     PythonModulesFailure,
+    PythonStartFailure,
     PythonVersionFailure,
     RaisedFailure,
     parse_outcome,
@@ -63,6 +64,10 @@ def error_of(step, outcome):
             Outcome(failure=PythonModulesFailure("no zlib")),
         ),
         (
+            {"failure": "python_start", "variables": ["A", "B"]},
+            Outcome(failure=PythonStartFailure(("A", "B"))),
+        ),
+        (
             {"failure": "raised", "stage": "call", "type": "T", "message": "m", "traceback": "tb"},
             Outcome(failure=RaisedFailure("call", "T", "m", "tb")),
         ),
@@ -99,6 +104,8 @@ def test_what_a_supervisor_reports_is_understood(report, outcome):
         {"failure": "os", "message": "m", "errno": "2"},
         {"failure": "os", "message": "m", "path": [1]},
         {"failure": "raised", "stage": "call", "type": "T", "message": "m"},
+        {"failure": "python_start", "variables": "A"},
+        {"failure": "python_start", "variables": [1]},
         {"skipped": "ab"},
         {"skipped": [["a"]]},
         {"skipped": [["a", "b", "c"]]},
@@ -152,6 +159,12 @@ def test_a_function_that_does_not_return_is_a_remote_function_error(ending, text
     [
         (PythonVersionFailure("3.6.8"), PythonVersionError, "Python on host is 3.6.8"),
         (PythonModulesFailure("no zlib"), PythonNotFoundError, "it is not complete: no zlib"),
+        (
+            PythonStartFailure(("A", "B", "C")),
+            PythonNotFoundError,
+            "does not start with A, B and C of the step's variables, so train was not called. "
+            "It ended with exit status 1 and printed: ",
+        ),
         (RaisedFailure("dump", "T", "m", "tb"), SerializationError, "cannot be pickled: T: m"),
         (RaisedFailure("load", "T", "m", "tb"), RemoteFunctionError, "could not be loaded on host"),
         (

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lazycluster._functions.local_modules import Source
 
 
+LARGE = 50_000_000  # bytes of a call that is worth a warning
 PICKLING_ERRORS = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
 
 
@@ -73,8 +74,24 @@ def dump_call(
         # The sources are known after the call is pickled, but must come first in the payload,
         # because unpickling the call may import them. So the call is pickled again.
         if pickler.imported.keys() <= sources.keys():
+            if len(spool) > LARGE:
+                _warn_of_size(len(spool), function, args, kwargs, modules)
             return spool
         sources = pickler.imported
+
+
+def _warn_of_size(
+    size: int,
+    function: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    modules: Modules,
+) -> None:
+    from lazycluster._functions.pickler import CallPickler
+    from lazycluster._functions.sizes import warn_of_size
+
+    roots = _roots(function, args, kwargs)
+    warn_of_size(size, roots, describe(function), lambda file: CallPickler(file, modules))
 
 
 def _explain(
@@ -88,13 +105,21 @@ def _explain(
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._shared.unpicklable import explain
 
-    name = describe(function)
-    roots: list[tuple[str, object]] = [(f"function `{name}`", function)]
-    for number, value in enumerate(args, 1):
-        roots.append((f"positional argument {number} of `{name}`", value))
-    roots += [(f"argument `{key}` of `{name}`", value) for key, value in kwargs.items()]
+    roots = _roots(function, args, kwargs)
     found = explain(roots, error, lambda file: CallPickler(file, modules))
-    return f"The call cannot be pickled: {found or f'`{name}`: {_one_line(error)}'}"
+    return f"The call cannot be pickled: {found or f'`{describe(function)}`: {_one_line(error)}'}"
+
+
+def _roots(
+    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+) -> list[tuple[str, object]]:
+    """Return the parts of a call with their names, in the order of pickling."""
+    name = describe(function)
+    return [
+        (f"function `{name}`", function),
+        *((f"positional argument {number} of `{name}`", v) for number, v in enumerate(args, 1)),
+        *((f"argument `{key}` of `{name}`", value) for key, value in kwargs.items()),
+    ]
 
 
 def _one_line(error: BaseException) -> str:

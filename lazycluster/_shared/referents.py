@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dis
 import functools
 import linecache
 import os
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     Function = Union[types.FunctionType, Any]
 
 GLOBAL = "global"
+ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes, bytearray])
 
 
 def referents(obj: "Any") -> "Iterator[Referent]":
@@ -51,7 +53,7 @@ def referents(obj: "Any") -> "Iterator[Referent]":
 
 def _of_function(function: "Any") -> "Iterator[Referent]":
     code, namespace = function.__code__, function.__globals__
-    for name in names_in(code):
+    for name in _globals_in(code):
         if name in namespace:
             yield "{} `{}`".format(GLOBAL, name), namespace[name]
     for name, cell in zip(code.co_freevars, function.__closure__ or ()):
@@ -70,17 +72,16 @@ def _of_function(function: "Any") -> "Iterator[Referent]":
     if sys.version_info < (3, 14):  # there, asking for annotations runs them
         for name, value in function.__annotations__.items():
             yield "annotation of `{}`".format(name), value
-    for name, value in namespace.copy().items():  # such as those that only an annotation names
-        yield "{} `{}`".format(GLOBAL, name), value
 
 
-def names_in(code: "types.CodeType") -> "list[str]":
-    """Return the names of globals and attributes in code, and in the code within it."""
-    names = list(code.co_names)
+def _globals_in(code: "types.CodeType") -> "Iterator[str]":
+    """Yield the names of the globals in code, and in the code within it."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names += names_in(constant)
-    return names
+            yield from _globals_in(constant)
 
 
 def _of_class(kind: "type") -> "Iterator[Referent]":
@@ -140,7 +141,38 @@ def item(*index: "int") -> "str":
     return "item {}".format(index[0] if len(index) == 1 else list(index))
 
 
+def key_text(key: "Any") -> "str":
+    """Return a key of a dict; of one that is not of a basic type, only what it is."""
+    parts = key if type(key) is tuple and len(key) <= 4 else (key,)
+    if any(type(part) not in ATOMS for part in parts):
+        return "({})".format(kind_of(key))
+    text = repr(key)
+    return text if len(text) <= 60 else text[:60] + "…"
+
+
+def kind_of(obj: "Any") -> "str":
+    """Return what an object is, such as sqlite3.Connection."""
+    if isinstance(obj, types.FunctionType):
+        return "function"
+    if isinstance(obj, types.ModuleType):
+        return "module {}".format(obj.__name__)
+    kind = obj if isinstance(obj, type) else type(obj)
+    name = kind.__qualname__.rpartition("<locals>.")[2]
+    if kind.__module__ not in ("builtins", "__main__", None):
+        name = "{}.{}".format(kind.__module__, name)
+    return "class {}".format(name) if isinstance(obj, type) else name
+
+
 # --- Where it is ---
+
+
+def find_place(steps: "list[tuple[str, Any]]") -> "str | None":
+    """Return the place of the last step from a function, class or module, see `place`."""
+    found = None
+    for (_, owner), (name, _) in zip(steps, steps[1:]):
+        if name and isinstance(owner, (type, types.FunctionType, types.ModuleType)):
+            found = place(owner, name) or found
+    return found
 
 
 def place(owner: "Any", name: "str") -> "str | None":

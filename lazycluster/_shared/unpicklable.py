@@ -13,7 +13,7 @@ import time
 import types
 
 from .cures import cure, known_kind
-from .referents import item, place, referents
+from .referents import ATOMS, GLOBAL, find_place, item, key_text, kind_of, referents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 SECONDS = 5  # for the search; then the message says less
 _AHEAD = 12  # objects that pickling makes between an object and what it holds, at most
-_ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes, bytearray])
 _NAMELESS = (type(None), type(NotImplemented), type(Ellipsis))  # pickle has rules for them
 _PLAIN = re.compile(r"(cannot|can't) pickle \S+( objects?)?$")  # says no more than the type
 
@@ -100,7 +99,7 @@ class _Search:
                 continue
             except Exception:  # a user's __reduce__ may raise anything
                 return chain
-            if type(child) in _ATOMS or id(child) in self._seen:
+            if type(child) in ATOMS or id(child) in self._seen:
                 continue
             if time.monotonic() > self._end:
                 raise _TooLongError
@@ -116,7 +115,7 @@ class _Search:
         kind = type(obj)
         if kind is list or kind is tuple:
             for index, value in enumerate(obj):
-                if type(value) not in _ATOMS:
+                if type(value) not in ATOMS:
                     yield item(index), value
         elif kind is dict:
             yield from _items(obj.items())
@@ -163,19 +162,10 @@ _MADE = (_CLASS, _MAKER, _REDUCED, _STATE)
 
 def _items(pairs: "Iterable[tuple[Any, Any]]") -> "Iterator[Step]":
     for key, value in pairs:
-        if type(key) not in _ATOMS:
+        if type(key) not in ATOMS:
             yield "a key", key
-        if type(value) not in _ATOMS:
-            yield "key {}".format(_key(key)), value
-
-
-def _key(key: "Any") -> "str":
-    if type(key) in _ATOMS:
-        text = repr(key)
-        return text if len(text) <= 60 else text[:60] + "…"
-    if type(key) is tuple and len(key) <= 4 and all(type(part) in _ATOMS for part in key):
-        return repr(key)
-    return "({})".format(kind_of(key))
+        if type(value) not in ATOMS:
+            yield "key {}".format(key_text(key)), value
 
 
 def _check_name(obj: "Any", name: "str") -> "None":
@@ -209,6 +199,9 @@ def _steps(name: "str", chain: "list[Step]") -> "list[Step]":
             for text, held in referents(obj):
                 kept.append(held)
                 named.setdefault(id(held), text)
+        if isinstance(obj, types.FunctionType):  # a global may be named by an annotation only
+            for text, held in obj.__globals__.copy().items():
+                named.setdefault(id(held), "{} `{}`".format(GLOBAL, text))
         for after in range(at + 1, min(len(chain), at + 1 + _AHEAD)):
             if id(chain[after][1]) in named:
                 steps.append((named[id(chain[after][1])], chain[after][1]))
@@ -241,10 +234,7 @@ def _way(steps: "list[Step]") -> "str":
     last = steps[-1][1]
     if len(steps) > 1 or not isinstance(last, types.FunctionType):
         text += " ({})".format(kind_of(last))
-    found = None
-    for (_, owner), (name, _) in zip(steps, steps[1:]):
-        if name and isinstance(owner, (type, types.FunctionType, types.ModuleType)):
-            found = place(owner, name) or found
+    found = find_place(steps)
     return "{}, {}".format(text, found) if found else text
 
 
@@ -273,16 +263,3 @@ def _tell_deep(name: "str", chain: "list[Step]", levels: "int", count: "str") ->
     levels -= len(steps) - 1
     text = "{} is nested too deeply: {}{} levels. Make it flatter."
     return text.format(_way(steps), count, levels)
-
-
-def kind_of(obj: "Any") -> "str":
-    """Return what an object is, such as sqlite3.Connection."""
-    if isinstance(obj, types.FunctionType):
-        return "function"
-    if isinstance(obj, types.ModuleType):
-        return "module {}".format(obj.__name__)
-    kind = obj if isinstance(obj, type) else type(obj)
-    name = kind.__qualname__.rpartition("<locals>.")[2]
-    if kind.__module__ not in ("builtins", "__main__", None):
-        name = "{}.{}".format(kind.__module__, name)
-    return "class {}".format(name) if isinstance(obj, type) else name

@@ -49,6 +49,7 @@ class Handshake:
 
     Attributes:
         progress: How many lines of the loader have said that it is still receiving.
+        python_started: True if the shell has come to the point where it starts Python.
         bash_or_zsh: True if the login shell is bash or zsh, in its own session; see login_shell.sh.
     """
 
@@ -56,17 +57,20 @@ class Handshake:
         answer = rb" (python|old|none)((?: [\w.-]+)*)\n"
         self._pattern = re.compile(re.escape(token.encode()) + answer)
         self._progress_line = f"{token} wait\n".encode()
+        self._try_line = f"{token} try\n".encode()
         self._shell_line = f"{_SHELL_LINE}\n".encode()
         self._seen = b""
         self.progress = 0
+        self.python_started = False
         self.bash_or_zsh = False
 
     def feed(self, data: bytes) -> HandshakeReply | None:
         """Take output of the host; return its answer, or None until the answer is complete."""
         self._seen += data
         self.progress += self._seen.count(self._progress_line)
+        self.python_started |= self._try_line in self._seen
         self.bash_or_zsh |= self._shell_line in self._seen
-        for line in (self._progress_line, self._shell_line):
+        for line in (self._progress_line, self._try_line, self._shell_line):
             self._seen = self._seen.replace(line, b"")
         match = self._pattern.search(self._seen)
         if match is None:
@@ -113,15 +117,16 @@ def python_error(
         log: What the host has printed on standard error.
     """
     host = settings.host
+    own = settings.python and f"python={settings.python!r}"
     if answer.kind == "old":
         return PythonVersionError(
-            f"Python on {host} is {answer.detail}, and at least 3.6 is needed. "
-            "Name a newer interpreter with python=….",
+            f"{own or 'Python'} on {host} is {answer.detail}, and at least 3.6 is needed. "
+            f"{'Name a newer one.' if own else 'Name a newer interpreter with python=….'}",
             host=host,
             host_version=answer.detail,
             manager_version="{}.{}.{}".format(*sys.version_info),
         )
-    names = [settings.python] if settings.python else [f"python{_OWN_VERSION}", "python3"]
+    names = [settings.python or f"python{_OWN_VERSION}", "python3"][: 1 if own else 2]
     found = answer.detail.split()
     tried = ", ".join(
         name if status == "-" else f"{name} (exit status {status})"
@@ -129,11 +134,20 @@ def python_error(
     )
     printed = last_lines(log, NOISE) if set(found[: len(names)]) != {"-"} else ""
     others = ", ".join(found[len(names) :])
+    if own:
+        message = (
+            f"{own} is not a Python that can be used on {host}: it ended with exit status "
+            f"{found[0] if found else 'unknown'}{f' and printed: {printed}' if printed else ''}. "
+            "Name the command line of a Python 3.6 or newer"
+        )
+    else:
+        message = (
+            f"There is no Python on {host} that can be used; looked for: {tried}"
+            f"{f', which printed: {printed}' if printed else ''}. "
+            "Install Python 3.6 or newer there, or name it with python=…"
+        )
     return PythonNotFoundError(
-        f"There is no Python on {host} that can be used; looked for: {tried}"
-        f"{f', which printed: {printed}' if printed else ''}. "
-        f"Install Python 3.6 or newer there, or name it with python=…"
-        f"{f' (there is: {others})' if others else ''}. "
+        f"{message}{f' (there is: {others})' if others else ''}. "
         "Without it a Connection still runs commands, copies files and forwards ports.",
         host=host,
     )

@@ -269,6 +269,11 @@ class Conversation:
         """Return how often the host has reported that it is receiving the program."""
         return self._handshake.progress
 
+    @property
+    def python_started(self) -> bool:
+        """Return True if the host has started a Python for the program."""
+        return self._handshake.python_started
+
     def _refuse_requests(self, error: PythonNotFoundError | PythonVersionError) -> None:
         with self._lock:
             self._refusal = error

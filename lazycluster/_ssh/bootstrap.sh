@@ -14,6 +14,7 @@
 # text ends with 0 or by a signal, and then nothing must be waited for.
 # `${d}c` is `$c` for `eval`. It stands without quotes, so IFS is empty and no pattern is in it.
 # TMOUT in the environment would end `read` in bash; commands keep it.
+# The reply `try` lets the manager say whether a start file or an interpreter is silent.
 # Python 3.7 and newer would set LC_CTYPE for themselves and thereby for every command.
 #
 # shellcheck disable=SC2034,SC2086,SC2242 # eval and blanks split it on purpose; @...@ become numbers
@@ -21,7 +22,7 @@ while TMOUT=0 read -r e s h t n v p && [ -z "$e" ]; do :; done;
 case "$e $s $t" in "exit @OTHER_SHELL@; lazycluster-"*) ;; *) exit @INPUT_TAKEN@;; esac;
 PYTHONCOERCECLOCALE=0; export PYTHONCOERCECLOCALE;
 c="import os,sys;exec(bytes().join(os.read(0,1)for i in range(int(sys.argv.pop(2)))))"; d="$";
-if [ "$p" ]; then set -- "$p"; else set -- python$v python3; fi; f=; k=;
+if [ "$p" ]; then set -- "$p"; else set -- python$v python3; fi; f=; k=; echo "$t try";
 for q do
     s=-;
     if [ "$p" ] || command -v $q >/dev/null 2>&1; then

@@ -43,10 +43,6 @@ _CURES_OF_EXIT_STATUSES = {
         "through it{printed}. If a start file of the account's shell runs that program, redirect "
         "its input from /dev/null, or run it only in interactive shells."
     ),
-    PROGRAM_FAILED: (
-        "Python on the host could not run lazycluster's program{printed}. Name a complete Python "
-        "with python=…."
-    ),
 }
 
 
@@ -56,6 +52,7 @@ def login_error(
     host: str,
     exit_status: int | None,
     noise: str = "",
+    python: str | None = None,
     given: str = "",
     ssh_command: str,
     jump_host: str = "",
@@ -68,6 +65,8 @@ def login_error(
         host: The host as the user typed it.
         exit_status: The exit status of the ssh process; None if lazycluster ended it.
         noise: What came on stdout before the handshake reply, which did not come.
+        python: The user's `python=` if the shell has started it, "" if the shell has started
+            another Python, None if it has not come that far.
         given: The secret that ssh got: "password", "passphrase", or "".
         ssh_command: The command that logs in by hand, for the cure.
         jump_host: The jump host, if it is known.
@@ -86,6 +85,9 @@ def login_error(
         own = [line for line in re.findall(r"^(.*)\r\n", stderr, re.M) if not NOISE.search(line)]
         if exit_status == 255 and own:
             message += f": {quoted(own[-1])}. ssh itself prints that; try `{ssh_command} true`."
+        elif exit_status is not None and (python is not None or exit_status == PROGRAM_FAILED):
+            reason = _python_failure(host, python or "", exit_status, _last_words(text, noise))
+            message = reason if python else f"{message}: {reason}"
         else:
             message += f": {_unknown_reason(exit_status, text, noise, ssh_command)}"
         return ConnectError(message, **attributes)
@@ -111,12 +113,21 @@ def silence_error(
     host: str,
     connect_timeout: float,
     noise: str,
+    python: str | None = None,
     ssh_command: str,
     jump_host: str,
 ) -> ConnectError:
     """Return the exception for a host that did not answer in time; see `login_error`."""
     behind = f", behind the jump host {jump_host}," if jump_host else ""
     printed = last_lines(noise, NOISE) or last_lines(stderr, NOISE)
+    if python is not None:
+        return ConnectError(
+            f"{_named(python)} on {host}{behind} did not answer within {connect_timeout:g} s"
+            f"{f'; it printed: {printed}' if printed else ''}. {_LAUNCHERS} If it starts slowly, "
+            "raise connect_timeout.",
+            host=host,
+            stderr=stderr,
+        )
     return ConnectError(
         f"{host}{behind} did not answer within {connect_timeout:g} s"
         f"{f'; it printed: {printed}' if printed else ''}. If `{ssh_command} true` ends by itself "
@@ -126,6 +137,29 @@ def silence_error(
         host=host,
         stderr=stderr,
     )
+
+
+# What `python=` may name besides an interpreter.
+_LAUNCHERS = (
+    "A program that starts Python must leave standard input to it, and pass its output on at once; "
+    "`conda run` does so with --no-capture-output."
+)
+
+
+def _named(python: str) -> str:
+    return f"python={python!r}" if python else "Python"
+
+
+def _python_failure(host: str, python: str, exit_status: int, printed: str) -> str:
+    """Return the message of a Python that has ended without running our program."""
+    printed = f" (printed: {printed})" if printed else ""
+    if exit_status == PROGRAM_FAILED:
+        what = f"could not run lazycluster's program{printed}"
+        cure = "Name a complete Python" if python else "Name a complete Python with python=…"
+        return f"{_named(python)} on {host} {what}. {cure}."
+    ending = f"with exit status {exit_status}" + " or by a signal" * (exit_status > 128)
+    cure = _LAUNCHERS if python else "Name another Python with python=…."
+    return f"{_named(python)} on {host} ended {ending} before it answered{printed}. {cure}"
 
 
 def was_dropped(stderr: str) -> bool:
@@ -162,12 +196,16 @@ def _known_hosts(text: str) -> tuple[str | None, int | None, str]:
     return None, None, ""
 
 
+def _last_words(text: str, noise: str) -> str:
+    return " / ".join(filter(None, (last_lines(text, NOISE), last_lines(noise, NOISE))))
+
+
 def _unknown_reason(exit_status: int | None, text: str, noise: str, ssh: str) -> str:
     """Return the reason and the cure for a login of which ssh itself gave no reason.
 
     The exit status is then the shell's; or 255, if a signal ended the shell.
     """
-    last = " / ".join(filter(None, (last_lines(text, NOISE), last_lines(noise, NOISE))))
+    last = _last_words(text, noise)
     if exit_status is None:
         return f"{last or 'no reason given'} (lazycluster had to end ssh). Try `{ssh} true`."
     printed = f" (printed: {last})" if last else ""

@@ -69,6 +69,10 @@ class Session(Protocol):
     def progress(self) -> int:
         """Return how often the host has reported that it is receiving the program."""
 
+    @property
+    def python_started(self) -> bool:
+        """Return True if the host has started a Python for the program."""
+
     def serve(self, data: bytes) -> LazyclusterError:
         """Handle what comes until the transport ends; return the reason."""
 
@@ -379,6 +383,7 @@ class Transport:
             host=self.settings.host,
             connect_timeout=self.settings.connect_timeout,
             noise=self._session.noise,
+            python=self._python(),
             ssh_command=login_command(self.settings),
             jump_host=self._config.jump_host(),
         )
@@ -397,11 +402,16 @@ class Transport:
             host=settings.host,
             exit_status=exit_status,
             noise=self._session.noise,
+            python=self._python(),
             given=given,
             ssh_command=login_command(settings),
             jump_host=self._config.jump_host(),
             locked_key="" if settings.may_be_asked else self._config.locked_key(),
         )
+
+    def _python(self) -> str | None:
+        """Return what the host has started as Python; see `login_error`."""
+        return (self.settings.python or "") if self._session.python_started else None
 
     def _end(self, error: LazyclusterError) -> None:
         with self._changed:

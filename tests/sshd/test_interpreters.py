@@ -201,3 +201,117 @@ def test_f19_locale_of_the_host(
     (output,) = run(runtime, '[ "$(LC_ALL=C ls -1 | cat; echo .)" = "$EXPECTED." ] && echo same')
     assert output.endswith("same\n")
     assert call(runtime, lambda text: text + "ü", text="☃") == "☃ü"
+
+
+# ── programs that start it ────────────────────────────────────────────────────────────────────────
+
+# As `conda run`: without --no-capture-output the program has no input, and what it prints comes at
+# its end.
+CONDA = f"""
+import os, subprocess, sys
+assert sys.argv[1] == "run"
+words = sys.argv[2:]
+captured = "--no-capture-output" not in words
+words = [word for word in words if word != "--no-capture-output"]
+assert words[:2] == ["-n", "science"] and words[2] == "python", words
+argv = [{OWN_PYTHON!r}, *words[3:]]
+os.environ["CONDA_DEFAULT_ENV"] = "science"
+if not captured:
+    sys.exit(subprocess.call(argv))
+pipe = subprocess.PIPE
+process = subprocess.Popen(argv, stdin=STDIN, stdout=pipe, stderr=pipe)
+output, errors = process.communicate()
+print(output.decode())
+print(errors.decode(), file=sys.stderr)
+sys.exit(process.returncode)
+"""
+
+
+def conda(folder: Path, stdin: str = "pipe") -> Path:
+    text = CONDA.replace("STDIN", stdin)
+    program = folder / "conda.py"
+    program.write_text(text)
+    return script(folder / "conda", f'exec {OWN_PYTHON} {program} "$@"')
+
+
+def environment_name() -> str | None:
+    return os.environ.get("CONDA_DEFAULT_ENV")
+
+
+def test_f20_conda_run(make_runtime: MakeRuntime, tmp_path: Path) -> None:
+    """As the guide has it."""
+    runtime = make_runtime(python=f"{conda(tmp_path)} run --no-capture-output -n science python")
+    assert call(runtime, environment_name) == "science"
+    assert run(runtime, "echo $CONDA_DEFAULT_ENV") == ["science\n"]
+    view = runtime.with_options(env={"PYTHONHASHSEED": "1"})
+    assert view.call(environment_name) == "science"
+
+
+@pytest.mark.parametrize("stdin", ["pipe", "None"])
+def test_f20_conda_run_that_captures_the_output(
+    sshd: LoopbackSshd, tmp_path: Path, stdin: str
+) -> None:
+    """The message begins with `python=`, and has the cure; the start files are not blamed."""
+    python = f"{conda(tmp_path, stdin)} run -n science python"
+    with pytest.raises(ConnectError) as caught:
+        Connection(
+            sshd.alias, config_file=sshd.config_file, python=python, connect_timeout=4
+        ).open()
+    assert str(caught.value).startswith(f"python={python!r} on {sshd.alias} ")
+    assert "--no-capture-output" in str(caught.value)
+    assert "start file" not in str(caught.value)
+
+
+MODULES = """
+module() {
+    [ "$1" = load ] && [ "$2" = python/3 ] || { echo "no such module: $2" >&2; return 1; }
+    echo "Loading $2" >&2
+    PATH=FOLDER:$PATH; LOADEDMODULES=$2; export PATH LOADEDMODULES
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "fails"),
+    [
+        ('module load python/3; exec python3 "$@"', False),
+        ('module load python/9 && exec python3 "$@"', True),
+    ],
+)
+def test_f20_environment_modules(
+    make_sshd: MakeSshd, make_runtime: MakeRuntime, tmp_path: Path, command: str, fails: bool
+) -> None:
+    """As the guide has it: a shell function of login shells, which a plain `bash -c` lacks."""
+    folder = tmp_path / "loaded"
+    folder.mkdir()
+    (folder / "python3").symlink_to(OWN_PYTHON)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".bash_profile").write_text(MODULES.replace("FOLDER", str(folder)))
+    sshd = make_sshd(environment={"HOME": str(home)})
+    python = f"HOME={home} bash -lc '{command}' x"
+    if fails:
+        error = refused(sshd, python=python)
+        assert type(error.__cause__) is PythonNotFoundError
+        assert f"python={python!r} is not a Python that can be used" in str(error)
+        assert "no such module: python/9" in str(error)
+        assert "with python=" not in str(error)
+        return
+    runtime = make_runtime(on=sshd, python=python)
+    assert call(runtime, os.getenv, key="LOADEDMODULES") == "python/3"
+    view = runtime.with_options(env={"PYTHONHASHSEED": "1"})
+    assert view.call(os.getenv, "LOADEDMODULES") == "python/3"
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python", "false", "echo", "sh", "cat"])
+def test_f20_python_that_is_none(sshd: LoopbackSshd, python: str) -> None:
+    """Every message begins with it, and none advises to name it."""
+    connection = Connection(
+        sshd.alias, config_file=sshd.config_file, python=python, connect_timeout=3
+    )
+    with pytest.raises((ConnectError, TaskExecutionError)) as caught, connection:
+        commands("true").execute(connection)
+    error = caught.value.__cause__ or caught.value
+    assert f"python={python!r} " in str(caught.value)
+    assert "with python=" not in str(caught.value)
+    assert "start file" not in str(error)

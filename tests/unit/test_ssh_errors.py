@@ -590,6 +590,42 @@ def test_the_exit_statuses_of_the_bootstrap_are_reported(exit_status, part):
     assert "(printed: No module named json)" in str(error)
 
 
+@pytest.mark.parametrize("exit_status", [0, 1, 127, 255, _ssh_errors.PROGRAM_FAILED])
+def test_the_message_of_a_python_that_fails_begins_with_it(exit_status):
+    """If the user has named it. It does not advise to name it, nor blame the start files."""
+    error = error_for("", exit_status=exit_status, noise="oops\n", python="conda run python")
+    assert str(error).startswith("python='conda run python' on build-7 ")
+    assert "(printed: oops)" in str(error)
+    assert "with python=" not in str(error)
+    assert "shell" not in str(error)
+
+
+def test_a_python_that_was_not_named_and_ends_without_an_answer():
+    """Another one may do."""
+    error = error_for("", exit_status=0, python="")
+    assert str(error).startswith("Cannot connect to build-7: Python on build-7 ended with exit")
+    assert "with python=" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("python", "name"), [("conda run p", "python='conda run p'"), ("", "Python")]
+)
+def test_a_python_that_does_not_answer_is_named(python, name):
+    """The login has come past the start files then."""
+    error = _ssh_errors.silence_error(
+        "",
+        host="build-7",
+        connect_timeout=2.5,
+        noise="",
+        python=python,
+        ssh_command="ssh build-7",
+        jump_host="",
+    )
+    assert str(error).startswith(f"{name} on build-7 did not answer within 2.5 s")
+    assert "--no-capture-output" in str(error)
+    assert "start file" not in str(error)
+
+
 def test_what_comes_instead_of_an_answer_in_time_is_reported():
     """The end of it, on one line, without what a terminal would obey."""
     error = _ssh_errors.silence_error(

@@ -18,6 +18,7 @@ from lazycluster._conversation.outcome import (
     PythonVersionFailure,
     RaisedFailure,
 )
+from lazycluster._functions.missing_modules import explain_missing
 from lazycluster._functions.own_exception import OwnException
 from lazycluster._tasks.progress import ProgressError
 from lazycluster._text import command_message, last_lines, last_output, one_line
@@ -182,7 +183,7 @@ def _raised_error(
             f"{failure.type}: {failure.message}.{cure}"
         )
     called = failure.stage == "call"
-    headline = f"{name} raised {failure.type} on {host}:"
+    headline = _headline(name, host, failure.type, failure.message)
     if not called:
         headline = f"{name} could not be loaded on {host}:"
     traceback = failure.traceback.rstrip()
@@ -201,12 +202,21 @@ def _raised_error(
     return error
 
 
+def _headline(function: str, host: str, exception_type: str, message: str) -> str:
+    """Return what a function has raised, as the first line of a message."""
+    cure = explain_missing(exception_type, message)
+    headline = f"{function} raised {exception_type} on {host}"
+    return f"{headline}:" if cure is None else f"{headline}. {cure}"
+
+
 def attach_exception(error: RemoteFunctionError, data: bytes) -> None:
     """Make a pickle that the host has sent the `exception` of an error; nothing is unpickled yet.
 
     Only for the step of a function: a pickle runs code, and commands must not need trust.
     """
-    headline = f"{error.function} raised {error.exception_type} on {error.host}:"
+    headline = _headline(
+        error.function, error.host, error.exception_type or "", error.exception_message or ""
+    )
     error._load_exception = OwnException(data, headline, error.traceback or "").load
 
 

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from lazycluster import Runtime, RuntimeTask
+from lazycluster._functions.missing_modules import explain_missing
 from lazycluster._functions.payload import dump_call
 from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._runtime.calls import Options
@@ -215,3 +216,56 @@ def test_a_compiled_package_is_refused_with_the_cure_and_left_if_it_is_named(fol
             'Install lc_speedy on the host, and say installed=["lc_speedy"].'
         ) in str(caught.value)
         dump_call(function, args, {}, modules=Modules(left=frozenset({"lc_speedy"})))
+
+
+# ── the error of a module that the host lacks ─────────────────────────────────────────────────────
+
+
+def missing(name, error="ModuleNotFoundError"):
+    return explain_missing(error, f"No module named {name!r}")
+
+
+def test_a_module_that_is_installed_here_only_is_explained():
+    """With the cure: a compiled one cannot be sent."""
+    assert missing("iniconfig") == (
+        "iniconfig is installed here and not there. "
+        'Install it on the host, or say modules=["iniconfig"] to send it.'
+    )
+    assert (
+        missing("coverage") == "coverage is installed here and not there. Install it on the host."
+    )
+
+
+def test_a_local_module_that_was_not_found_is_explained(folder):
+    """Its name was made at run time, or it is compiled, or `installed=` leaves it."""
+    write(folder, "lc_dynamic.py", f"lc_quick{SUFFIX}")
+    assert (
+        missing("lc_dynamic") == 'lc_dynamic is local here. To send it, say modules=["lc_dynamic"].'
+    )
+    assert missing("lc_quick").endswith('and say installed=["lc_quick"].')
+
+
+@pytest.mark.parametrize("name", ["lc_none", "tkinter", "sys", "lazycluster", "cloudpickle", "a.b"])
+def test_other_modules_are_not_explained(name):
+    """Nothing is known, or the host's Python is not complete."""
+    assert missing(name) is None
+
+
+def test_a_finder_that_raises_explains_nothing(monkeypatch):
+    """Also what is no error of Python's own."""
+
+    class Odd(Exception):
+        pass
+
+    class Finder:
+        @staticmethod
+        def find_spec(*_):
+            raise Odd
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    assert missing("lc_none") is None
+
+
+def test_other_errors_are_not_explained():
+    assert missing("iniconfig", "ImportError") is None
+    assert explain_missing("ModuleNotFoundError", "my own text 'iniconfig'") is None

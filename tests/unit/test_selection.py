@@ -254,13 +254,13 @@ def test_other_modules_are_not_explained(name):
 def test_a_finder_that_raises_explains_nothing(monkeypatch):
     """Also what is no error of Python's own."""
 
-    class Odd(Exception):
+    class OddError(Exception):
         pass
 
     class Finder:
         @staticmethod
         def find_spec(*_):
-            raise Odd
+            raise OddError
 
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     assert missing("lc_none") is None

@@ -323,8 +323,8 @@ class RuntimeTask:
     def _run_checked_function(
         self, function: Callable[..., Any], func_kwargs: Mapping[str, object]
     ) -> RuntimeTask:
-        payload = dump_call(function, (), func_kwargs, modules=self._modules)
-        return self._add(RunFunction(describe(function), payload=payload))
+        call = dump_call(function, (), func_kwargs, modules=self._modules)
+        return self._add(RunFunction(describe(function), call=call))
 
     def send_file(
         self,

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from lazycluster._conversation.bootstrap import (
@@ -97,6 +98,7 @@ class Conversation:
         self._requests: dict[int, Request] = {}
         self._last_number = 0
         self._modules_sent: set[str] = set()
+        self._contents_sent: set[str] = set()
         self._refusal: PythonNotFoundError | PythonVersionError | None = None
         self._received = time.monotonic()
         self.token = make_token()
@@ -131,6 +133,7 @@ class Conversation:
         cwd: str | None = None,
         task: int | None = None,
         chunks: Iterator[bytes] | None = None,
+        contents: Mapping[str, bytes] = MappingProxyType({}),
         on_output: Sink = _ignore,
         on_errors: Sink = _ignore,
         on_value: Sink = _ignore,
@@ -147,6 +150,7 @@ class Conversation:
                 begins with `~`.
             task: The number of the first request of the same task; a kill concerns all of them.
             chunks: The input of the steps, at most `frames.CHUNK` bytes each.
+            contents: What the steps refer to, by key; the host gets each once.
             on_output: Called in the reader thread with a step's index and what it printed.
             on_errors: Called in the reader thread with a step's index and its standard error, if
                 that is separate.
@@ -181,6 +185,9 @@ class Conversation:
             request.number = self._last_number = self._last_number + 1
             missing = {_module_for(step) for step in steps} - self._modules_sent - {""}
             data = [frames.encode(frames.MODULES, 0, module_archive(name)) for name in missing]
+            fresh = contents.keys() - self._contents_sent
+            for key in fresh:
+                data += _content_frames(key, contents[key])
             data += _description_frames(request.number, description)
             first_input = request.next_frame()  # most often all of it
             if first_input is not None:
@@ -192,6 +199,7 @@ class Conversation:
                 request.kill(0)
                 raise
             self._modules_sent |= missing
+            self._contents_sent |= fresh
         if request.has_input:
             self._writer.feed(request)
         return request
@@ -372,6 +380,13 @@ def _description_frames(number: int, description: bytes) -> list[bytes]:
     parts = [description[start : start + frames.CHUNK] for start in starts]
     data = [frames.encode(frames.REQUEST_PART, number, part) for part in parts[:-1]]
     return [*data, frames.encode(frames.REQUEST, number, parts[-1])]
+
+
+def _content_frames(key: str, content: bytes) -> list[bytes]:
+    prefix = bytes.fromhex(key)
+    starts = range(0, len(content), frames.CHUNK)
+    parts = (prefix + content[start : start + frames.CHUNK] for start in starts)
+    return [frames.encode(frames.CONTENT, 0, part) for part in parts]
 
 
 def _module_for(step: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ class RaisedFailure:
     message: str
     traceback: str
     pickled: bool = False  # True if the exception has been sent as the step's value
+    module: str | None = None  # the local one that could not be imported to load the call
 
 
 Failure = Union[
@@ -68,9 +69,14 @@ class Outcome:
     result: Any = None  # of an operation, as JSON has it
     skipped: tuple[tuple[str, str], ...] = ()  # what a copy left out, as (path, kind)
 
+    @property
+    def failed_module(self) -> str | None:
+        """Return the local module without which the call could not be loaded, or None."""
+        return self.failure.module if isinstance(self.failure, RaisedFailure) else None
+
 
 _NUMBERS = ("step", "exit_status", "signal", "errno")
-_TEXTS = ("message", "path", "python", "stage", "type", "traceback")
+_TEXTS = ("message", "path", "python", "stage", "type", "traceback", "module")
 _LISTS = ("skipped", "variables")
 _KEYS = frozenset(
     (*_NUMBERS, *_TEXTS, *_LISTS, "failure", "there", "returned", "result", "pickled")
@@ -117,6 +123,7 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Failure]] = {
         _text(report, "message"),
         _text(report, "traceback"),
         _flag(report, "pickled"),
+        _text(report, "module") if "module" in report else None,
     ),
 }
 

@@ -1,21 +1,15 @@
 """Find local modules: neither installed nor in the standard library, so not on the host.
 
-Globals of a function travel by value. An `import` in its body asks the host's import system, which
-does not have local modules. Therefore the call carries the source of each local module that a body
-imports, and of the local modules that these import. Nothing is imported here, because a function
-may import in its body what the manager cannot import.
+Nothing is imported here, because a function may import in its body what the manager cannot import.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import sys
-import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
-from typing import NamedTuple
 
 from lazycluster._functions.installed import is_installed
 
@@ -166,90 +160,6 @@ def find_spec(name: str) -> ModuleSpec | None:
         if not is_built_in(error):
             raise
         return None  # a user's finder may raise anything; the import on the host reports it
-
-
-class Source(NamedTuple):
-    """A local module, which travels as a plain tuple in this order."""
-
-    text: str
-    path: str | None  # None for a folder without __init__.py
-    is_package: bool
-
-
-def add_imports(function: types.FunctionType, sources: dict[str, Source]) -> None:
-    """Add the local modules that a function's body imports, and those that they import."""
-    package = function.__globals__.get("__package__")
-    if not isinstance(package, str):
-        package = str(function.__globals__.get("__name__")).rpartition(".")[0]
-    waiting = [*_imported(function.__code__, package)]
-    while waiting:
-        name = waiting.pop()
-        spec = None if name in sources else find_local(name)
-        if spec is None or compiled_member(name) is not None:
-            continue  # the import fails on the host, which the function may expect
-        parent = name.rpartition(".")[0]
-        if parent:
-            waiting.append(parent)
-        is_package = spec.submodule_search_locations is not None
-        if not spec.has_location or spec.origin is None:
-            sources[name] = Source("", None, is_package)
-            continue
-        try:
-            status = os.stat(spec.origin)
-            version = status.st_mtime_ns, status.st_size
-            text, imported = _read(spec.origin, version, name if is_package else parent)
-        except (OSError, SyntaxError, ValueError):
-            continue  # it is gone or not Python; the import fails on the host as it would here
-        sources[name] = Source(text, spec.origin, is_package)
-        waiting += imported
-
-
-@functools.lru_cache(maxsize=4096)
-def _read(path: str, _version: object, package: str) -> tuple[str, frozenset[str]]:
-    """Return the text of a source file and its imports; read again if its version changes."""
-    with open(path, "rb") as file:
-        text = importlib.util.decode_source(file.read())
-    return text, _imported(compile(text, path, "exec", dont_inherit=True), package)
-
-
-@functools.lru_cache(maxsize=4096)
-def _imported(code: types.CodeType, package: str) -> frozenset[str]:
-    """Return the modules that code may import: `from a import b` gives a and a.b."""
-    import dis
-
-    found = set()
-    for part in _with_inner(code):
-        if dis.opmap["IMPORT_NAME"] not in part.co_code:
-            continue
-        before: list[object] = [0, None]
-        for instruction in dis.get_instructions(part):
-            if instruction.opname == "IMPORT_NAME":
-                level, names = before
-                name = _absolute(str(instruction.argval), level, package)
-                if name:
-                    found.add(name)
-                    if isinstance(names, tuple):
-                        found.update(f"{name}.{inner}" for inner in names if inner != "*")
-            elif instruction.opname != "EXTENDED_ARG":  # a prefix of the next instruction
-                before = [before[1], instruction.argval]
-    return frozenset(found)
-
-
-def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Yield the code, and the code of the functions and classes in it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _with_inner(constant)
-
-
-def _absolute(name: str, level: object, package: str) -> str | None:
-    if not isinstance(level, int) or level == 0:
-        return name
-    try:
-        return importlib.util.resolve_name("." * level + name, package)
-    except ImportError:  # more dots than parent packages
-        return None
 
 
 _installed: set[str] = set()  # names of modules that are not local and have no local submodule

@@ -9,7 +9,7 @@ import functools
 import inspect
 import pickle
 import types
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple
 
 from lazycluster._functions.local_modules import is_built_in, is_local
 from lazycluster._functions.selection import NONE_NAMED, Modules
@@ -19,8 +19,6 @@ from lazycluster.exceptions import SerializationError
 if TYPE_CHECKING:
     import io
     from collections.abc import Mapping, Sequence
-
-    from lazycluster._functions.local_modules import Source
 
 
 LARGE = 50_000_000  # bytes of a call that is worth a warning
@@ -44,40 +42,72 @@ def is_refusal(error: BaseException) -> bool:
     return traceback is not None and not is_local(traceback.tb_frame.f_globals.get("__name__"))
 
 
+class PickledCall(NamedTuple):
+    """A call as it travels.
+
+    Attributes:
+        payload: The pickle of `(function, args, kwargs)`.
+        contents: What it refers to, by key: local modules and texts, see `sources`.
+        required: The local modules that the host must import to load it.
+        modules: What the user said about modules.
+    """
+
+    payload: Spool
+    contents: Mapping[str, bytes]
+    required: frozenset[str] = frozenset()
+    modules: Modules = NONE_NAMED
+
+
 def dump_call(
     function: Callable[..., object],
     args: Sequence[object],
     kwargs: Mapping[str, object],
     *,
     modules: Modules = NONE_NAMED,
-) -> Spool:
-    """Pickle the sources of local modules, then the tuple `(function, args, kwargs)`.
+) -> PickledCall:
+    """Pickle a call.
 
-    Pythons of this minor version that can import cloudpickle can load the two pickles.
+    Pythons of this minor version that can import cloudpickle can load it.
 
     Raises:
         SerializationError: If something in the call cannot be pickled; the message names the way.
     """
     from lazycluster._functions.pickler import CallPickler
+    from lazycluster._functions.sources import Sources
 
-    sources: dict[str, Source] = {}
-    while True:
-        texts = {name: tuple(source) for name, source in sources.items()}
-        spool = Spool(pickle.dumps(texts, pickle.HIGHEST_PROTOCOL))
-        pickler = CallPickler(spool, modules)
-        try:
-            pickler.dump((function, tuple(args), dict(kwargs)))
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            raise SerializationError(_explain(function, args, kwargs, modules, error)) from error
-        # The sources are known after the call is pickled, but must come first in the payload,
-        # because unpickling the call may import them. So the call is pickled again.
-        if pickler.imported.keys() <= sources.keys():
-            if len(spool) > LARGE:
-                _warn_of_size(len(spool), function, args, kwargs, modules)
-            return spool
-        sources = pickler.imported
+    spool = Spool()
+    pickler = CallPickler(spool, modules)
+    try:
+        pickler.dump((function, tuple(args), dict(kwargs)))
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        raise SerializationError(_explain(function, args, kwargs, modules, error)) from error
+    if len(spool) > LARGE:
+        _warn_of_size(len(spool), function, args, kwargs, modules)
+    required = frozenset(pickler.modules)
+    found = {**Sources.of(modules).contents(required), **pickler.texts}
+    return PickledCall(spool, found, required, modules)
+
+
+def dump_by_value(call: PickledCall, module: str) -> PickledCall | None:
+    """Pickle a call once more after a host could not import a local module.
+
+    From now on it travels by value, until its text changes.
+
+    Returns:
+        None if the call did not have the module as source.
+
+    Raises:
+        SerializationError: If it cannot be pickled by value.
+    """
+    from lazycluster._functions.sources import Sources
+
+    if module not in call.required:
+        return None
+    Sources.of(call.modules).note_failure(module)
+    content: Any = load_value(call.payload.open())
+    return dump_call(*content, modules=call.modules)
 
 
 def _warn_of_size(

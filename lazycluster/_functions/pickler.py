@@ -1,9 +1,8 @@
 """The pickler of calls and the unpickler of values, built on cloudpickle.
 
-Installed modules travel by name. A function, class or module of another module is not on the host,
-so its code travels by value.
-cloudpickle can do that only after a registration that changes every pickle of this process;
-therefore its pickler is subclassed here. `local_modules` finds what a function's body imports.
+What an installed module defines travels by name, since the host has the module. What a local one
+defines travels by name as well, and the module as source, see `sources`. The rest travels by
+value: `__main__`, notebooks, what was made at run time, and modules that no host can import.
 
 Import this module with the first call, not with lazycluster: the import takes 20 ms (measured).
 """
@@ -11,26 +10,30 @@ Import this module with the first call, not with lazycluster: the import takes 2
 from __future__ import annotations
 
 import functools
+import inspect
 import marshal
 import operator
 import pickle
 import sys
 import types
 import typing
-import weakref
 from collections import ChainMap
 from typing import Any, Callable, ClassVar
 
 from cloudpickle import cloudpickle
 
+from lazycluster._functions import rebuild
 from lazycluster._functions.installed_names import InstalledNames
-from lazycluster._functions.local_modules import Source, add_imports, refusal
+from lazycluster._functions.local_modules import refusal
 from lazycluster._functions.selection import Modules
+from lazycluster._functions.sources import Sources, imported, text_content, with_inner
 
 _BARE_ATTRIBUTES = ("__package__", "__file__", "__doc__")
 
 # These attributes say where the manager found a module, and a spec may hold any object.
 _LEFT_BEHIND = frozenset({"__builtins__", "__spec__", "__loader__", "__cached__", "__path__"})
+
+BY_NAME, AS_SOURCE, BY_VALUE = range(3)  # how what a module defines travels
 
 
 def travelling_state(module: types.ModuleType) -> dict[str, object]:
@@ -39,28 +42,14 @@ def travelling_state(module: types.ModuleType) -> dict[str, object]:
     return {name: value for name, value in contents.items() if name not in _LEFT_BEHIND}
 
 
-class _BareModule:
-    """Pickles as a module that has its name and no contents yet."""
+class _Reduced:
+    """Pickles as the result of a function of `rebuild`."""
 
-    def __init__(self, module: types.ModuleType) -> None:
-        self._module = module
-
-    def __reduce__(self) -> tuple[object, ...]:
-        contents = vars(self._module)
-        state = {name: contents[name] for name in _BARE_ATTRIBUTES if name in contents}
-        if "__path__" in contents:
-            state["__path__"] = list(contents["__path__"])
-        return types.ModuleType, (self._module.__name__,), state
-
-
-class _GlobalsOf:
-    """Pickles as the namespace of a bare module."""
-
-    def __init__(self, module: _BareModule) -> None:
-        self._module = module
+    def __init__(self, function: Callable[..., object], *args: object) -> None:
+        self._reduced = function, args
 
     def __reduce__(self) -> tuple[object, ...]:
-        return vars, (self._module,)
+        return self._reduced
 
 
 def _reduce_code(code: types.CodeType) -> tuple[object, ...]:
@@ -101,8 +90,23 @@ if isinstance(typing.NewType, type):  # a plain function before Python 3.10
     _LOCAL_REDUCERS[typing.NewType] = _reduce_new_type
 
 
+def _home(obj: Any) -> tuple[str, str] | None:
+    """Return the module that has an object as an attribute, and the attribute's name."""
+    name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    if isinstance(name, str) and module is not None and vars(module).get(name) is obj:
+        return module.__name__, name
+    return None
+
+
 class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickle by value what is not installed."""
+    """Pickle a call: by name what the host has or imports from source, else by value.
+
+    Attributes:
+        modules: The names of local modules that the host must be able to import.
+        texts: The content of the files whose functions travel by value, by key.
+        modules_by_value: The modules pickled as a whole, in order.
+    """
 
     dispatch_table: ClassVar[Any] = ChainMap(
         {types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
@@ -110,12 +114,43 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
 
     def __init__(self, file: object, modules: Modules) -> None:
         super().__init__(file)
-        self._modules = modules
-        self.modules_by_value: list[types.ModuleType] = []  # those pickled as a whole, in order
-        self.imported: dict[str, Source] = {}  # what the bodies of pickled functions import
-        self._bare_modules: dict[str, _BareModule] = {}
+        self.modules: set[str] = set()
+        self.texts: dict[str, bytes] = {}
+        self.modules_by_value: list[types.ModuleType] = []
+        self._sources = Sources.of(modules)
+        self._is_local = modules.is_local
+        self._rules: dict[str, int] = {}
+        self._bare_modules: dict[str, _Reduced] = {}
         self._installed_names = InstalledNames(modules.is_local)
         self._without_rule: set[type] = set()  # so that large arguments are pickled fast
+
+    def _rule(self, name: Any) -> int:
+        """Return how what a module defines travels, and note that the host must import it.
+
+        Raises:
+            pickle.PicklingError: If the module is local and cannot be sent; says the cure.
+        """
+        if not isinstance(name, str):  # anything may be a `__module__`
+            return BY_NAME
+        found = self._rules.get(name)
+        if found is None:
+            found = self._rules[name] = self._find_rule(name)
+            if found == AS_SOURCE:
+                self.modules.add(name)
+        return found
+
+    def _find_rule(self, name: str) -> int:
+        module = sys.modules.get(name)
+        if not self._is_local(name):
+            is_made = module is not None and not {"__file__", "__path__"} & vars(module).keys()
+            made_here = is_made and getattr(module, "__spec__", None) is None
+            return BY_VALUE if made_here else BY_NAME
+        reason = refusal(name)
+        if reason is not None:
+            raise pickle.PicklingError(reason)
+        if name == "__main__" or cloudpickle._is_registered_pickle_by_value(module):
+            return BY_VALUE
+        return AS_SOURCE if self._sources.has(name) else BY_VALUE
 
     def reducer_override(self, obj: Any) -> Any:
         """See pickle.Pickler; called for each object that is not of a basic type."""
@@ -125,101 +160,126 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         named = self._installed_names.reduce(obj, kind)
         if named is not None:
             return named
-        if kind is types.FunctionType and (
-            self._is_sent(obj.__module__) or self._is_sent(obj.__globals__.get("__name__"))
-        ):
-            return self._reduce_function(obj)
-        if issubclass(kind, type) and self._is_sent(obj.__module__):
-            return self._reduce_class(obj)
-        if kind is types.ModuleType and self._is_sent(obj.__name__):
+        if kind is types.FunctionType:
+            if self._is_by_name(obj):
+                return NotImplemented
+            return self._dynamic_function_reduce(obj)
+        if issubclass(kind, type):
+            reduced = super().reducer_override(obj)
+            if reduced is NotImplemented and self._rule(obj.__module__) == BY_VALUE:
+                reduced = cloudpickle._dynamic_class_reduce(obj)
+            made_here = reduced is not NotImplemented and len(reduced) == 6
+            return self._reduce_class(obj, reduced) if made_here else reduced
+        if kind is types.ModuleType:
             return self._reduce_module(obj)
-        if kind in _LOCAL_REDUCERS and self._is_sent(obj.__module__):
-            return _LOCAL_REDUCERS[kind](obj)
+        if kind in _LOCAL_REDUCERS and not self._is_by_name(obj):
+            return self._tracked(obj, _LOCAL_REDUCERS[kind](obj))
         if kind is functools.cached_property:  # it holds a lock before Python 3.12
             return kind, (obj.func,), {"attrname": obj.attrname}
+        self._rule(kind.__module__)  # an object may pickle as a name of its type's module
         if kind not in _LOCAL_REDUCERS and not self._installed_names.may_name(kind):
             self._without_rule.add(kind)
         return super().reducer_override(obj)
 
-    def _is_sent(self, name: object) -> bool:
-        """Return True for a module that is sent.
-
-        Raises:
-            pickle.PicklingError: If it would have to be sent and cannot be; says the cure.
-        """
-        if not isinstance(name, str) or not self._modules.is_local(name):
+    def _is_by_name(self, obj: Any) -> bool:
+        """Return True if the host finds an object as an attribute of a module."""
+        name = getattr(obj, "__qualname__", None) or obj.__name__
+        rule = self._rule(obj.__module__)
+        if rule == BY_VALUE:
             return False
-        reason = refusal(name)
-        if reason is not None:
-            raise pickle.PicklingError(reason)
-        return True
+        if isinstance(obj, types.FunctionType):
+            defined_in = self._rule(obj.__globals__.get("__name__"))
+            if rule == BY_NAME != defined_in:
+                return False  # the user has put it in the place of an installed module's
+        found = cloudpickle._lookup_module_and_qualname(obj, name=name)
+        return found is not None and self._rule(found[0].__name__) != BY_VALUE
 
-    def _reduce_function(self, function: types.FunctionType) -> Any:
-        # The functions of a module share one namespace on the host as well, also with the module
-        # object if that travels: all of them see a `global` that one of them sets.
-        module = sys.modules.get(function.__module__)
-        if module is not None and function.__globals__ is vars(module):
-            namespace = id(function.__globals__)
-            if namespace not in self.globals_ref:
-                self.globals_ref[namespace] = _GlobalsOf(self._bare_module(module))
-        return self._dynamic_function_reduce(function)
+    def _tracked(self, obj: object, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a reduction by value after which the host knows what it has made."""
+        maker, args = reduced[:2]
+        state = reduced[2] if len(reduced) > 2 else None
+        setter = reduced[5] if len(reduced) > 5 else None
+        made = (rebuild.key_of(obj), _home(obj), maker, *args)
+        if state is None:
+            return rebuild.make, made
+        return rebuild.make, made, (setter, state), None, None, rebuild.fill
 
     def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:
-        add_imports(function, self.imported)
-        return super()._dynamic_function_reduce(function)
+        code, globals_ = function.__code__, function.__globals__
+        name = str(globals_.get("__name__"))
+        package = globals_.get("__package__")
+        if not isinstance(package, str):
+            package = name.rpartition(".")[0]
+        module = sys.modules.get(name)
+        by_name = False
+        if module is not None and globals_ is vars(module):
+            by_name = self._rule(name) != BY_VALUE
+            if id(globals_) not in self.globals_ref:
+                # The functions of a module share one namespace on the host as well, also with the
+                # module object if that travels: all see a `global` that one of them sets.
+                self.globals_ref[id(globals_)] = (
+                    _Reduced(rebuild.namespace_of_import, name)
+                    if by_name
+                    else _Reduced(rebuild.namespace, name, _bare_attributes(module))
+                )
+        self.modules |= imported(code, package)
+        text = text_content(code.co_filename, globals_)
+        if text is not None:
+            self.texts[text[0]] = text[1]
+        maker, args, state, *rest = super()._dynamic_function_reduce(function)
+        if by_name:
+            if not _uses_globals(function):  # then the host need not import the module
+                args = (args[0], {"__name__": name, "__package__": package}, *args[2:])
+            state[1]["__globals__"], state[1]["_cloudpickle_submodules"] = {}, []
+        return self._tracked(function, (maker, args, state, *rest))
 
-    def _reduce_class(self, class_: type) -> Any:
-        reduced = cloudpickle._dynamic_class_reduce(class_)
+    def _reduce_class(self, class_: type, reduced: Any) -> Any:
         make, arguments = reduced[:2]
         if make is cloudpickle._make_skeleton_class and vars(class_).get("__slots__"):
             # cloudpickle sets __slots__ after the class is made, which has no effect: instances
             # made on the host would have a __dict__, which they cannot have on the manager.
             arguments[3]["__slots__"] = vars(class_)["__slots__"]
-        return reduced
+        return self._tracked(class_, reduced)
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
+        name = module.__name__
+        if self._rule(name) != BY_VALUE:
+            return cloudpickle._module_reduce(module)
         # The bare module comes before its contents, because these may refer back to it (two
         # modules that import each other). itemgetter(0) returns the bare module unchanged.
         self.modules_by_value.append(module)
-        bare = self._bare_module(module)
-        return operator.itemgetter(0), ((bare,),), travelling_state(module)
+        if name not in self._bare_modules:
+            self._bare_modules[name] = _Reduced(rebuild.bare_module, name, _bare_attributes(module))
+        return operator.itemgetter(0), ((self._bare_modules[name],),), travelling_state(module)
 
-    def _bare_module(self, module: types.ModuleType) -> _BareModule:
-        return self._bare_modules.setdefault(module.__name__, _BareModule(module))
+
+def _uses_globals(function: types.FunctionType) -> bool:
+    """Return True if a function's code or its annotations may name what its module has."""
+    if any(isinstance(each, str) for each in function.__annotations__.values()):
+        return True
+    names = set(cloudpickle._extract_code_globals(function.__code__))
+    for code in with_inner(function.__code__):
+        if not code.co_flags & inspect.CO_OPTIMIZED:  # the body of a class
+            names |= set(code.co_names)
+    return not names.isdisjoint(function.__globals__)
+
+
+def _bare_attributes(module: types.ModuleType) -> dict[str, object]:
+    contents = vars(module)
+    state = {name: contents[name] for name in _BARE_ATTRIBUTES if name in contents}
+    if "__path__" in contents:
+        state["__path__"] = list(contents["__path__"])
+    return state
 
 
 class ValueUnpickler(pickle.Unpickler):
-    """Unpickle a value, and leave the classes of this process as they are.
-
-    A class by value in a pickle is an empty class, followed by its contents. cloudpickle's tracker
-    finds the class that came from here, but cloudpickle sets its contents again: copies that see
-    other globals would replace methods, and the host's values would replace class attributes.
-    """
+    """Unpickle a value; what was sent from here by value is the object that was sent."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """See pickle.Unpickler."""
-        found = super().find_class(module_name, global_name)
-        if module_name == cloudpickle.__name__:
-            if global_name in ("_make_skeleton_class", "_make_skeleton_enum"):
-                return functools.partial(_make_class, found)
-            if global_name == "_class_setstate":
-                return functools.partial(_fill_class, found)
-        return found
+        if module_name == _HOST_REBUILD:
+            return getattr(rebuild, global_name)
+        return super().find_class(module_name, global_name)
 
 
-# The classes that an unpickler has made here, as opposed to the manager's own classes.
-_arrived_classes: weakref.WeakSet[type] = weakref.WeakSet()
-
-
-def _make_class(make: Callable[..., type], *args: Any) -> type:
-    # The tracker's id is the last argument but one, for classes and for enums.
-    known = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])
-    if known is not None:
-        return known  # type: ignore[no-any-return]  # cloudpickle has no types
-    made = make(*args)
-    _arrived_classes.add(made)
-    return made
-
-
-def _fill_class(fill: Callable[[type, object], type], class_: type, state: object) -> type:
-    return fill(class_, state) if class_ in _arrived_classes else class_
+_HOST_REBUILD = "_lazycluster._remote.rebuild"

@@ -3,8 +3,7 @@
 import os
 import sys
 
-from . import awaitables, raised, streams
-from .imports import LocalModules, is_own_python
+from . import awaitables, local_modules, raised, stand_ins, streams, unpickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,32 +13,24 @@ if TYPE_CHECKING:
 
 
 def call(
-    python: "list[int]",
-    missing: "str | None",
+    step: "dict[str, Any]",
+    contents: "dict[str, bytes]",
     payload: "int",
     value: "int",
     report: "Callable[[Outcome], object]",
 ) -> "Outcome":
     """Unpickle the function, call it, pickle what it returns or raises; return the outcome.
 
-    `python` is the manager's version, and `missing` why cloudpickle cannot be imported here.
-    `report` takes an outcome that counts if the process ends without another.
+    `contents` has what the connection has got so far. `report` takes an outcome that counts if
+    the process ends without another.
     """
-    if not is_own_python(python):
-        return {"failure": "python_version", "python": "%d.%d.%d" % sys.version_info[:3]}
-    if missing is not None:
-        return {"failure": "python_modules", "message": missing}
-    import pickle
-
-    import cloudpickle
-
     pid, channel = os.getpid(), streams.identity(value)
     try:
-        with open(payload, "rb") as source:
-            sources = pickle.load(source)
-            if sources:
-                LocalModules(sources)
-            function, args, kwargs = pickle.load(source)
+        local = local_modules.install(contents[key] for key in step.get("contents", ()))
+        with open(payload, "rb") as source, stand_ins.loading():
+            function, args, kwargs = unpickler.CallUnpickler(source, local).load()
+    except local_modules.LocalImportError as error:
+        return dict(raised.describe("load", error.reason), module=error.module)
     except BaseException as error:
         return raised.describe("load", error)
     result = failure = None
@@ -62,7 +53,7 @@ def call(
         if streams.identity(value) != channel:
             raise OSError("the function has closed the pipe that its value goes through")
         with open(value, "wb") as target:
-            cloudpickle.dump(result, target, protocol=pickle.HIGHEST_PROTOCOL)
+            unpickler.make_pickler(target).dump(result)
     except BaseException as error:
         return raised.describe("dump", error)
     return {"returned": True}

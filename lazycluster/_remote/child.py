@@ -16,8 +16,7 @@ import sys
 import time
 
 from . import files, interpreter, streams
-from .call import call
-from .imports import SentModules
+from .imports import SentModules, is_own_python
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +49,14 @@ def fork(run: "Callable[[], object]") -> "int":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
 
-def main(output: "int | None", value: "int", report: "int", payload: "int", warm: "bool") -> "None":
+def main(
+    output: "int | None",
+    value: "int",
+    report: "int",
+    payload: "int",
+    warm: "bool",
+    contents: "dict[str, bytes]",
+) -> "None":
     """Do the job of a step, report its outcome and exit; warm up first if the job is to come.
 
     Without an `output` this is the new Python of a step: fd 1 and 2 are the output already.
@@ -63,7 +69,7 @@ def main(output: "int | None", value: "int", report: "int", payload: "int", warm
         streams.send_report(report, outcome)
         return True
 
-    outcome = _work(output, value, report, payload, warm, send)
+    outcome = _work(output, value, report, payload, warm, contents, send)
     streams.flush_streams()
     if not send(outcome):
         streams.write_all(2, b"The function has closed the pipes that its value goes through.\n")
@@ -77,9 +83,10 @@ def go_on(sent: "list[bytes]", payload: "int", value: "int", report: "int") -> "
     modules = SentModules()
     for data in sent:
         modules.add(data)
-    modules.load("cloudpickle")
+    if modules.load("cloudpickle") is None:
+        modules.load_own("_remote.call")
     streams.send_report(report, {})  # it has started
-    main(None, value, report, payload, warm=False)
+    main(None, value, report, payload, warm=False, contents={})
 
 
 def _work(
@@ -88,6 +95,7 @@ def _work(
     report: "int",
     payload: "int",
     warm: "bool",
+    contents: "dict[str, bytes]",
     send: "Callable[[Outcome], object]",
 ) -> "Outcome":
     if output is not None:
@@ -97,6 +105,8 @@ def _work(
     if warm:
         _warm_up()
     job = _read_job(payload)
+    for key, length in job["contents"]:
+        contents[key] = _read_exactly(payload, length)
     step = job["step"]
     kind = step["kind"]
     environment = job["environment"]
@@ -107,12 +117,18 @@ def _work(
             send({"failure": "python_start", "variables": job["variables"]})  # if it cannot
             interpreter.replace(job["snapshot"], payload, value, report)
         if kind == "function":
+            if not is_own_python(step["python"]):
+                return {"failure": "python_version", "python": "%d.%d.%d" % sys.version_info[:3]}
+            if job["missing"] is not None:
+                return {"failure": "python_modules", "message": job["missing"]}
             if output is None:
                 _settle_streams(environment)
             elif not had_path:
                 interpreter.insert_path(environment.get("PYTHONPATH", ""))
             _add_working_dir()
-            return call(step["python"], job["missing"], payload, value, send)
+            from .call import call  # sent with the first function
+
+            return call(step, contents, payload, value, send)
         if kind == "unpack":
             return files.receive(payload, report, step["target"], step["name"])
         if kind == "pack":
@@ -139,10 +155,14 @@ def _add_working_dir() -> "None":
             sys.path.append(folder)
 
 
-def encode_job(job: "dict[str, Any]") -> "bytes":
-    """Return the bytes of a job, as the forked process reads it."""
+def encode_job(job: "dict[str, Any]", contents: "list[tuple[str, bytes]]") -> "bytes":
+    """Return the bytes of a job, as the forked process reads it.
+
+    `contents` are those that it was forked too early to have.
+    """
+    job["contents"] = [(key, len(content)) for key, content in contents]
     data = json.dumps(job).encode("ascii")
-    return JOB_LENGTH.pack(len(data)) + data
+    return b"".join([JOB_LENGTH.pack(len(data)), data, *(content for _, content in contents)])
 
 
 def _read_job(payload: "int") -> "dict[str, Any]":
@@ -165,19 +185,19 @@ def _read_exactly(fd: "int", count: "int") -> "bytes":
 def _warm_up() -> "None":
     """Make a call: a forked process copies each page that it touches, better before the job."""
     with contextlib.suppress(Exception):  # an incomplete Python: the call reports what it lacks
-        import pickle
-
         import cloudpickle
 
-        python = list(sys.version_info[:2])
-        description = {"python": python, "working_dir": None, "environment": {}}  # type: dict[str, Any]
+        from .call import call
+
+        step = {"python": list(sys.version_info[:2])}
+        description = {"step": step, "working_dir": None, "environment": {}}  # type: dict[str, Any]
         payload, source = os.pipe()
         target, value = os.pipe()
-        streams.write_all(source, encode_job(description) + pickle.dumps({}))
+        streams.write_all(source, encode_job(description, []))
         streams.write_all(source, cloudpickle.dumps((lambda x: x, (), {"x": 1})))
         job = _read_job(payload)
         _settle(job["working_dir"], job["environment"])
-        outcome = call(job["python"], None, payload, os.dup(value), report=print)
+        outcome = call(job["step"], {}, payload, os.dup(value), report=print)
         streams.flush_streams()
         streams.send_report(value, outcome)
         for fd in (source, target, value):

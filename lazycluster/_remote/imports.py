@@ -1,4 +1,4 @@
-"""Import modules that the manager has sent: cloudpickle, the library's own, and local modules."""
+"""Import modules that the manager has sent: cloudpickle, and the library's own."""
 
 import importlib
 import importlib.machinery
@@ -72,41 +72,6 @@ class SentModules:
 
     def exec_module(self, module: "types.ModuleType") -> "None":
         archive.execute(self._contents[module.__name__], module)
-
-
-class LocalModules:
-    """Import from source the manager's local modules, which a function imports in its body.
-
-    A source is the text, the path on the manager (None for a folder without __init__.py), and
-    whether it is a package.
-    """
-
-    def __init__(self, sources: "dict[str, tuple[str, str | None, bool]]") -> "None":
-        self._sources = sources
-        for name in sources:
-            sys.modules.pop(name, None)  # the host may have another module of this name
-        sys.meta_path.insert(0, self)
-
-    def find_spec(
-        self, name: "str", path: "object" = None, target: "object" = None
-    ) -> "importlib.machinery.ModuleSpec | None":
-        if name not in self._sources:
-            return None
-        _, file, is_package = self._sources[name]
-        spec = importlib.machinery.ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
-        spec.has_location = file is not None  # then the module has a __file__
-        return spec
-
-    def create_module(self, spec: "importlib.machinery.ModuleSpec") -> "None":
-        """See importlib.abc.Loader."""
-
-    def exec_module(self, module: "types.ModuleType") -> "None":
-        text, file, _ = self._sources[module.__name__]
-        exec(compile(text, file or module.__name__, "exec", dont_inherit=True), module.__dict__)
-
-    def get_source(self, name: "str") -> "str":
-        """See importlib.abc.InspectLoader; a traceback shows the lines."""
-        return self._sources[name][0]
 
 
 def is_own_python(python: "list[int]") -> "bool":

@@ -5,6 +5,7 @@ import io
 
 from .._shared.frames import EXCEPTION_LIMIT
 from . import awaitables
+from .unpickler import make_pickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,23 +87,17 @@ def pickled(error: "BaseException") -> "bytes | None":
         return None
     try:
         target = _Bounded()
-        _make_pickler(target).dump(error)
+        make_pickler(target, _reduce_exception).dump(error)
         return target.getvalue()
     except BaseException:  # a user's __reduce__ may raise anything
         return None
 
 
-def _make_pickler(target: "io.BytesIO") -> "Any":
-    import cloudpickle
-
-    class ExceptionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-        def reducer_override(self, obj: "Any") -> "Any":
-            if isinstance(obj, BaseException) and _needs_no_init(type(obj)):
-                new = copyreg.__newobj__  # type: ignore[attr-defined]
-                return new, (type(obj), *obj.args), obj.__dict__ or None
-            return super().reducer_override(obj)
-
-    return ExceptionPickler(target)
+def _reduce_exception(obj: "Any") -> "Any":
+    if isinstance(obj, BaseException) and _needs_no_init(type(obj)):
+        new = copyreg.__newobj__  # type: ignore[attr-defined]
+        return new, (type(obj), *obj.args), obj.__dict__ or None
+    return NotImplemented
 
 
 def _needs_no_init(kind: "type") -> "bool":

@@ -27,6 +27,7 @@ class StepProcess:
         payload: Where its job and its input are written; a command's standard input.
         job: What is still to be written to the payload before any input.
         modules: How many modules had been imported when it was forked.
+        contents: How many contents had come then.
         request: The request whose step it runs; None while it has no job.
     """
 
@@ -35,7 +36,7 @@ class StepProcess:
         self.status = None  # type: int | None
         self.output = self.errors = self.value = self.report = self.payload = -1
         self.job = memoryview(b"")
-        self.modules = 0
+        self.modules = self.contents = 0
         self.request = None  # type: Any
         self._script = None  # type: str | None
 
@@ -98,7 +99,9 @@ class StepProcess:
         process.returncode = 0  # the supervisor waits for all its children itself
         self.pid = process.pid
 
-    def start_fork(self, close: "Callable[[], None]", warm: "bool") -> "None":
+    def start_fork(
+        self, close: "Callable[[], None]", warm: "bool", contents: "dict[str, bytes]"
+    ) -> "None":
         """Fork a process that waits for its job; it calls `close` to close what is not its own.
 
         Raises:
@@ -109,7 +112,7 @@ class StepProcess:
         def run() -> "None":
             close()
             self.close()
-            child.main(warm=warm, **theirs)
+            child.main(warm=warm, contents=contents, **theirs)
 
         try:
             for name in PIPES:

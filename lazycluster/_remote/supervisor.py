@@ -80,6 +80,7 @@ class Supervisor:
         self.preforked = None  # type: StepProcess | None
         self.scripts = None  # type: str | None  # the folder of commands too long for an argv
         self.modules = SentModules()
+        self.contents = {}  # type: dict[str, bytes]  # what calls refer to, in the order of coming
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
 
@@ -134,6 +135,9 @@ class Supervisor:
                 self._kill_request(self.requests[number], float(grace))
         elif kind == frames.MODULES:
             self.modules.add(payload)
+        elif kind == frames.CONTENT:
+            key = payload[: frames.KEY_SIZE].hex()
+            self.contents[key] = self.contents.get(key, b"") + payload[frames.KEY_SIZE :]
 
     # Starting steps
 
@@ -210,6 +214,8 @@ class Supervisor:
             request.want_input(step["input"])
             if is_own_python(step["python"]):
                 missing = self.modules.load("cloudpickle")
+                if missing is None:
+                    self.modules.load_own(STEP_MODULES[kind])  # once for all forked processes
                 variables = interpreter.read_at_start(request.environment)
         else:
             name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]
@@ -224,12 +230,14 @@ class Supervisor:
         job = {"step": step, "missing": missing, "module": module}  # type: Description
         job["arguments"] = arguments
         job.update(working_dir=request.working_dir, environment=request.environment)
-        data = child.encode_job(job)
+        request.process = self._take_process()
+        known = list(self.contents)[: 0 if variables else request.process.contents]
+        lacking = [key for key in step.get("contents", ()) if key not in known]
+        data = child.encode_job(job, [(key, self.contents[key]) for key in lacking])
         if variables:
             snapshot = interpreter.snapshot(self.modules.archives)
             job.update(variables=variables, snapshot=len(snapshot))
-            data = child.encode_job(job) + snapshot + data
-        request.process = self._take_process()
+            data = child.encode_job(job, []) + snapshot + data
         request.process.job = memoryview(data)
 
     def _take_process(self) -> "StepProcess":
@@ -243,8 +251,8 @@ class Supervisor:
 
     def _fork(self, warm: "bool") -> "StepProcess":
         process = StepProcess()
-        process.modules = self.modules.count
-        process.start_fork(self._close_all, warm)
+        process.modules, process.contents = self.modules.count, len(self.contents)
+        process.start_fork(self._close_all, warm, self.contents)
         self.loop.add_reader(process.output, lambda _: self._read_output(process))
         self.loop.add_reader(process.value, lambda _: self._read_value(process))
         self.loop.add_reader(process.report, lambda _: self._read_report(process))

@@ -284,8 +284,8 @@ class Calls:
     ) -> Invocation:
         check_call(function, kwargs, {}, args)
         options = self._options
-        payload = dump_call(function, args, kwargs, modules=options.modules)
-        step = RunFunction(describe(function), payload=payload)
+        call = dump_call(function, args, kwargs, modules=options.modules)
+        step = RunFunction(describe(function), call=call)
         return Invocation(
             step, self._base.host, timeout=options.timeout, on_output=options.on_output
         )

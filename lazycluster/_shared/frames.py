@@ -17,8 +17,8 @@ A step has a `kind` and what the kind needs:
     command      command; shell (optional; the account's own by default); input (optional): bytes
                  of INPUT that are its standard input; separate (optional): whether its standard
                  error comes as ERRORS and not as OUTPUT
-    function     python: [major, minor] of the manager; input: bytes of INPUT that it reads, which
-                 are two pickles, the local modules' sources and (function, args, kwargs)
+    function     python: [major, minor] of the manager; input: bytes of INPUT that it reads, the
+                 pickle of (function, args, kwargs); contents: keys of what that refers to
     pack         path; measured: whether the stream begins with its size; the stream is its VALUE
     unpack       target, name: see `paths.destination`; it reads a stream as INPUT
     operation    operation, arguments: see `operations`
@@ -33,7 +33,8 @@ An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of
                  "python_start": variables, the names of those with which Python did not start
                  "python_modules": message, why cloudpickle cannot be imported
                  "raised": stage ("load", "call" or "dump"), type, message, traceback; pickled: true
-                 if the exception is the VALUE
+                 if the exception is the VALUE; module: the local one that could not be
+                 imported while the call was loaded
 """
 
 import fcntl
@@ -53,6 +54,9 @@ REQUEST = 2  # its last part
 INPUT = 3  # bytes for the steps of a request, one step's after the other's
 KILL = 4  # JSON: {"grace": seconds between SIGTERM and SIGKILL}
 MODULES = 5  # an `archive` of modules, sent before their first use
+CONTENT = (
+    6  # a key of KEY_SIZE bytes, and bytes to append to its content; sent before its first use
+)
 
 # From the supervisor to the manager.
 HELLO = 16  # JSON: {"python": version, "pid": of the supervisor}
@@ -67,8 +71,10 @@ ERRORS = 23  # the standard error of the running step, if it is separate
 # Both ways.
 HEARTBEAT = 32
 
-TO_SUPERVISOR = frozenset([REQUEST_PART, REQUEST, INPUT, KILL, MODULES, HEARTBEAT])
+TO_SUPERVISOR = frozenset([REQUEST_PART, REQUEST, INPUT, KILL, MODULES, CONTENT, HEARTBEAT])
 TO_MANAGER = frozenset([HELLO, STARTED, OUTPUT, ERRORS, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT])
+
+KEY_SIZE = 16  # bytes of a key, which is hexadecimal in a description
 
 SILENT_PERIODS = 4  # of keepalive seconds without a frame, until the other side counts as gone
 BULK = frozenset([INPUT, OUTPUT, ERRORS, VALUE])  # their payload is a user's bytes, not a message

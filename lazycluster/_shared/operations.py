@@ -17,13 +17,23 @@ OPERATIONS = {
 
 # The modules that kinds of steps need in addition to the modules of the bootstrap.
 STEP_MODULES = {
-    "function": "cloudpickle",
+    "function": "_remote.call",
     "pack": "_shared.tree_stream",
     "unpack": "_shared.unpacker",
 }
 
 # The modules that travel with a module because it imports them.
-IMPORTED_MODULES = {"_shared.unpacker": ("_shared.tree_stream",)}
+IMPORTED_MODULES = {
+    "_shared.unpacker": ("_shared.tree_stream",),
+    "_remote.call": (
+        "_remote.stand_ins",
+        "_remote.local_modules",
+        "_remote.rebuild",
+        "_remote.unpickler",
+        "_remote.awaitables",
+        "_remote.raised",
+    ),
+}
 
 # The modules that every connection has from its bootstrap on, in the order of import.
 BOOTSTRAP_MODULES = (
@@ -34,9 +44,6 @@ BOOTSTRAP_MODULES = (
     "_remote.streams",
     "_remote.files",
     "_remote.imports",
-    "_remote.awaitables",
-    "_remote.raised",
-    "_remote.call",
     "_remote.interpreter",
     "_remote.child",
     "_remote.sessions",

@@ -281,8 +281,7 @@ class Execution(Record):
                 self._follow(request, end, printer)
             finally:
                 self._note_returns(request)
-            self._check_outcomes(request, steps)
-            self._offset += len(steps)
+            self._offset += self._check_outcomes(request, steps)
 
     def _next_steps(self) -> tuple[Step, ...]:
         """Return the steps of the next request: all before the next copy, or that copy."""
@@ -316,6 +315,7 @@ class Execution(Record):
             cwd=target.cwd,
             task=self._first_request,
             chunks=itertools.chain.from_iterable(step.chunks(transfer) for step in steps),
+            contents={key: data for step in steps for key, data in step.contents.items()},
             on_output=lambda index, data: self.log.append(offset + index, data),
             on_value=lambda index, data: self._store_value(offset + index, data),
             live=self._debug,
@@ -380,8 +380,13 @@ class Execution(Record):
             if outcome.returned and self._steps[index].returns:
                 self.values.mark_returned(index)
 
-    def _check_outcomes(self, request: Request, steps: tuple[Step, ...]) -> None:
+    def _check_outcomes(self, request: Request, steps: tuple[Step, ...]) -> int:
+        """Raise the error of a request; return how many of its steps need not be sent again."""
         for index, (step, outcome) in enumerate(zip(steps, request.outcomes), self._offset):
+            again = step.by_value(outcome)
+            if again is not None:  # its function has not started
+                self._steps = (*self._steps[:index], again, *self._steps[index + 1 :])
+                return index - self._offset
             tail = functools.partial(self.log.tail, index, OUTPUT_IN_ERRORS)
             error = step_error(step, self.host, outcome, tail, self.values, index)
             if error is not None:
@@ -395,6 +400,7 @@ class Execution(Record):
         if len(request.outcomes) < len(steps):
             index = self._offset + len(request.outcomes)
             self._fail(LazyclusterError("It was stopped between two steps."), index)
+        return len(steps)
 
     def _named_side(self, error: Exception) -> Exception:
         """Add the side (manager or host) on which a copy failed to its OSError."""

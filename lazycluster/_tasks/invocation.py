@@ -125,6 +125,8 @@ class Invocation:
         try:
             with stopped_with_main_thread(self):
                 self._follow(send_once_more(find_target, self._send))
+                while self._changes_form():
+                    self._follow(send_once_more(find_target, self._send))
         except BaseException as error:
             request = self._request
             if request is None:
@@ -145,6 +147,16 @@ class Invocation:
                 self._timed_out = True
                 request.kill_and_wait(TERMINATE_GRACE, TERMINATE_GRACE + KILL_TIMEOUT)
                 return
+
+    def _changes_form(self) -> bool:
+        """Return True if the step, which has not started, must be sent again in another form."""
+        request, step = self._request, self._step
+        if request is None or step is None or not request.outcomes:
+            return False
+        again = step.by_value(request.outcomes[0])
+        if again is not None:
+            self._step = again
+        return again is not None
 
     def start(self, target: Target) -> None:
         """Send the step to a target, and do not wait for its end.
@@ -176,10 +188,11 @@ class Invocation:
             environment=target.environment,
             cwd=target.cwd,
             chunks=step.chunks(None),
+            contents=step.contents,
             on_output=lambda _, data: self._take_output(OUTPUT, data),
             on_errors=lambda _, data: self._take_output(ERRORS, data),
             on_value=self._take_value if step.returns else _drop,  # A hostile host may send one.
-            on_end=self._take_end,
+            on_end=lambda request: self._take_end(request, target),
         )
         if not self._has_ended:  # The reader thread may have been faster.
             self._request = request
@@ -217,10 +230,28 @@ class Invocation:
     def _take_value(self, _: int, data: memoryview) -> None:
         self._values.append(0, data)
 
-    def _take_end(self, request: Request) -> None:
+    def _take_end(self, request: Request, target: Target) -> None:
         if self.on_end is None or isinstance(request.error, SystemExit):
             return  # A thread waits in `run`, or the interpreter exits.
         self._request = request
+        if request.outcomes and request.outcomes[0].failed_module is not None:
+            completion.start()  # Pickling runs a user's code, which this thread does not.
+            completion.post(lambda: self._send_again(target, request))
+        else:
+            self._report_end(request)
+
+    def _send_again(self, target: Target, request: Request) -> None:
+        """Send the step in another form, or report its end."""
+        try:
+            if self._changes_form():
+                self._send(target)
+            else:
+                self._report_end(request)
+        except Exception as error:
+            self._cancel_timer()
+            self.end(error)
+
+    def _report_end(self, request: Request) -> None:
         self._cancel_timer()
         if not request.finished:  # Its output could not be stored, or the host does not end it.
             request.kill(TERMINATE_GRACE)

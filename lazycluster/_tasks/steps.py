@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from lazycluster._conversation.outcome import OsFailure, Outcome
+from lazycluster._functions.payload import PickledCall, dump_by_value
 from lazycluster._shared import frames
 from lazycluster._spool import Spool
 from lazycluster._tasks.outcomes import ending, failure_error
@@ -58,6 +59,15 @@ class Step:
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
         raise NotImplementedError
+
+    @property
+    def contents(self) -> Mapping[str, bytes]:
+        """Return what the step refers to, by key; a host gets each content once."""
+        return {}
+
+    def by_value(self, outcome: Outcome) -> Step | None:
+        """Return the step in the form that must be sent after an outcome; None if none must."""
+        return None
 
     def transfer(self) -> Transfer | None:
         """Return what one execution of a copy needs on the manager; None for another step."""
@@ -127,7 +137,7 @@ class RunCommand(Step):
 class RunFunction(Step):
     """Call a function that is pickled already."""
 
-    payload: Spool = field(default_factory=Spool)
+    call: PickledCall = field(default_factory=lambda: PickledCall(Spool(), {}))
 
     returns: ClassVar[bool] = True
     kind: ClassVar[str] = "function"
@@ -140,12 +150,35 @@ class RunFunction(Step):
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
         python = list(sys.version_info[:2])
-        return {"kind": "function", "input": len(self.payload), "python": python}
+        return {
+            "kind": "function",
+            "input": len(self.call.payload),
+            "python": python,
+            "contents": list(self.call.contents),
+        }
 
     def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
         """Yield the pickled call."""
-        for start in range(0, len(self.payload), frames.CHUNK):
-            yield self.payload.read_at(start, frames.CHUNK)
+        payload = self.call.payload
+        for start in range(0, len(payload), frames.CHUNK):
+            yield payload.read_at(start, frames.CHUNK)
+
+    @property
+    def contents(self) -> Mapping[str, bytes]:
+        """Return the local modules and the texts, by key."""
+        return self.call.contents
+
+    def by_value(self, outcome: Outcome) -> RunFunction | None:
+        """Return the step with a module by value that the host could not import; else None.
+
+        The function has not started then.
+
+        Raises:
+            SerializationError: If it cannot travel by value either.
+        """
+        module = outcome.failed_module
+        call = None if module is None else dump_by_value(self.call, module)
+        return None if call is None else replace(self, call=call)
 
     def error(self, host: str, outcome: Outcome, output: Callable[[], str]) -> Exception | None:
         """Return the error of a function that has not returned."""

@@ -19,7 +19,6 @@ import time
 import pytest
 
 from lazycluster._conversation.host_sources import cloudpickle_sources
-from lazycluster._functions import payload as _payload
 from lazycluster._shared import archive, frames
 from support.interpreters import OWN_VERSION
 from support.pipe_host import command, function
@@ -152,11 +151,8 @@ def test_a_closure_comes_with_what_it_closes_over(calling_host):
 
 def test_functions_are_steps_like_others(calling_host):
     """Each takes its own part of the input, in order, between commands."""
-    payloads = []
-    for number in (1, 2):
-        spool = _payload.dump_call(echo, (), {"value": [number] * 100_000})
-        payloads.append(spool.read_at(0, len(spool)))
-    one, two = (function(payload) for payload in payloads)
+    calls = [calling_host.prepare_call(echo, value=[number] * 100_000) for number in (1, 2)]
+    (one, two), payloads = zip(*calls)
     asked = calling_host.run(
         command("sleep 0.05"), one, command("echo between"), two, payload=b"".join(payloads)
     )
@@ -469,12 +465,11 @@ def surroundings():
 
 def test_directory_and_variables_are_the_requests(calling_host, tmp_path):
     """For the function and for its children."""
-    spool = _payload.dump_call(surroundings, (), {})
-    payload = spool.read_at(0, len(spool))
+    step, payload = calling_host.prepare_call(surroundings)
     folder = tmp_path / "a folder, Zoë"
     folder.mkdir()
     asked = calling_host.run(
-        function(payload),
+        step,
         payload=payload,
         working_dir=str(folder),
         environment={"VALUE": "a\n'b' \udcff"},

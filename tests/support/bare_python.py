@@ -1,46 +1,69 @@
-"""Another Python as a host: with the standard library and cloudpickle, without the tests' files."""
+"""Another Python as a host: with the standard library and what is sent, without our files."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from lazycluster._conversation.host_sources import cloudpickle_sources
+from lazycluster._conversation.host_sources import bootstrap_archive, module_archive, read_source
 from lazycluster._functions.payload import dump_call, load_value
 from lazycluster._spool import Spool
+from support.interpreters import OWN_PYTHON
+from support.separate_host import on_separate_host
 
 _HOST = """
-import json, sys, types
-sys.path += json.loads(sys.stdin.buffer.readline())
-sources = json.loads(sys.stdin.buffer.readline())
-for name in sources:
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__package__ = "cloudpickle"
-sys.modules["cloudpickle"].__path__ = []
-sys.modules["cloudpickle"].cloudpickle = sys.modules["cloudpickle.cloudpickle"]
-for name in reversed(list(sources)):
-    exec(compile(sources[name], name, "exec"), sys.modules[name].__dict__)
-import pickle
-assert pickle.load(sys.stdin.buffer) == {}
-function, args, kwargs = pickle.load(sys.stdin.buffer)
-sys.modules["cloudpickle"].dump(function(*args, **kwargs), sys.stdout.buffer)
+import sys, types
+from importlib import import_module
+
+sys.path += sys.argv[1:]
+
+def read():
+    return sys.stdin.buffer.read(int(sys.stdin.buffer.readline()))
+
+def new_module(name, **attributes):
+    module = sys.modules[name] = types.ModuleType(name)
+    vars(module).update(attributes)
+    parent, _, last = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], last, module)
+    return module
+
+for name in ("_lazycluster", "_lazycluster._shared", "_lazycluster._remote"):
+    new_module(name, __path__=[], __package__=name)
+archive = new_module("_lazycluster._shared.archive")
+exec(compile(read(), "archive", "exec"), vars(archive))
+for name, content in archive.unpack(read()).items():
+    name = "_lazycluster." + name
+    archive.execute(content, new_module(name, __package__=name.rpartition(".")[0]))
+modules = import_module("_lazycluster._remote.imports").SentModules()
+modules.add(read())
+assert modules.load("cloudpickle") is None
+modules.load_own("_remote.call")
+sys.modules["__main__"] = types.ModuleType("__main__")
+contents = [read() for _ in range(int(sys.stdin.buffer.readline()))]
+from _lazycluster._remote import local_modules, stand_ins, unpickler
+local = local_modules.install(contents)
+with stand_ins.loading():
+    function, args, kwargs = unpickler.CallUnpickler(sys.stdin.buffer, local).load()
+unpickler.make_pickler(sys.stdout.buffer).dump(function(*args, **kwargs))
 """
 
 
 def call_there(function: Callable[..., Any], *args: Any, path: Any = (), **kwargs: Any) -> Any:
     """Call a function in another interpreter and return its value.
 
-    `path` are folders that the host's `sys.path` has besides its own.
+    `path` are folders that both sides have, in the host's `sys.path` too.
     """
-    spool = dump_call(function, args, kwargs)
-    head = [json.dumps([os.fspath(folder) for folder in path]), json.dumps(cloudpickle_sources())]
+    spool, contents, *_ = dump_call(function, args, kwargs)
+    pieces = [read_source("_shared.archive"), bootstrap_archive(), module_archive("_remote.call")]
+    sent = [b"%d\n%s" % (len(piece), piece) for piece in (*pieces, *contents.values())]
+    sent.insert(len(pieces), b"%d\n" % len(contents))
+    folders = [os.fspath(folder) for folder in path]
     result = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _HOST],
-        input="\n".join([*head, ""]).encode() + spool.read_at(0, len(spool)),
+        [*on_separate_host(*folders), OWN_PYTHON, "-I", "-S", "-c", _HOST, *folders],
+        input=b"".join(sent) + spool.read_at(0, len(spool)),
         stdout=subprocess.PIPE,
         check=True,
     )

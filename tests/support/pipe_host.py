@@ -5,9 +5,9 @@ Tests speak the wire format directly. Every wait has a timeout.
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import pickle
 import select
 import signal
 import socket
@@ -16,14 +16,15 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lazycluster._conversation import bootstrap
-from lazycluster._conversation.host_sources import cloudpickle_sources
-from lazycluster._functions.payload import dump_call
-from lazycluster._shared import archive, frames
+from lazycluster._conversation.host_sources import module_archive
+from lazycluster._functions.payload import dump_call, load_value
+from lazycluster._shared import frames
+from lazycluster._shared.operations import STEP_MODULES
 from lazycluster._ssh.settings import Settings
 from support import host_coverage
 from support.processes import is_alive
@@ -48,9 +49,12 @@ def operation(name: str, **arguments: Any) -> dict[str, Any]:
     return {"kind": "operation", "operation": name, "arguments": arguments}
 
 
-def function(payload: bytes, python: Sequence[int] = sys.version_info[:2]) -> dict[str, Any]:
+def function(
+    payload: bytes, python: Sequence[int] = sys.version_info[:2], contents: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return a step that calls a function; the payload is its input."""
-    return {"kind": "function", "input": len(payload), "python": list(python)}
+    step = {"kind": "function", "input": len(payload), "python": list(python)}
+    return {**step, "contents": list(contents)}
 
 
 class SentRequest:
@@ -119,7 +123,7 @@ class SentRequest:
     def returned(self) -> Any:
         """The value of its last step."""
         assert self.ended[-1].get("returned"), (self.ended, bytes(self.output[-1]))
-        return pickle.loads(bytes(self.value[-1]))
+        return load_value(io.BytesIO(bytes(self.value[-1])))
 
 
 class PipeHost:
@@ -228,23 +232,33 @@ class PipeHost:
     def ask_call(
         self, call: Callable[..., object], /, *, before: Any = (), **kwargs: Any
     ) -> SentRequest:
-        """Write a request that calls a function, sent by value, after some other steps."""
+        """Write a request that calls a function, after some other steps."""
+        step, payload = self.prepare_call(call, **kwargs)
+        return self.ask(*before, step, payload=payload)
+
+    def prepare_call(
+        self, call: Callable[..., object], /, **kwargs: Any
+    ) -> tuple[dict[str, Any], bytes]:
+        """Write what a call of a function needs; return its step and its payload."""
         self.send_modules()
-        spool = dump_call(call, (), kwargs)
+        spool, contents, *_ = dump_call(call, (), kwargs)
+        for key, content in contents.items():
+            for chunk in _chunks(content):
+                self.send(frames.CONTENT, 0, bytes.fromhex(key) + chunk)
         payload = spool.read_at(0, len(spool))
-        return self.ask(*before, function(payload), payload=payload)
+        return function(payload, contents=contents), payload
 
     def call(self, call: Callable[..., object], /, **kwargs: Any) -> SentRequest:
-        """Call a function on the host, by value."""
+        """Call a function on the host."""
         asked = self.ask_call(call, **kwargs)
         self.finish(asked)
         return asked
 
     def send_modules(self) -> None:
-        """Write cloudpickle's modules, at the first call only."""
+        """Write what calls of functions need, at the first call only."""
         if not self._modules_sent:
             self._modules_sent = True
-            self.send(frames.MODULES, 0, archive.pack(cloudpickle_sources()))
+            self.send(frames.MODULES, 0, module_archive(STEP_MODULES["function"]))
 
     def finish(self, *asked: SentRequest) -> None:
         """Wait for the end of these requests."""

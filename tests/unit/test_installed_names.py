@@ -105,7 +105,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def size(function, *args):
-    return len(dump_call(function, args, {}))
+    return len(dump_call(function, args, {}).payload)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_buffer_is_data_also_while_it_takes_the_output():
     """It travels with its contents."""
     with contextlib.redirect_stdout(io.StringIO()) as buffer:
         print("printed")
-        data = dump_call(io.StringIO.getvalue, (buffer,), {})
+        data = dump_call(io.StringIO.getvalue, (buffer,), {}).payload
     assert b"printed" in data.read_at(0, len(data))
 
 
@@ -302,7 +302,7 @@ def test_environment_variables_are_those_of_the_host(monkeypatch):
 
         return environ is os.environ, environ.get("LC_SECRET")
 
-    data = dump_call(run, (), {})
+    data = dump_call(run, (), {}).payload
     assert b"hidden value" not in data.read_at(0, len(data))
     assert call_there(run)[0] is True
 
@@ -328,8 +328,5 @@ def test_environment_variables_are_those_of_the_host(monkeypatch):
 )
 def test_other_objects_travel_as_before(value):
     """Data, methods of data and of classes, functions written in C."""
-    data = dump_call(repr, (value,), {})
-    reader = data.open()
-    pickle.load(reader)
-    _, (arrived,), _ = pickle.load(reader)
+    _, (arrived,), _ = pickle.load(dump_call(repr, (value,), {}).payload.open())
     assert type(arrived) is type(value)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import marshal
 import os
 import sys
 import textwrap
 import types
+import zlib
 
 import pytest
 
-from lazycluster._functions.local_modules import add_imports
+from lazycluster._functions.selection import NONE_NAMED
+from lazycluster._functions.sources import Sources, imported
 
 pytestmark = pytest.mark.every_python
 
@@ -41,44 +44,53 @@ def function_of(body, package=""):
     return namespace["function"]
 
 
+def sent_modules(body, package=""):
+    """Return the modules that travel because a function with this body imports them."""
+    names = imported(function_of(body, package).__code__, package)
+    found = {}
+    for content in Sources(NONE_NAMED).contents(names).values():
+        kind, modules = marshal.loads(zlib.decompress(content))
+        assert kind == "modules"
+        found.update(modules)
+    return found
+
+
 def found(body, package=""):
-    """Return the names of the modules that a function with this body imports."""
-    sources = {}
-    add_imports(function_of(body, package), sources)
-    return set(sources)
+    """Return their names."""
+    return set(sent_modules(body, package))
 
 
 def test_import_in_a_body_is_found(local):
     """The source has the text, the path, and whether it is a package."""
     local(**{"one_4711": "X = 1\n", "two_4711/__init__": "", "three_4711/inner": ""})
-    sources = {}
-    add_imports(function_of("import one_4711, two_4711, three_4711.inner"), sources)
-    assert sources["one_4711"].text == "X = 1\n"
-    assert sources["one_4711"].path.endswith("/one_4711.py")
-    assert not sources["one_4711"].is_package
-    assert sources["two_4711"].is_package
-    assert sources["three_4711"] == ("", None, True)  # a folder without __init__.py
-    assert not sources["three_4711.inner"].is_package
+    modules = sent_modules("import one_4711, two_4711, three_4711.inner")
+    code, text, path, is_package = modules["one_4711"]
+    assert (text, is_package) == ("X = 1\n", False)
+    assert path.endswith("/one_4711.py")
+    assert marshal.loads(code).co_filename == path
+    assert modules["two_4711"][3]
+    assert modules["three_4711"] == (None, "", None, True)  # a folder without __init__.py
+    assert not modules["three_4711.inner"][3]
 
 
 @pytest.mark.parametrize(
     ("body", "names"),
     [
-        ("import pack_4711", {"pack_4711"}),
+        ("import pack_4711", {"pack_4711", "pack_4711.sub"}),
         ("import pack_4711.sub", {"pack_4711", "pack_4711.sub"}),
         ("import pack_4711.sub as other", {"pack_4711", "pack_4711.sub"}),
         ("from pack_4711 import sub", {"pack_4711", "pack_4711.sub"}),
-        ("from pack_4711 import value", {"pack_4711"}),
+        ("from pack_4711 import value", {"pack_4711", "pack_4711.sub"}),
         ("from pack_4711.sub import value", {"pack_4711", "pack_4711.sub"}),
-        ("if package:\n    import pack_4711", {"pack_4711"}),
-        ("def inner():\n    import pack_4711", {"pack_4711"}),
-        ("class Inner:\n    import pack_4711", {"pack_4711"}),
+        ("if package:\n    import pack_4711", {"pack_4711", "pack_4711.sub"}),
+        ("def inner():\n    import pack_4711", {"pack_4711", "pack_4711.sub"}),
+        ("class Inner:\n    import pack_4711", {"pack_4711", "pack_4711.sub"}),
         ("return lambda: __import__('pack_4711')", set()),
         ("import json, pytest, sys, no_such_4711, lazycluster.runtimes", set()),
     ],
 )
 def test_each_way_to_import(local, body, names):
-    """Modules that are not installed; a name made at run time is not found."""
+    """Modules that are not installed, with their whole package; no name made at run time."""
     local(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
     assert found(body) == names
 
@@ -115,9 +127,7 @@ def test_changed_source_is_read_anew(local, tmp_path):
     """The user edits it while the manager runs."""
     for text in ("X = 1\n", "X = 22\n"):
         local(one_4711=text)
-        sources = {}
-        add_imports(function_of("import one_4711"), sources)
-        assert sources["one_4711"].text == text
+        assert sent_modules("import one_4711")["one_4711"][1] == text
 
 
 @pytest.mark.parametrize("text", ["no python here", "\0", "# coding: no-such\n"])

@@ -32,38 +32,9 @@ from lazycluster._functions.payload import (
 )
 from lazycluster._spool import Spool
 from lazycluster.exceptions import SerializationError
-from support.interpreters import OWN_PYTHON
-from support.separate_host import on_separate_host
+from support.bare_python import call_there
 
 pytestmark = pytest.mark.every_python
-
-HOST = """
-import json, sys, types
-sources = json.loads(sys.stdin.buffer.readline())
-for name in sources:
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__package__ = "cloudpickle"
-sys.modules["cloudpickle"].__path__ = []
-sys.modules["cloudpickle"].cloudpickle = sys.modules["cloudpickle.cloudpickle"]
-for name in reversed(list(sources)):
-    exec(compile(sources[name], name, "exec"), sys.modules[name].__dict__)
-import pickle
-assert pickle.load(sys.stdin.buffer) == {}
-function, args, kwargs = pickle.load(sys.stdin.buffer)
-sys.modules["cloudpickle"].dump(function(*args, **kwargs), sys.stdout.buffer)
-"""
-
-
-def call_there(function, *args, **kwargs):
-    """Call a function in another interpreter and return its value."""
-    spool = dump_call(function, args, kwargs)
-    result = subprocess.run(
-        [*on_separate_host(), OWN_PYTHON, "-I", "-S", "-c", HOST],
-        input=json.dumps(cloudpickle_sources()).encode() + b"\n" + spool.read_at(0, len(spool)),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return load_value(Spool(result.stdout).open())
 
 
 @pytest.fixture
@@ -89,7 +60,7 @@ def local(tmp_path, monkeypatch):
 
 def test_function_of_the_standard_library_travels_by_name():
     """The host has it, so it is not sent."""
-    spool = dump_call(json.dumps, (), {"obj": [1]})
+    spool = dump_call(json.dumps, (), {"obj": [1]}).payload
     assert len(spool) < 100
     assert call_there(json.dumps, obj=[1]) == "[1]"
 
@@ -370,8 +341,7 @@ def test_code_keeps_its_file_and_line_numbers(local):
             return inner
         """
     )
-    reader = dump_call(module.run, (), {}).open()
-    assert pickle.load(reader) == {}
+    reader = dump_call(module.run, (), {}).payload.open()
     arrived, _, _ = pickle.load(reader)
     assert code_of(arrived) == code_of(module.run)
     assert {file for _, file, *_ in code_of(arrived)} == {module.__file__}
@@ -578,17 +548,13 @@ def test_exception_that_has_no_text_does_not_get_in_the_way():
         dump_call(returns_nothing, (), {"a": Raises()})
 
 
-def test_module_that_holds_a_lock_is_named_with_the_cure(local):
-    """The message has the module, the object that cannot travel, and the cure."""
+def test_module_that_holds_a_lock_travels_as_a_whole(local):
+    """Its contents are made on the host by its own source."""
     module = local(
         lc_uses_locked="import lc_locked\ndef run():\n    return lc_locked.helper()\n",
         lc_locked="import threading\nLOCK = threading.Lock()\ndef helper():\n    return 1\n",
     )
-    with pytest.raises(SerializationError) as raised:
-        dump_call(module.run, (), {})
-    message = str(raised.value)
-    assert "function `run` → global `lc_locked` → `lc_locked.LOCK` (_thread.lock), " in message
-    assert "lc_locked.py:2. Create it in the function." in message
+    assert call_there(module.run) == 1
 
 
 def test_function_of_a_module_that_holds_a_lock_travels(local):

@@ -199,7 +199,7 @@ def test_options_add_to_each_other():
 def test_what_is_left_is_pickled_by_name(folder):
     (folder / "lc_left.py").write_text("def f():\n    return 1\n")
     module = importlib.import_module("lc_left")
-    spool = dump_call(module.f, (), {}, modules=Modules(left=frozenset({"lc_left"})))
+    spool = dump_call(module.f, (), {}, modules=Modules(left=frozenset({"lc_left"}))).payload
     assert b"lc_left" in spool.read_at(0, len(spool))
     assert len(spool) < 100
 

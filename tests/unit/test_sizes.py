@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 
+import cloudpickle
 import pytest
 
 from lazycluster._functions import payload, sizes
 from lazycluster._functions.payload import dump_call
 
 pytestmark = pytest.mark.every_python
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value():
+    """Let the functions and classes of this module travel as those of a script do."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
 
 TABLE = [1.5 * number for number in range(300_000)]  # 2.7 MB
 CONFIG = {"small": 1, "tables": {"first": TABLE}}

@@ -40,6 +40,16 @@ from lazycluster.exceptions import SerializationError
 
 pytestmark = pytest.mark.every_python
 
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value():
+    """Let the functions and classes of this module travel as those of a script do."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
 LOCK = threading.Lock()
 CONNECTION = sqlite3.connect(":memory:")
 NESTED = {"db": {"main": [1, LOCK]}}

@@ -1,0 +1,149 @@
+"""Import the manager's local modules from what it has sent, and show their lines."""
+
+import builtins
+import importlib.machinery
+import importlib.util
+import io
+import linecache
+import marshal
+import sys
+import zlib
+
+from . import stand_ins
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import types
+    from typing import Any, Iterable, Optional, Tuple
+
+    # Code, text, path, whether it is a package.
+    Sent = Tuple[Optional[bytes], str, Optional[str], bool]
+
+_MOST_MISSING = 50  # imports of one module that fail and get a stand-in
+
+
+class LocalImportError(Exception):
+    """A local module raised while it was imported for a call."""
+
+    def __init__(self, module: "str", reason: "BaseException") -> "None":
+        super().__init__(module)
+        self.module = module
+        self.reason = reason
+
+
+def install(contents: "Iterable[bytes]") -> "frozenset[str]":
+    """Take what a call refers to, modules and texts of files; return the names of the modules."""
+    modules = {}  # type: dict[str, Sent]
+    for content in contents:
+        kind, *rest = marshal.loads(zlib.decompress(content))
+        if kind == "text":
+            show(*rest)
+        else:
+            modules.update(rest[0])
+    if modules:
+        sys.meta_path.insert(0, LocalModules(modules))
+    return frozenset(modules)
+
+
+def show(path: "str", text: "str") -> "None":
+    """Let tracebacks and `inspect` show a text, and never the host's file of that name."""
+    lines = io.StringIO(text).readlines()
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    linecache.cache[path] = len(text), None, lines, path  # None: it is not checked on the disk
+
+
+class LocalModules:
+    """Import modules that were sent. It is a finder and a loader, see importlib.abc."""
+
+    def __init__(self, modules: "dict[str, Sent]") -> "None":
+        self._modules = modules
+        for name in modules:
+            sys.modules.pop(name, None)  # the host may have another module of this name
+
+    def find_spec(
+        self, name: "str", path: "object" = None, target: "object" = None
+    ) -> "importlib.machinery.ModuleSpec | None":
+        if name not in self._modules:
+            return None
+        _, _, file, is_package = self._modules[name]
+        spec = importlib.machinery.ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
+        spec.has_location = file is not None  # then the module has a __file__
+        return spec
+
+    def create_module(self, spec: "importlib.machinery.ModuleSpec") -> "None":
+        """See importlib.abc.Loader."""
+
+    def exec_module(self, module: "types.ModuleType") -> "None":
+        """Execute a module; what its own imports do not find gets a stand-in."""
+        _, text, path, _ = self._modules[module.__name__]
+        if path is None:  # a folder without __init__.py
+            return
+        show(path, text)
+        compiled = self.get_code(module.__name__)
+        before = dict(module.__dict__)
+        try:
+            exec(compiled, module.__dict__)
+        except ModuleNotFoundError:
+            _execute_with_stand_ins(compiled, module, before)
+
+    def get_source(self, name: "str") -> "str":
+        """See importlib.abc.InspectLoader."""
+        return self._modules[name][1]
+
+    def get_code(self, name: "str") -> "Any":
+        """See importlib.abc.InspectLoader; `runpy` runs it."""
+        code, text, path, _ = self._modules[name]
+        if code is None:
+            return compile(text, path or name, "exec", dont_inherit=True)
+        return marshal.loads(code)
+
+    def is_package(self, name: "str") -> "bool":
+        """See importlib.abc.InspectLoader."""
+        return self._modules[name][3]
+
+
+class _Importer:
+    """Takes the place of `__import__` in a module whose imports are not all found."""
+
+    def __init__(self) -> "None":
+        self.missing = {}  # type: dict[str, ModuleNotFoundError]  # gets a stand-in, by its name
+        self._failed = []  # type: list[tuple[str, ModuleNotFoundError]]
+
+    def __call__(self, name: "str", *args: "Any", **kwargs: "Any") -> "Any":
+        try:
+            return builtins.__import__(name, *args, **kwargs)
+        except ModuleNotFoundError as error:
+            if name not in self.missing:
+                self._failed.append((name, error))
+                raise
+            names = args[2] if len(args) > 2 else kwargs.get("fromlist")
+            return stand_ins.make_module(name if names else name.partition(".")[0], error)
+
+    def accept(self, error: "ModuleNotFoundError") -> "bool":
+        """Let the import that has raised an error give a stand-in; False if none has."""
+        for name, other in self._failed:
+            if other is error and name not in self.missing and len(self.missing) < _MOST_MISSING:
+                self.missing[name] = error.with_traceback(None)
+                return True
+        return False
+
+
+def _execute_with_stand_ins(
+    code: "Any", module: "types.ModuleType", before: "dict[str, Any]"
+) -> "None":
+    """Execute a module again until each import that it does not catch gives a stand-in."""
+    importer = _Importer()
+    while True:
+        module.__dict__.clear()
+        module.__dict__.update(before)
+        module.__dict__["__builtins__"] = dict(vars(builtins), __import__=importer)
+        try:
+            with stand_ins.loading():
+                exec(code, module.__dict__)
+        except ModuleNotFoundError as error:
+            if not importer.accept(error):
+                raise
+        else:
+            importer.missing.clear()  # an import in a body raises where it stands
+            return

@@ -1,0 +1,74 @@
+"""Rebuild what travels by value; the manager's half is `_functions.rebuild`.
+
+Modules that travel by value are registered, so that `pickle`, `multiprocessing` and `inspect` find
+in them what was made.
+"""
+
+import importlib
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+_keys = {}  # type: dict[int, tuple[object, str]]  # by the id of what was made
+_modules = {}  # type: dict[str, Any]  # those that travel by value
+
+
+def make(
+    key: "str",
+    home: "tuple[str, str] | None",
+    maker: "Callable[..., object]",
+    *args: "object",
+) -> "object":
+    """Make an object, remember its key, and set it as an attribute of its module."""
+    made = maker(*args)
+    if key:
+        _keys[id(made)] = made, key
+    if home is not None:
+        module = sys.modules.get(home[0])
+        if module is not None and module is _modules.get(home[0]):
+            setattr(module, home[1], made)
+    return made
+
+
+def fill(obj: "object", state: "tuple[Callable[[object, object], object] | None, Any]") -> "None":
+    """Complete an object that `make` has made."""
+    setter, content = state
+    if setter is None:
+        vars(obj).update(content)
+    else:
+        setter(obj, content)
+
+
+def key_of(obj: "object") -> "str | None":
+    """Return the key under which the manager has an object; None if it was made here."""
+    known = _keys.get(id(obj))
+    return None if known is None else known[1]
+
+
+def arrived(key: "str") -> "None":
+    """Name what the manager has under a key; only the manager calls it."""
+
+
+def bare_module(name: "str", attributes: "dict[str, object]") -> "Any":
+    """Return the module that travels by value under this name."""
+    module = _modules.get(name)
+    if module is None:
+        module = sys.modules[name] if name == "__main__" else type(sys)(name)
+        _modules[name] = sys.modules[name] = module
+        vars(module).update(attributes)
+        parent, _, last = name.rpartition(".")
+        if parent in sys.modules:
+            setattr(sys.modules[parent], last, module)
+    return module
+
+
+def namespace(name: "str", attributes: "dict[str, object]") -> "dict[str, object]":
+    """Return the globals of a module that travels by value."""
+    return vars(bare_module(name, attributes))  # type: ignore[no-any-return]
+
+
+def namespace_of_import(name: "str") -> "dict[str, object]":
+    """Return the globals of a module that is imported here."""
+    return vars(importlib.import_module(name))

@@ -1,0 +1,85 @@
+"""Load a call, and dump its value."""
+
+import importlib
+import pickle
+import sys
+
+from . import rebuild, stand_ins
+from .local_modules import LocalImportError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+_REBUILD = "lazycluster._functions.rebuild"
+_SHARED = "lazycluster._shared."
+
+
+class CallUnpickler(pickle.Unpickler):
+    """Unpickle a call; what is missing here gets a stand-in.
+
+    Args:
+        file: The pickle.
+        local: The names of the modules that were sent.
+    """
+
+    def __init__(self, file: "Any", local: "frozenset[str]") -> "None":
+        super().__init__(file)
+        self._local = local
+
+    def find_class(self, module_name: "str", global_name: "str") -> "Any":
+        """See pickle.Unpickler."""
+        if module_name == _REBUILD:
+            if global_name == "namespace_of_import":
+                return self._namespace_of_import
+            return getattr(rebuild, global_name)
+        if module_name.startswith(_SHARED):
+            name = "_" + module_name
+            return getattr(importlib.import_module(name), global_name)
+        if global_name == "subimport" and module_name.startswith("cloudpickle."):
+            return self._import
+        try:
+            self._load(module_name)
+            return super().find_class(module_name, global_name)
+        except (ImportError, AttributeError) as error:
+            if module_name in self._local:
+                raise LocalImportError(module_name, error) from error
+            return stand_ins.make(global_name.rpartition(".")[2], error)
+
+    def _load(self, name: "str") -> "None":
+        """Import a module; a local one that raises is reported by its name."""
+        if name in sys.modules or name not in self._local:
+            return
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            raise LocalImportError(name, error) from error
+
+    def _import(self, name: "str") -> "Any":
+        try:
+            self._load(name)
+            return importlib.import_module(name)
+        except ImportError as error:
+            return stand_ins.make_module(name, error)
+
+    def _namespace_of_import(self, name: "str") -> "dict[str, object]":
+        self._load(name)
+        return vars(importlib.import_module(name))
+
+
+def make_pickler(target: "Any", reduce: "Callable[[Any], Any] | None" = None) -> "Any":
+    """Return a pickler of values, which names what the manager has sent.
+
+    `reduce` may reduce an object in another way, or return NotImplemented.
+    """
+    import cloudpickle
+
+    class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        def reducer_override(self, obj: "Any") -> "Any":
+            key = rebuild.key_of(obj)
+            if key is not None:
+                return rebuild.arrived, (key,)
+            reduced = NotImplemented if reduce is None else reduce(obj)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+    return ValuePickler(target, pickle.HIGHEST_PROTOCOL)

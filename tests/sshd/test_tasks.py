@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lazycluster import RuntimeTask
+from lazycluster._tasks.steps import HEADING_LIMIT
+from lazycluster._text import one_line
 from lazycluster.exceptions import CommandError, StepTimeoutError, TaskExecutionError
 from support.hosts import commands, ended, run
 from support.processes import is_alive
@@ -342,6 +344,7 @@ def test_silent_execution_forgets_the_log_file_of_the_one_before(runtime):
 def test_print_log_prints_each_step_and_its_output_below_it(runtime, tmp_path, capsys):
     """By index and name; a silent step has no more than that."""
     (tmp_path / "file").write_text("text")
+    heading = one_line(f"send {tmp_path}/file", HEADING_LIMIT)
     task = commands("echo hi; echo ho", "if true\nthen true; fi").run_function(double, x=1)
     task.send_file(tmp_path / "file", "sent").get_file("sent", tmp_path)
     runtime.execute_task(task, execute_async=False)
@@ -352,7 +355,7 @@ def test_print_log_prints_each_step_and_its_output_below_it(runtime, tmp_path, c
         "   ho",
         "1: if true …",
         "2: call of double",
-        f"3: send {tmp_path}/file",
+        f"3: {heading}",
         "4: get sent",
     ]
     copy.deepcopy(task).print_log()

@@ -16,14 +16,12 @@ from lazycluster import RuntimeTask
 from lazycluster.exceptions import CommandError, RemoteFunctionError, StepTimeoutError
 from support.hosts import await_step, call, commands, open_runtime, run
 from support.processes import (
-    all_pids,
     await_gone,
     await_recorded,
     end,
     is_alive,
-    parent,
+    parents,
     recorded,
-    words,
 )
 from support.waiting import TIMEOUT, wait_until
 
@@ -151,8 +149,8 @@ def nobody_reaps():
         pytest.skip("this system cannot adopt orphans")
     yield
     prctl(set_child_subreaper, 0, 0, 0, 0)
-    for pid in all_pids():
-        if words(pid, "stat") and not is_alive(pid) and parent(pid) == os.getpid():
+    for pid, its_parent in parents().items():
+        if its_parent == os.getpid() and not is_alive(pid):
             os.waitpid(pid, 0)
 
 

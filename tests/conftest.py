@@ -63,6 +63,18 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# ── workers ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return how many workers `-n auto` starts: two for each core, as tests wait half the time."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it
+    usable = getattr(os, "sched_getaffinity", None)
+    return 2 * (len(usable(0)) if usable else os.cpu_count() or 1)
+
+
 # ── interpreters of hosts ─────────────────────────────────────────────────────────────────────────
 
 

@@ -125,7 +125,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._without_rule: set[type] = set()  # so that large arguments are pickled fast
 
     def _rule(self, name: Any) -> int:
-        """Return how what a module defines travels, and note that the host must import it.
+        """Return how what a module defines travels.
 
         Raises:
             pickle.PicklingError: If the module is local and cannot be sent; says the cure.
@@ -135,22 +135,25 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         found = self._rules.get(name)
         if found is None:
             found = self._rules[name] = self._find_rule(name)
-            if found == AS_SOURCE:
-                self.modules.add(name)
         return found
 
     def _find_rule(self, name: str) -> int:
         module = sys.modules.get(name)
+        if module is not None and cloudpickle._is_registered_pickle_by_value(module):
+            return BY_VALUE
         if not self._is_local(name):
-            is_made = module is not None and not {"__file__", "__path__"} & vars(module).keys()
-            made_here = is_made and getattr(module, "__spec__", None) is None
-            return BY_VALUE if made_here else BY_NAME
+            contents = getattr(module, "__dict__", {"__file__": None})
+            made_here = not {"__file__", "__path__"} & contents.keys()
+            return BY_VALUE if made_here and contents.get("__spec__") is None else BY_NAME
         reason = refusal(name)
         if reason is not None:
             raise pickle.PicklingError(reason)
-        if name == "__main__" or cloudpickle._is_registered_pickle_by_value(module):
-            return BY_VALUE
-        return AS_SOURCE if self._sources.has(name) else BY_VALUE
+        return AS_SOURCE if name != "__main__" and self._sources.has(name) else BY_VALUE
+
+    def _require(self, name: str) -> None:
+        """Note that the host must import a module, if that is sent."""
+        if self._rule(name) == AS_SOURCE:
+            self.modules.add(name)
 
     def reducer_override(self, obj: Any) -> Any:
         """See pickle.Pickler; called for each object that is not of a basic type."""
@@ -166,17 +169,20 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             return self._dynamic_function_reduce(obj)
         if issubclass(kind, type):
             reduced = super().reducer_override(obj)
-            if reduced is NotImplemented and self._rule(obj.__module__) == BY_VALUE:
+            if reduced is NotImplemented:
+                if self._rule(obj.__module__) != BY_VALUE:
+                    self._require(obj.__module__)
+                    return reduced
                 reduced = cloudpickle._dynamic_class_reduce(obj)
-            made_here = reduced is not NotImplemented and len(reduced) == 6
-            return self._reduce_class(obj, reduced) if made_here else reduced
+            return self._reduce_class(obj, reduced) if len(reduced) == 6 else reduced
         if kind is types.ModuleType:
             return self._reduce_module(obj)
         if kind in _LOCAL_REDUCERS and not self._is_by_name(obj):
             return self._tracked(obj, _LOCAL_REDUCERS[kind](obj))
         if kind is functools.cached_property:  # it holds a lock before Python 3.12
             return kind, (obj.func,), {"attrname": obj.attrname}
-        self._rule(kind.__module__)  # an object may pickle as a name of its type's module
+        if "<locals>" not in kind.__qualname__:
+            self._require(kind.__module__)  # an object may pickle as a name of that module
         if kind not in _LOCAL_REDUCERS and not self._installed_names.may_name(kind):
             self._without_rule.add(kind)
         return super().reducer_override(obj)
@@ -192,7 +198,10 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             if rule == BY_NAME != defined_in:
                 return False  # the user has put it in the place of an installed module's
         found = cloudpickle._lookup_module_and_qualname(obj, name=name)
-        return found is not None and self._rule(found[0].__name__) != BY_VALUE
+        if found is None or self._rule(found[0].__name__) == BY_VALUE:
+            return False
+        self._require(found[0].__name__)
+        return True
 
     def _tracked(self, obj: object, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return a reduction by value after which the host knows what it has made."""
@@ -228,7 +237,9 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             self.texts[text[0]] = text[1]
         maker, args, state, *rest = super()._dynamic_function_reduce(function)
         if by_name:
-            if not _uses_globals(function):  # then the host need not import the module
+            if _uses_globals(function):
+                self._require(name)
+            else:  # the host need not import the module
                 args = (args[0], {"__name__": name, "__package__": package}, *args[2:])
             state[1]["__globals__"], state[1]["_cloudpickle_submodules"] = {}, []
         return self._tracked(function, (maker, args, state, *rest))
@@ -244,6 +255,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def _reduce_module(self, module: types.ModuleType) -> Any:
         name = module.__name__
         if self._rule(name) != BY_VALUE:
+            self._require(name)
             return cloudpickle._module_reduce(module)
         # The bare module comes before its contents, because these may refer back to it (two
         # modules that import each other). itemgetter(0) returns the bare module unchanged.

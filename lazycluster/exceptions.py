@@ -354,7 +354,8 @@ class RemoteFunctionError(LazyclusterError):
         function: The name of the function.
         exception_type: The name of the exception's class; None if no exception was raised.
         exception_message: The exception as text; None if no exception was raised.
-        traceback: The traceback on the host as text; None if no exception was raised.
+        traceback: The traceback on the host as text. If a crash ended the process, the lines at
+            which its thread was, the last call first. None if neither is known.
         exit_status: The exit status of the process; None if it raised or a signal ended it.
         signal: The number of the signal that ended the process, positive; None if none did.
     """
@@ -382,13 +383,13 @@ class RemoteFunctionError(LazyclusterError):
 
     def _reason(self) -> str:
         if self.exception_type is None:
-            return super()._reason()
+            return str(self).partition("\n")[0].rstrip(".")
         verb = "raised" if self._called else "could not be loaded:"
         return f"{self.function} {verb} {one_line(self._last_line, 200)}"
 
     def _short_message(self) -> str:
         if self.exception_type is None:
-            return f"{self.function} did not return."
+            return "\n".join([f"{self.function} did not return.", *str(self).splitlines()[1:]])
         text = str(self)
         last = self._last_line  # which the other message has, unless it is too long for it
         return text.removesuffix(last).rstrip() if last in self._reason() else text

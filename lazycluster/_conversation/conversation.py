@@ -34,6 +34,7 @@ from lazycluster._shared.operations import BOOTSTRAP_MODULES, OPERATIONS, STEP_M
 from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
 from lazycluster._ssh.transport import STOPPED, Transport, is_exiting
+from lazycluster._text import signal_name
 from lazycluster.exceptions import (
     ConnectionLostError,
     LazyclusterError,
@@ -242,7 +243,7 @@ class Conversation:
             raise OSError(failure.errno, failure.message, failure.path)
         if not outcome.completed:
             status, number = outcome.exit_status, outcome.signal
-            how = f"signal {number}" if number is not None else f"exit status {status}"
+            how = f"signal {signal_name(number)}" if number is not None else f"exit status {status}"
             host = self._settings.host
             raise LazyclusterError(f"{operation} on {host} did not come to its end ({how}).")
         return outcome.result

@@ -64,7 +64,9 @@ class Outcome:
     exit_status: int | None = None  # None if a signal ended the process, or none ran
     signal: int | None = None
     failure: Failure | None = None  # the reason that the step itself reports
+    killer: str | None = None  # of a signal, see `frames`; None if it is unknown
     returned: bool = False  # True if a function returned, and its value has been sent
+    ending: bool = False  # True if it returned, but its threads or exit functions did not end
     completed: bool = False  # True if a copy or an operation came to its end
     result: Any = None  # of an operation, as JSON has it
     skipped: tuple[tuple[str, str], ...] = ()  # what a copy left out, as (path, kind)
@@ -79,7 +81,10 @@ _NUMBERS = ("step", "exit_status", "signal", "errno")
 _TEXTS = ("message", "path", "python", "stage", "type", "traceback", "module")
 _LISTS = ("skipped", "variables")
 _KEYS = frozenset(
-    (*_NUMBERS, *_TEXTS, *_LISTS, "failure", "there", "returned", "result", "pickled")
+    (
+        *(*_NUMBERS, *_TEXTS, *_LISTS, "killer"),
+        *("failure", "there", "returned", "ending", "result", "pickled"),
+    )
 )
 
 
@@ -99,7 +104,9 @@ def parse_outcome(content: Any) -> Outcome:
         exit_status=_number(report, "exit_status"),
         signal=_number(report, "signal"),
         failure=_FAILURES[report["failure"]](report) if "failure" in report else None,
+        killer=_text(report, "killer") if "killer" in report else None,
         returned=_flag(report, "returned"),
+        ending=_flag(report, "ending"),
         completed="result" in report,
         result=report.get("result"),
         skipped=_skipped(report.get("skipped", [])),

@@ -7,6 +7,7 @@ most of the time that a call takes.
 """
 
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -15,7 +16,7 @@ import struct
 import sys
 import time
 
-from . import files, interpreter, streams
+from . import files, interpreter, python_end, streams
 from .imports import SentModules, is_own_python
 
 TYPE_CHECKING = False
@@ -100,10 +101,13 @@ def _work(
 ) -> "Outcome":
     if output is not None:
         _prepare(output)
+    faulthandler.enable(2)  # what kills Python is printed with the lines that it was at
     sys.argv = [""]
     sys.modules["__main__"] = type(sys)("__main__")
     if warm:
         _warm_up()
+    if output is not None:
+        python_end.forget_parent()
     job = _read_job(payload)
     for key, length in job["contents"]:
         contents[key] = _read_exactly(payload, length)
@@ -128,7 +132,11 @@ def _work(
             _add_working_dir()
             from .call import call  # sent with the first function
 
-            return call(step, contents, payload, value, send)
+            outcome = call(step, contents, payload, value, send)
+            if python_end.is_due() and "returned" in outcome:
+                send({"ending": True})
+            python_end.run()
+            return outcome
         if kind == "unpack":
             return files.receive(payload, report, step["target"], step["name"])
         if kind == "pack":

@@ -6,6 +6,7 @@ import os
 import sys
 
 from .._shared import archive
+from . import python_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class SentModules:
                 self._missing[name] = "{}: {}".format(type(error).__name__, error)
             finally:
                 del sys.path[:2]
+                python_end.freeze()
         return self._missing[name]
 
     def load_own(self, name: "str") -> "str":

@@ -112,6 +112,21 @@ def ended_children() -> "list[tuple[int, int]]":
         found.append((pid, status))
 
 
+def out_of_memory_kills(path: "str" = "/proc/vmstat") -> "int | None":
+    """Return how many processes the kernel has ended for lack of memory; None if it does not say.
+
+    Those of control groups (containers) count too, see Documentation/admin-guide/cgroup-v2.rst.
+    """
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return None
+
+
 def living_groups(sessions: "set[int]") -> "dict[int, set[int]]":
     """Return the process groups, by session, that have a process which has not ended.
 

@@ -20,7 +20,7 @@ from .files import to_bytes
 from .imports import SentModules, is_own_python
 from .loop import Loop
 from .request import Request
-from .sessions import POLL_INTERVAL, Sessions, ended_children
+from .sessions import POLL_INTERVAL, Sessions, ended_children, out_of_memory_kills
 from .step_process import LONG_COMMAND, StepProcess, account_shell
 from .streams import read_some
 
@@ -83,6 +83,8 @@ class Supervisor:
         self.contents = {}  # type: dict[str, bytes]  # what calls refer to, in the order of coming
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
+        # Of the kernel, one and two heartbeats ago.
+        self.memory_kills = (out_of_memory_kills(),) * 2  # type: tuple[int | None, int | None]
 
     def run(self) -> "None":
         """Serve until the manager has gone."""
@@ -367,6 +369,7 @@ class Supervisor:
         outcome = dict(request.outcome or outcome, step=request.index)
         if process.status is not None and os.WIFSIGNALED(process.status):
             outcome["signal"] = os.WTERMSIG(process.status)
+            outcome.update(self._find_killer(request, outcome["signal"]))
         elif process.status is not None:
             outcome["exit_status"] = os.WEXITSTATUS(process.status)
         step = request.steps[request.index]
@@ -381,12 +384,26 @@ class Supervisor:
         if step["kind"] == "function":
             self.loop.call_later(PREFORK_DELAY, self._prefork)
         request.index += 1
-        succeeded = outcome.get("exit_status") == 0 and "failure" not in outcome
+        if step["kind"] == "function":  # it may have called os._exit(0)
+            succeeded = "returned" in outcome
+        else:
+            succeeded = outcome.get("exit_status") == 0 and "failure" not in outcome
         if succeeded and request.index < len(request.steps):
             request.drop_rest()
             self._start_step(request)
         else:
             self._finish(request)
+
+    def _find_killer(self, request: "Request", number: "int") -> "Description":
+        """Return what is known of who has sent a signal to a function, for an outcome."""
+        if request.steps[request.index]["kind"] != "function":
+            return {}
+        if request.killed:
+            return {"killer": "manager"}
+        kills = out_of_memory_kills()
+        if number != signal.SIGKILL or kills is None or self.memory_kills[0] is None:
+            return {}
+        return {"killer": "memory" if kills > self.memory_kills[0] else "other"}
 
     def _finish(self, request: "Request") -> "None":
         del self.requests[request.number]
@@ -419,4 +436,6 @@ class Supervisor:
 
     def _check_orphaned_sessions(self) -> "None":
         self.sessions.forget_empty()
+        # Two values, since a process with much memory takes a while to end.
+        self.memory_kills = (self.memory_kills[1], out_of_memory_kills())
         self.loop.call_later(self.keepalive, self._check_orphaned_sessions)

@@ -25,6 +25,10 @@ A step has a `kind` and what the kind needs:
 
 An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of its process, and:
 
+    killer       of a function that a signal has ended: "manager" if a KILL frame was the reason,
+                 "memory" if the kernel has ended a process for lack of memory, "other" if it has
+                 not; absent if that is unknown
+    ending       true: a function has returned, but its threads and exit functions did not end
     result       what an operation returned, or where `unpack` has put the copy
     skipped      what `unpack` skipped, [[path, what it is], ...]
     returned     true: a function has returned, and its VALUE is complete

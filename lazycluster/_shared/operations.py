@@ -43,6 +43,7 @@ BOOTSTRAP_MODULES = (
     "_shared.operations",
     "_remote.streams",
     "_remote.files",
+    "_remote.python_end",
     "_remote.imports",
     "_remote.interpreter",
     "_remote.child",

@@ -21,7 +21,7 @@ from lazycluster._conversation.outcome import (
 from lazycluster._functions.missing_modules import explain_missing
 from lazycluster._functions.own_exception import OwnException
 from lazycluster._tasks.progress import ProgressError
-from lazycluster._text import command_message, last_lines, last_output, one_line
+from lazycluster._text import command_message, last_lines, last_output, one_line, signal_name
 from lazycluster.exceptions import (
     CommandError,
     LazyclusterError,
@@ -70,7 +70,7 @@ def without_tracebacks(error: Error) -> Error:
 def ending(outcome: Outcome) -> str:
     """Return how a process ended, for a message."""
     if outcome.signal:
-        return f"by signal {outcome.signal}"
+        return f"by signal {signal_name(outcome.signal)}"
     return f"with exit status {outcome.exit_status}"
 
 
@@ -125,7 +125,8 @@ def log_line(error: TaskExecutionError) -> str:
         details = [str(cause), *(f"It printed: {line.strip()}" for line in printed[-1:])]
     elif isinstance(cause, RemoteFunctionError):
         places = re.findall(r"^ *(File .*, line .*)", cause.traceback or "", re.MULTILINE)
-        details = [one_line(place) for place in places[-1:]]
+        # faulthandler begins with the last call.
+        details = [one_line(place) for place in (places[:1] if cause.signal else places[-1:])]
     return f"{headline} ({' '.join(details)})" if details else headline
 
 

@@ -12,6 +12,7 @@ from lazycluster._conversation.outcome import OsFailure, Outcome
 from lazycluster._functions.payload import PickledCall, dump_by_value
 from lazycluster._shared import frames
 from lazycluster._spool import Spool
+from lazycluster._tasks.crashes import crash_stack, likely_reason
 from lazycluster._tasks.outcomes import ending, failure_error
 from lazycluster._tasks.progress import Meter, Progress
 from lazycluster._tasks.transfers import Download, Transfer, own_name, upload
@@ -186,11 +187,19 @@ class RunFunction(Step):
             return failure_error(host, self.name, outcome, output)
         if outcome.returned:
             return None
+        when = "before the function returned"
+        if outcome.ending:
+            when = "after the function had returned, before its threads and exit functions ended"
+        message = f"The process of {self.name} ended {ending(outcome)} on {host} {when}"
+        reason, stack = None, None
+        if outcome.signal is not None:
+            reason, stack = likely_reason(outcome), crash_stack(output())
+        message += f": {reason}." if reason else "."
         return RemoteFunctionError(
-            f"The process of {self.name} ended {ending(outcome)} on {host} before the function "
-            "returned.",
+            f"{message}\n{stack}" if stack else message,
             host=host,
             function=self.name,
+            traceback=stack,
             exit_status=outcome.exit_status,
             signal=outcome.signal,
         )

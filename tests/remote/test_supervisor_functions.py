@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import hashlib
 import io
 import json
@@ -9,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import resource
 import shlex
 import signal
 import subprocess
@@ -19,6 +22,7 @@ import time
 import pytest
 
 from lazycluster._conversation.host_sources import cloudpickle_sources
+from lazycluster._remote.sessions import out_of_memory_kills
 from lazycluster._shared import archive, frames
 from support.interpreters import OWN_VERSION
 from support.pipe_host import command, function
@@ -364,7 +368,28 @@ def test_f23_a_process_that_a_signal_ends_is_told_as_such(name, calling_host):
     """Also by os.abort(), and by signals that the supervisor has actions of its own for."""
     number = getattr(signal, name)
     (ended,) = calling_host.call(end_by, number=number).ended
+    ended.pop("killer", None)
     assert ended == {"step": 0, "signal": int(number)}
+
+
+def test_f23_the_kernel_says_whether_it_was_out_of_memory(calling_host):
+    """If it does, a process that was killed was killed for another reason."""
+    (ended,) = calling_host.call(end_by, number=signal.SIGKILL).ended
+    assert ended.get("killer") == (None if out_of_memory_kills() is None else "other")
+
+
+def test_f23_a_crash_is_printed_with_the_lines_of_python(calling_host):
+    """Whatever the function has done to its standard error."""
+    asked = calling_host.call(crash)
+    assert "Fatal Python error: Segmentation fault" in asked.text
+    assert " in crash" in asked.text
+
+
+def crash():
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stderr.close()
+    sys.stderr = None
+    faulthandler._sigsegv()
 
 
 def interrupt_itself():
@@ -403,29 +428,84 @@ def test_a_payload_that_cannot_be_unpickled_is_told(calling_host):
 
 
 def leave_thread():
-    threading.Thread(target=time.sleep, args=[1000]).start()
+    threading.Thread(target=time.sleep, args=[1000], daemon=True).start()
     return "returned"
 
 
-def test_f25_a_thread_that_is_left_does_not_hold_the_step_up(calling_host):
+def test_f25_a_daemon_thread_that_is_left_does_not_hold_the_step_up(calling_host):
     """It ends with the process."""
     assert calling_host.call(leave_thread).returned == "returned"
 
 
+def work_in_a_thread(gate):
+    def work():
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        print("worked")
+
+    threading.Thread(target=work).start()
+    print("returned")
+    return "value"
+
+
+def test_f25_a_thread_that_is_no_daemon_is_waited_for(calling_host, tmp_path):
+    """As at the end of a program; its output belongs to the step."""
+    gate = tmp_path / "gate"
+    asked = calling_host.ask_call(work_in_a_thread, gate=str(gate))
+    calling_host.wait_for_output(asked, 1)
+    assert not asked.finished
+    gate.touch()
+    calling_host.finish(asked)
+    assert asked.returned == "value"
+    assert asked.text == "returned\nworked\n"
+
+
 def leave_children():
-    one = multiprocessing.get_context("fork").Process(target=time.sleep, args=[1000])
+    one = multiprocessing.get_context("fork").Process(target=time.sleep, args=[1000], daemon=True)
     one.start()
     other = subprocess.Popen(["sleep", "1000"])
     return [one.pid, other.pid]
 
 
 def test_f25_children_that_are_left_do_not_hold_the_step_up(calling_host):
-    """Though they have its descriptors; they live on."""
-    pids = calling_host.call(leave_children).returned
-    assert all(is_alive(pid) for pid in pids)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    await_gone(pids)
+    """Though they have its descriptors. A daemonic process ends with the function."""
+    one, other = calling_host.call(leave_children).returned
+    await_gone([one])
+    assert is_alive(other)
+    os.kill(other, signal.SIGKILL)
+    await_gone([other])
+
+
+def exit_late(how):
+    def leave():
+        print("leaves")
+        if how == "exit":
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    atexit.register(leave)
+    return "value"
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+def test_f23_a_process_that_dies_after_its_function_has_not_returned(calling_host, how):
+    """The outcome says what was the last that is known, and no later step starts."""
+    asked = calling_host.ask_call(exit_late, before=[command("true")], how=how)
+    calling_host.finish(asked)
+    ended = asked.ended[1]
+    assert ended["ending"] is True
+    assert "returned" not in ended
+    assert (ended.get("exit_status"), ended.get("signal")) == (
+        (0, None) if how == "exit" else (None, 9)
+    )
+
+
+def test_f23_nothing_follows_a_function_that_has_exited(calling_host):
+    """Its exit status may be 0."""
+    step, payload = calling_host.prepare_call(lambda: os._exit(0))
+    asked = calling_host.run(step, command("echo next"), payload=payload)
+    assert [ended["exit_status"] for ended in asked.ended] == [0]
+    assert asked.text == ""
 
 
 # --- What surrounds a function ---

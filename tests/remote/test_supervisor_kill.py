@@ -155,7 +155,7 @@ def test_a_function_ends_with_its_children(own_host):
     pids = [int(word) for line in own_host.wait_for_output(asked, 2) for word in line.split()]
     own_host.kill(asked, SOON)
     own_host.finish(asked)
-    assert asked.ended == [{"step": 0, "signal": signal.SIGKILL}]
+    assert asked.ended == [{"step": 0, "signal": signal.SIGKILL, "killer": "manager"}]
     assert is_gone(*(pid for pid in pids if pid))
 
 
@@ -165,7 +165,7 @@ def test_a_kill_may_follow_a_function_at_once(own_host):
         asked = own_host.ask_call(lambda: time.sleep(1000))
         own_host.kill(asked, LATER)
         own_host.finish(asked)
-        assert asked.ended == [{"step": 0, "signal": signal.SIGTERM}]
+        assert asked.ended == [{"step": 0, "signal": signal.SIGTERM, "killer": "manager"}]
 
 
 def test_a_stopped_command_is_ended(own_host):

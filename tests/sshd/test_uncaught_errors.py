@@ -144,7 +144,7 @@ SCRIPTS = {
     ),
     "a function whose process ends": (
         RUNTIME + "runtime.execute_function(os.abort)",
-        ["The process of abort ended by signal 6 on loopback before the function returned."],
+        ["The process of abort ended by signal 6 (SIGABRT) on loopback before the function "],
     ),
     "a callback that raises": (
         RUNTIME + "runtime.send_file(__file__, 'copy', progress=show)",

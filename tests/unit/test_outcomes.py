@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 
 import pytest
 
@@ -15,6 +16,7 @@ from lazycluster._conversation.outcome import (
     RaisedFailure,
     parse_outcome,
 )
+from lazycluster._remote.sessions import out_of_memory_kills
 from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile
 from lazycluster.exceptions import (
     CommandError,
@@ -98,6 +100,8 @@ def test_what_a_supervisor_reports_is_understood(report, outcome):
         {"exit_status": 1 << 31},
         {"signal": -9},
         {"returned": 1},
+        {"ending": 1},
+        {"killer": 9},
         {"failure": "unknown"},
         {"failure": []},
         {"failure": "os"},
@@ -201,4 +205,95 @@ def test_a_copy_that_fails_is_an_os_error_that_names_the_side(on_sender, side):
 
 def test_a_copy_that_is_killed_names_the_signal():
     """There is no errno then."""
-    assert "ended by signal 9 on host" in str(error_of(GET, Outcome(signal=9)))
+    assert "ended by signal 9 (SIGKILL) on host" in str(error_of(GET, Outcome(signal=9)))
+
+
+# ── signals that end a function ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("number", "killer", "reason"),
+    [
+        (signal.SIGKILL, None, "probably the host's out-of-memory killer"),
+        (signal.SIGKILL, "memory", "has just ended a process because it was out of memory"),
+        (signal.SIGKILL, "other", "another process has ended it"),
+        (signal.SIGKILL, "manager", "it was stopped from here"),
+        (signal.SIGTERM, "manager", "it was stopped from here"),
+        (signal.SIGTERM, None, "another process has ended it"),
+        (signal.SIGHUP, None, "another process has ended it"),
+        (signal.SIGSEGV, None, "a compiled module has crashed"),
+        (signal.SIGBUS, None, "a compiled module has crashed"),
+        (signal.SIGFPE, None, "a compiled module has crashed"),
+        (signal.SIGABRT, None, "a compiled module has called abort()"),
+        (signal.SIGXCPU, None, "the limit of processor time"),
+        (signal.SIGXFSZ, None, "the limit of file sizes"),
+    ],
+)
+def test_a_signal_has_its_name_and_its_likely_reason(number, killer, reason):
+    message = str(error_of(FUNCTION, Outcome(signal=int(number), killer=killer)))
+    assert f"by signal {int(number)} ({number.name}) on host before" in message
+    assert reason in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, 4711])
+def test_a_signal_that_may_mean_anything_has_no_reason(number):
+    assert str(error_of(FUNCTION, Outcome(signal=int(number)))).endswith("the function returned.")
+
+
+CRASH = """\
+printedFatal Python error: Segmentation fault
+
+Thread 0x00007f26914766c0 (most recent call first):
+  File "threading.py", line 982 in run
+
+Current thread 0x00007f26923d5b80 [python3] (most recent call first):
+  File "/home/user/script.py", line 11 in inner
+  File "/home/user/script.py", line 9 in outer
+  File "<lazycluster>/_remote.call", line 47 in call
+  File "<string>", line 1 in <module>
+
+Extension modules: numpy (total: 1)
+"""
+
+
+def test_the_error_of_a_crash_has_the_lines_of_python():
+    """Those of the thread that crashed, without the library's own."""
+    error = FUNCTION.error("host", Outcome(signal=11), lambda: CRASH)
+    assert error.traceback.splitlines() == [
+        "Current thread 0x00007f26923d5b80 [python3] (most recent call first):",
+        '  File "/home/user/script.py", line 11 in inner',
+        '  File "/home/user/script.py", line 9 in outer',
+    ]
+    assert str(error).endswith(f"has crashed.\n{error.traceback}")
+    assert error._reason().endswith("a compiled module has crashed")
+    assert error._short_message() == f"train did not return.\n{error.traceback}"
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["", "Fatal Python error: Aborted", CRASH[:60], CRASH.replace("/home/user", "<lazycluster>")],
+)
+def test_a_crash_without_lines_has_no_traceback(printed):
+    error = FUNCTION.error("host", Outcome(signal=6), lambda: printed)
+    assert error.traceback is None
+    assert "\n" not in str(error)
+
+
+def test_a_function_that_ends_after_it_has_returned_says_so():
+    """Its threads and exit functions may have had something to do."""
+    error = error_of(FUNCTION, Outcome(exit_status=0, ending=True))
+    assert "with exit status 0 on host after the function had returned" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "kills"),
+    [
+        ("nr_free_pages 1\noom_kill 3\nzone 4\n", 3),
+        ("oom_kill_x 3\n", None),
+        ("oom_kill many\n", None),
+    ],
+)
+def test_the_kernel_counts_what_it_has_ended_for_lack_of_memory(tmp_path, text, kills):
+    (tmp_path / "vmstat").write_text(text)
+    assert out_of_memory_kills(str(tmp_path / "vmstat")) == kills
+    assert out_of_memory_kills(str(tmp_path / "missing")) is None

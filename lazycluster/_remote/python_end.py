@@ -1,0 +1,98 @@
+"""Do what Python does at its end, in a process that ends by `os._exit`."""
+
+import atexit
+import contextlib
+import gc
+import io
+import sys
+import threading
+import weakref
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    Actions = tuple[Callable[[], Any], ...]
+
+FLUSH_TIMEOUT = 5.0  # seconds
+
+_FILE = io.IOBase.__mro__[1]  # without the slow `isinstance` of an abstract base class
+
+
+def forget_parent() -> "None":
+    """Leave to the supervisor what is its own, in a process that it has forked for a function.
+
+    Its exit functions are those of `logging`, and of the start hooks of its Python.
+    """
+    atexit._clear()
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    freeze()
+
+
+def freeze() -> "None":
+    """Leave all objects that exist now out of collections, which would write to their pages.
+
+    A forked process copies such pages: the collection at its end took 5.9 ms, and takes 10 µs now.
+    The collection here frees nothing, but empties the free lists of Python. Those of the supervisor
+    would cost each forked process 0.15 ms.
+    """
+    if hasattr(gc, "freeze"):  # from Python 3.7 on
+        gc.freeze()
+        gc.collect()
+
+
+def is_due() -> "bool":
+    """Return True if threads or exit functions must end first, which may take any time."""
+    return bool(atexit._ncallbacks()) or _has_threads()  # type: ignore[attr-defined, unused-ignore]
+
+
+def run() -> "None":
+    """Wait for threads, call the functions of `atexit`, write out files, and free cycles.
+
+    The exit function of multiprocessing is one of them: it ends daemonic processes and waits for
+    the others.
+    """
+    if _has_threads():
+        with contextlib.suppress(BaseException):  # a KeyboardInterrupt
+            threading._shutdown()  # type: ignore[attr-defined]
+    actions = (atexit._run_exitfuncs, _end_logging, _flush_files, gc.collect)  # type: Actions
+    for action in actions:
+        with contextlib.suppress(BaseException):  # `atexit` has printed what its functions raised
+            action()
+
+
+def _has_threads() -> "bool":
+    main = threading.main_thread()
+    return any(thread is not main and not thread.daemon for thread in threading.enumerate())
+
+
+def _end_logging() -> "None":
+    """Flush the handlers of `logging`, if there are others than that of the last resort."""
+    logging = sys.modules.get("logging")
+    if logging is not None and len(logging._handlerList) > 1:
+        logging.shutdown()
+
+
+def _flush_files() -> "None":
+    """Write out what is in the buffers of open files.
+
+    The end of the process does not, as the variables of modules still exist then. Nor does a
+    collection: of a file in a reference cycle it closes the descriptor first, and then its buffer
+    has nowhere to go (seen with every Python up to 3.13).
+    """
+    files = [it for it in gc.get_objects() if issubclass(type(it), _FILE)]
+    if files:
+        # A daemon thread that cannot go on may hold the lock of a file.
+        thread = threading.Thread(target=_flush, args=[files], daemon=True)
+        thread.start()
+        thread.join(FLUSH_TIMEOUT)
+
+
+def _flush(files: "list[Any]") -> "None":
+    for file in files:
+        with contextlib.suppress(Exception):  # closed, or a full disk
+            file.flush()
+    for file in files:
+        if type(file).__module__ != _FILE.__module__:  # gzip writes more when it is closed
+            with contextlib.suppress(Exception):
+                file.close()

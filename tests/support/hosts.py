@@ -48,6 +48,18 @@ def cause(runtime: Runtime, function: Callable[..., Any], **keywords: Any) -> Ba
     return caught.value.__cause__
 
 
+def failed(runtime: Runtime, task: RuntimeTask, **keywords: Any) -> TaskExecutionError:
+    """Execute a task that fails, and return its error."""
+    with pytest.raises(TaskExecutionError) as caught:
+        runtime.execute_task(task, execute_async=False, **keywords)
+    return caught.value
+
+
+def double(x: Any) -> Any:
+    """Return twice the argument; a function to call on the host."""
+    return 2 * x
+
+
 def ended(task: RuntimeTask) -> RuntimeTask:
     """Wait for the end of a task that was executed asynchronously, and return the task."""
     assert task.process is not None

@@ -161,6 +161,8 @@ class Connection(Login):
     def __repr__(self) -> str:
         return f"<Connection to {self.host!r}>"
 
+    _stays_here = True  # see `_functions.pickler`
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("A Connection cannot be pickled or copied; make one where it is needed.")
 

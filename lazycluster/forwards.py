@@ -48,6 +48,8 @@ class Forward:
             return f"Forward of port {self.port} of {self.host} to port {self.to_port} here"
         return f"Forward of port {self.port} here to port {self.to_port} of {self.host}"
 
+    _stays_here = True  # see `_functions.pickler`
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("A Forward cannot be pickled or copied.")
 

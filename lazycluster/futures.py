@@ -68,6 +68,8 @@ class RemoteFuture(concurrent.futures.Future[T]):
             state = "running"
         return f"<RemoteFuture of {self._call.name} on {self.host!r}, {state}>"
 
+    _stays_here = True  # see `_functions.pickler`
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("A RemoteFuture cannot be pickled or copied; use its result().")
 

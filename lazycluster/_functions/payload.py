@@ -78,7 +78,7 @@ def dump_call(
     spool = Spool()
     pickler = CallPickler(spool, modules)
     try:
-        pickler.dump((function, tuple(args), dict(kwargs)))
+        pickler.dump_call(function, args, kwargs)
     except Exception as error:
         if not is_refusal(error):
             raise

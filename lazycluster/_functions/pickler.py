@@ -18,6 +18,7 @@ import sys
 import types
 import typing
 from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable, ClassVar
 
 from cloudpickle import cloudpickle
@@ -123,6 +124,14 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._bare_modules: dict[str, _Reduced] = {}
         self._installed_names = InstalledNames(modules.is_local)
         self._without_rule: set[type] = set()  # so that large arguments are pickled fast
+        self._used: set[int] = set()  # ids of what functions name; the rest may be left behind
+
+    def dump_call(
+        self, function: object, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> None:
+        """Pickle a call."""
+        self._used |= {id(value) for value in (*args, *kwargs.values())}
+        self.dump((function, tuple(args), dict(kwargs)))
 
     def _rule(self, name: Any) -> int:
         """Return how what a module defines travels.
@@ -160,6 +169,8 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         kind = type(obj)
         if kind in self._without_rule:
             return NotImplemented
+        if getattr(kind, "_stays_here", False) and id(obj) not in self._used:
+            return rebuild.left_behind, (kind.__name__,)
         named = self._installed_names.reduce(obj, kind)
         if named is not None:
             return named
@@ -236,6 +247,8 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         if text is not None:
             self.texts[text[0]] = text[1]
         maker, args, state, *rest = super()._dynamic_function_reduce(function)
+        self._used |= {id(value) for value in state[1]["__globals__"].values()}
+        self._used |= {id(cell.cell_contents) for cell in function.__closure__ or () if _full(cell)}
         if by_name:
             if _uses_globals(function):
                 self._require(name)
@@ -263,6 +276,13 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         if name not in self._bare_modules:
             self._bare_modules[name] = _Reduced(rebuild.bare_module, name, _bare_attributes(module))
         return operator.itemgetter(0), ((self._bare_modules[name],),), travelling_state(module)
+
+
+def _full(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def _uses_globals(function: types.FunctionType) -> bool:

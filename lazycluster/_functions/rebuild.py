@@ -88,3 +88,18 @@ def namespace_of_import(name: str) -> dict[str, object]:
 def bare_module(name: str, _attributes: object) -> object:
     """Return a module of this process."""
     return sys.modules[name]
+
+
+class _LeftBehind:
+    """Stands for an object that stays on the manager."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return left_behind, (self._name,)
+
+
+def left_behind(name: str) -> object:
+    """Return what pickles as something that raises where a function uses it."""
+    return _LeftBehind(name)

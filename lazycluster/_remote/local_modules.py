@@ -34,6 +34,7 @@ class LocalImportError(Exception):
 def install(contents: "Iterable[bytes]") -> "frozenset[str]":
     """Take what a call refers to, modules and texts of files; return the names of the modules."""
     modules = {}  # type: dict[str, Sent]
+    print_with_sent_lines()
     for content in contents:
         kind, *rest = marshal.loads(zlib.decompress(content))
         if kind == "text":
@@ -43,6 +44,21 @@ def install(contents: "Iterable[bytes]") -> "frozenset[str]":
     if modules:
         sys.meta_path.insert(0, LocalModules(modules))
     return frozenset(modules)
+
+
+def print_with_sent_lines() -> "None":
+    """Let uncaught exceptions show what `show` has: Python's own hooks read files of the host."""
+    import threading
+    import traceback
+
+    def print_of_thread(hook: "Any") -> "None":
+        if not issubclass(hook.exc_type, SystemExit):
+            name = hook.thread.name if hook.thread is not None else threading.get_ident()
+            print("Exception in thread {}:".format(name), file=sys.stderr)
+            traceback.print_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
+
+    sys.excepthook = traceback.print_exception
+    threading.excepthook = print_of_thread
 
 
 def show(path: "str", text: "str") -> "None":

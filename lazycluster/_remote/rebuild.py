@@ -7,6 +7,8 @@ in them what was made.
 import importlib
 import sys
 
+from . import stand_ins
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
@@ -72,3 +74,13 @@ def namespace(name: "str", attributes: "dict[str, object]") -> "dict[str, object
 def namespace_of_import(name: "str") -> "dict[str, object]":
     """Return the globals of a module that is imported here."""
     return vars(importlib.import_module(name))
+
+
+def left_behind(name: "str") -> "Any":
+    """Return what stands in for an object that stays on the manager."""
+    return stand_ins.make(
+        name,
+        RuntimeError(
+            "a {} stays on the manager, and a function on a host cannot use it".format(name)
+        ),
+    )

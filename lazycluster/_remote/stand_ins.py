@@ -87,8 +87,17 @@ for _name in _OPERATORS:
     setattr(_MissingType, _name, _use)
 
 
+def _explained(reason: "Exception") -> "Exception":
+    name = getattr(reason, "name", None) or ""
+    if name.partition(".")[0] != "lazycluster":
+        return reason
+    text = "lazycluster stays on the manager, and a function on a host cannot use it"
+    return ModuleNotFoundError(text, name=name)
+
+
 def make(name: "str", reason: "Exception") -> "Any":
     """Return a stand-in for a class, a function or any other object, by its name."""
+    reason = _explained(reason)
     module = getattr(reason, "name", None) or ""
     return _MissingType(name, (Exception,), dict(_METHODS, _reason=reason, __module__=module))
 
@@ -102,5 +111,5 @@ class _MissingModule(types.ModuleType):
 def make_module(name: "str", reason: "Exception") -> "Any":
     """Return a stand-in for a module."""
     module = _MissingModule(name)
-    vars(module).update(_reason=reason, __path__=[])
+    vars(module).update(_reason=_explained(reason), __path__=[])
     return module

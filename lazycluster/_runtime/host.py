@@ -95,6 +95,8 @@ class Host:
     def __str__(self) -> str:
         return f"{self.class_name}: {self.host}"
 
+    _stays_here = True  # see `_functions.pickler`
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("A Runtime cannot be pickled or copied; make one where it is needed.")
 

@@ -16,6 +16,7 @@ import pytest
 from lazycluster._functions.payload import dump_by_value, dump_call
 from lazycluster._functions.selection import NONE_NAMED
 from lazycluster._functions.sources import Sources
+from lazycluster.exceptions import SerializationError
 from support.bare_python import call_there
 
 pytestmark = pytest.mark.every_python
@@ -374,6 +375,7 @@ def test_traceback_and_source_are_the_managers(local):
 SCRIPT = """
 import dataclasses, enum, functools, inspect, pickle, sys, typing, warnings
 sys.path[:0] = sys.argv[1:]
+from lazycluster.exceptions import SerializationError
 from support.bare_python import call_there
 
 class Level(enum.IntEnum):
@@ -480,3 +482,53 @@ def test_traceback_of_code_without_a_file_shows_its_lines():
             return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
     assert "# cell line" in call_there(run)
+
+
+def test_uncaught_error_of_a_thread_shows_the_managers_line(local):
+    """Python's own hook would read the host's file of that name."""
+    module = local(
+        lc_thread="""
+        import contextlib, io, threading
+
+        def fail():
+            raise ValueError("in a thread")  # the line
+
+        def run():
+            with contextlib.redirect_stderr(io.StringIO()) as printed:
+                thread = threading.Thread(target=fail, name="worker")
+                thread.start()
+                thread.join()
+            return printed.getvalue()
+        """
+    )
+    printed = call_there(module.run)
+    assert printed.startswith("Exception in thread worker")
+    assert 'raise ValueError("in a thread")  # the line' in printed
+
+
+def test_object_that_stays_on_the_manager_raises_where_it_is_used():
+    """An attribute may hold one; a function that names one is refused before anything is sent."""
+
+    class Stays:
+        _stays_here = True
+
+        def __reduce__(self):
+            raise TypeError("It stays.")
+
+    class Service:
+        def __init__(self):
+            self.runtime = Stays()
+
+        def work(self):
+            return "done"
+
+        def use(self):
+            return self.runtime.host
+
+    assert call_there(Service().work) == "done"
+    with pytest.raises(subprocess.CalledProcessError):
+        call_there(Service().use)
+    runtime = Stays()
+    for function, args in [(lambda: runtime, ()), (repr, (runtime,))]:
+        with pytest.raises(SerializationError, match="It stays"):
+            dump_call(function, args, {})

@@ -50,6 +50,8 @@ class RaisedFailure:
     traceback: str
     pickled: bool = False  # True if the exception has been sent as the step's value
     module: str | None = None  # the local one that could not be imported to load the call
+    explanation: str | None = None  # the way to what cannot be pickled, and the cure
+    versions: tuple[tuple[str, str | None], ...] = ()  # of packages that it may be about, there
 
 
 Failure = Union[
@@ -78,8 +80,8 @@ class Outcome:
 
 
 _NUMBERS = ("step", "exit_status", "signal", "errno")
-_TEXTS = ("message", "path", "python", "stage", "type", "traceback", "module")
-_LISTS = ("skipped", "variables")
+_TEXTS = ("message", "path", "python", "stage", "type", "traceback", "module", "explanation")
+_LISTS = ("skipped", "variables", "versions")
 _KEYS = frozenset(
     (
         *(*_NUMBERS, *_TEXTS, *_LISTS, "killer"),
@@ -130,7 +132,9 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Failure]] = {
         _text(report, "message"),
         _text(report, "traceback"),
         _flag(report, "pickled"),
-        _text(report, "module") if "module" in report else None,
+        module=_text(report, "module") if "module" in report else None,
+        explanation=_text(report, "explanation") if "explanation" in report else None,
+        versions=_versions(report),
     ),
 }
 
@@ -161,6 +165,14 @@ def _variables(report: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return tuple(names)
     raise _malformed("variables")
+
+
+def _versions(report: Mapping[str, Any]) -> tuple[tuple[str, str | None], ...]:
+    pairs = tuple((name, version) for name, version in report.get("versions", []))
+    for name, version in pairs:
+        if not isinstance(name, str) or not isinstance(version, (str, type(None))):
+            raise _malformed("versions")
+    return pairs
 
 
 def _skipped(entries: Any) -> tuple[tuple[str, str], ...]:

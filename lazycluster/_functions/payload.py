@@ -12,13 +12,15 @@ import types
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple
 
 from lazycluster._functions.local_modules import is_built_in, is_local
+from lazycluster._functions.package_errors import explain_here
 from lazycluster._functions.selection import NONE_NAMED, Modules
+from lazycluster._shared.versions import find_packages
 from lazycluster._spool import Spool
 from lazycluster.exceptions import SerializationError
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 LARGE = 50_000_000  # bytes of a call that is worth a warning
@@ -161,8 +163,13 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def load_value(reader: BinaryIO | io.BufferedReader) -> object:
+def load_value(
+    reader: BinaryIO | io.BufferedReader,
+    find_versions: Callable[[list[str]], Iterable[tuple[str, str | None]]] = lambda _: (),
+) -> object:
     """Unpickle the value of a function.
+
+    `find_versions` returns the versions of packages on the host; it is called if that fails.
 
     An instance of a class that travelled to the host by value comes back as an instance of the
     manager's class.
@@ -177,10 +184,10 @@ def load_value(reader: BinaryIO | io.BufferedReader) -> object:
     except Exception as error:
         if not isinstance(error, pickle.PickleError) and not is_built_in(error):
             raise  # a user's __setstate__ or a signal handler raised it
-        message = f"the value of the function cannot be unpickled here: {_one_line(error)}"
-        if isinstance(error, ImportError):
-            message += ". Install the missing module here, or return plain data."
-        raise SerializationError(message) from error
+        reason = explain_here(find_packages(error), find_versions) or _one_line(error)
+        raise SerializationError(
+            f"the value of the function cannot be unpickled here: {reason}"
+        ) from error
     return value
 
 

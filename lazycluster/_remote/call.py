@@ -55,7 +55,7 @@ def call(
         with open(value, "wb") as target:
             unpickler.make_pickler(target).dump(result)
     except BaseException as error:
-        return raised.describe("dump", error)
+        return raised.describe_value(result, error, unpickler.make_pickler)
     return {"returned": True}
 
 

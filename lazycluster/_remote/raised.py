@@ -1,7 +1,9 @@
 """Report an exception that a function has raised: as text, and as a pickle if that is possible."""
 
+import contextlib
 import copyreg
 import io
+import sys
 
 from .._shared.frames import EXCEPTION_LIMIT
 from . import awaitables
@@ -9,7 +11,7 @@ from .unpickler import make_pickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     Outcome = dict[str, Any]  # see `frames`
 
@@ -20,6 +22,8 @@ _HEAP_TYPE = 1 << 9  # a bit of `type.__flags__`: the class is not built in
 
 def describe(stage: "str", error: "BaseException") -> "Outcome":
     """Return an exception as text."""
+    if stage == "call":
+        _explain_missing_terminal(error)
     kind = type(error)
     module = kind.__module__  # anything, or None, in a class made by exec
     prefix = "" if module in ("builtins", "__main__", None) else "{}.".format(module)
@@ -30,10 +34,52 @@ def describe(stage: "str", error: "BaseException") -> "Outcome":
         "message": _message(error),
         "traceback": _traceback(error),
     }  # type: Outcome
+    if stage == "load" or isinstance(error, (ImportError, AttributeError)):
+        outcome["versions"] = _versions(error, stage == "load")
     if isinstance(error, SystemExit):
         code = error.code
         outcome["exit_status"] = 0 if code is None else code & 255 if isinstance(code, int) else 1
     return outcome
+
+
+def describe_value(
+    value: "Any", error: "BaseException", make_pickler: "Callable[[Any], Any]"
+) -> "Outcome":
+    """Return why a value cannot be pickled, with the way to the object that cannot."""
+    outcome = describe("dump", error)
+    if isinstance(error, Exception) and not isinstance(error, OSError):
+        with contextlib.suppress(Exception):  # what it looks at is a user's
+            from .._shared.unpicklable import explain
+
+            explanation = explain([("value", value)], error, make_pickler)
+            if explanation is not None:
+                outcome["explanation"] = _bounded(explanation)
+    return outcome
+
+
+def _versions(error: "BaseException", loading: "bool") -> "list[tuple[str, str | None]]":
+    try:
+        from .._shared import versions
+
+        return versions.find_versions(versions.find_packages(error, loading))
+    except Exception:  # a user's finder or package may raise anything
+        return []
+
+
+def _explain_missing_terminal(error: "BaseException") -> "None":
+    """Say in an exception that there is no terminal, if it was raised because there is none."""
+    kind = type(error)
+    if kind is EOFError and error.args == ("EOF when reading a line",):
+        if sys.stdin is sys.__stdin__:
+            error.args = (
+                "a function on a host has no terminal to read from. Pass what it asks for as an "
+                "argument.",
+            )
+    elif kind.__name__ == "BdbQuit" and kind.__module__ == "bdb" and not error.args:
+        error.args = (
+            "a function on a host has no terminal for a debugger. Call it on the manager to debug "
+            "it, or set PYTHONBREAKPOINT=0.",
+        )
 
 
 def _message(error: "BaseException") -> "str":

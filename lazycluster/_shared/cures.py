@@ -1,6 +1,7 @@
 """Say what to do about an object that cannot be pickled."""
 
 import os
+import re
 import sys
 import types
 
@@ -21,7 +22,7 @@ _CURES = {
     "generator": (
         "Make a list of it, or create it in the function.",
         "Pass a list.",
-        "Return a list.",
+        "Return a list instead.",
     ),
     "coroutine": (
         "Await it in the function.",
@@ -142,15 +143,27 @@ _KINDS = {
 _ENDINGS = ("Connection", "Cursor", "Engine", "Client", "ConnectionPool")
 
 
+_ITERATOR = re.compile(
+    r"itertools\.|_csv\.reader$|builtins\.(\w*iterator|map|filter|zip|enumerate)$"
+)
+
+
+def _name(kind: "type") -> "str":
+    """Return the name of a class with its module."""
+    return "{}.{}".format(kind.__module__, kind.__qualname__)
+
+
 def known_kind(obj: "Any") -> "str | None":
     """Return which kind of object that cannot travel an object is; None for any other."""
     for base in type(obj).__mro__:
         module = base.__module__ if isinstance(base.__module__, str) else ""
         if module.partition(".")[0] in ("lazycluster", "_lazycluster"):
             return "future" if base.__name__ == "RemoteFuture" else "ours"
-        kind = _KINDS.get("{}.{}".format(module, base.__qualname__))
+        kind = _KINDS.get(_name(base))
         if kind is not None:
             return kind
+    if _ITERATOR.match(_name(type(obj))):
+        return "generator"
     if type(obj).__name__.endswith(_ENDINGS) and not _is_of_user(type(obj)):
         return "resource"
     return None

@@ -38,7 +38,8 @@ An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of
                  "python_modules": message, why cloudpickle cannot be imported
                  "raised": stage ("load", "call" or "dump"), type, message, traceback; pickled: true
                  if the exception is the VALUE; module: the local one that could not be
-                 imported while the call was loaded
+                 imported while the call was loaded; explanation: see `unpicklable`; versions,
+                 [[package, version or null], ...]: see `versions`
 """
 
 import fcntl

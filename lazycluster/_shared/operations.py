@@ -13,6 +13,7 @@ OPERATIONS = {
     "port_state": "_shared.ports",
     "first_free_port": "_shared.ports",
     "network_id": "_shared.ports",
+    "read_versions": "_shared.versions",
 }
 
 # The modules that kinds of steps need in addition to the modules of the bootstrap.
@@ -22,7 +23,7 @@ STEP_MODULES = {
     "unpack": "_shared.unpacker",
 }
 
-# The modules that travel with a module because it imports them.
+# The modules that travel with a module because it imports them, or does so after an error.
 IMPORTED_MODULES = {
     "_shared.unpacker": ("_shared.tree_stream",),
     "_remote.call": (
@@ -32,6 +33,10 @@ IMPORTED_MODULES = {
         "_remote.unpickler",
         "_remote.awaitables",
         "_remote.raised",
+        "_shared.referents",
+        "_shared.cures",
+        "_shared.unpicklable",
+        "_shared.versions",
     ),
 }
 

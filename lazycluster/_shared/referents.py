@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dis
 import functools
+import itertools
 import linecache
 import os
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 GLOBAL = "global"
 ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes, bytearray])
+_MOST_CELLS = 100000  # of a table that are looked at
 
 
 def referents(obj: "Any") -> "Iterator[Referent]":
@@ -99,6 +101,9 @@ def _of_class(kind: "type") -> "Iterator[Referent]":
 
 def _of_instance(obj: "Any") -> "Iterator[Referent]":
     kind = type(obj)
+    if kind.__module__.partition(".")[0] == "pandas" and hasattr(obj, "dtypes"):
+        yield from itertools.islice(_of_table(obj), _MOST_CELLS)
+        return
     attributes = getattr(obj, "__dict__", None)
     if isinstance(attributes, dict):
         for name, value in attributes.copy().items():
@@ -134,6 +139,18 @@ def _of_array(array: "Any") -> "Iterator[Referent]":
                 left, position = divmod(left, length)
                 index.insert(0, position)
             yield item(*index), value
+
+
+def _of_table(table: "Any") -> "Iterator[Referent]":
+    """Yield the objects in a DataFrame or a Series of pandas."""
+    if table.ndim == 2:
+        for name, column in table.items():
+            for row, value in _of_table(column):
+                yield "column {}, {}".format(key_text(name), row), value
+    elif table.dtype.kind == "O":
+        for number, value in enumerate(table.array):
+            if type(value) not in ATOMS:
+                yield "row {}".format(number), value
 
 
 def item(*index: "int") -> "str":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Step = tuple[str, Any]  # the name of an object, and the object
 
 SECONDS = 5  # for the search; then the message says less
-_AHEAD = 12  # objects that pickling makes between an object and what it holds, at most
+_AHEAD = 24  # objects that pickling makes between an object and what it holds, at most
 _NAMELESS = (type(None), type(NotImplemented), type(Ellipsis))  # pickle has rules for them
 _PLAIN = re.compile(r"(cannot|can't) pickle \S+( objects?)?$")  # says no more than the type
 
@@ -49,7 +49,13 @@ def explain(
         error: What pickling raised.
         make_pickler: Makes the pickler for a file.
     """
-    search = _Search(make_pickler(Nowhere()))
+    try:
+        return _explain(roots, error, _Search(make_pickler(Nowhere())))
+    except Exception:  # the objects are a user's, and may raise anything when they are looked at
+        return None
+
+
+def _explain(roots: "Iterable[Step]", error: "BaseException", search: "_Search") -> "str | None":
     # cloudpickle makes a PicklingError of a RecursionError.
     deep = isinstance(error, RecursionError) or "recursion" in _text_of(error)
     count = ""
@@ -113,6 +119,8 @@ class _Search:
 
     def _children(self, obj: "Any") -> "Iterator[Step]":
         kind = type(obj)
+        if kind.__name__ == "PickleBuffer":  # pickle has a rule for it
+            return
         if kind is list or kind is tuple:
             for index, value in enumerate(obj):
                 if type(value) not in ATOMS:

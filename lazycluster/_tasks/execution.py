@@ -308,6 +308,7 @@ class Execution(Record):
         self._transfer = transfer = steps[0].transfer()
         if transfer is not None:
             transfer.leave_to_guard(target.conversation.control_folder)
+        self.values.come_from(target.conversation, target.environment)
         self._request = request = target.conversation.request(
             [step.describe() for step in steps],
             working_dir=target.working_dir,

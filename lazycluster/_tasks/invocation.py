@@ -182,6 +182,7 @@ class Invocation:
     def _send(self, target: Target) -> Request:
         step = self._step
         assert step is not None  # It has not ended.
+        self._values.come_from(target.conversation, target.environment)
         request = target.conversation.request(
             [step.describe()],
             working_dir=target.working_dir,

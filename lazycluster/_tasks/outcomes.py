@@ -20,6 +20,7 @@ from lazycluster._conversation.outcome import (
 )
 from lazycluster._functions.missing_modules import explain_missing
 from lazycluster._functions.own_exception import OwnException
+from lazycluster._functions.package_errors import explain_on_host
 from lazycluster._tasks.progress import ProgressError
 from lazycluster._text import command_message, last_lines, last_output, one_line, signal_name
 from lazycluster.exceptions import (
@@ -34,11 +35,6 @@ from lazycluster.exceptions import (
 )
 
 Error = TypeVar("Error", bound=LazyclusterError)
-
-# What pickle says of a generator and the like, also of one within another object.
-_ITERATOR = re.compile(
-    r"'(\w+\.)*(async_generator|generator|itertools\.\w+|\w*iterator|reader)' object"
-)
 
 
 def timeout_error(host: str, kind: str, name: str, timeout: float, output: str) -> StepTimeoutError:
@@ -178,15 +174,16 @@ def _raised_error(
     host: str, name: str, failure: RaisedFailure, exit_status: int | None
 ) -> LazyclusterError:
     if failure.stage == "dump":
-        cure = " Return a list instead." if _ITERATOR.search(failure.message) else ""
         return SerializationError(
             f"{name} has run to its end on {host}, but its value cannot be pickled: "
-            f"{failure.type}: {failure.message}.{cure}"
+            + (failure.explanation or f"{failure.type}: {failure.message}.")
         )
     called = failure.stage == "call"
-    headline = _headline(name, host, failure.type, failure.message)
+    headline = f"{name} raised {failure.type} on {host}"
     if not called:
-        headline = f"{name} could not be loaded on {host}:"
+        headline = f"{name} could not be loaded on {host}"
+    cure = explain_missing(failure.type, failure.message) or explain_on_host(failure.versions, host)
+    headline += f". {cure}" if cure else ":"
     traceback = failure.traceback.rstrip()
     if failure.message not in traceback:
         traceback += f"\n{failure.type}: {failure.message}"
@@ -203,21 +200,12 @@ def _raised_error(
     return error
 
 
-def _headline(function: str, host: str, exception_type: str, message: str) -> str:
-    """Return what a function has raised, as the first line of a message."""
-    cure = explain_missing(exception_type, message)
-    headline = f"{function} raised {exception_type} on {host}"
-    return f"{headline}:" if cure is None else f"{headline}. {cure}"
-
-
 def attach_exception(error: RemoteFunctionError, data: bytes) -> None:
     """Make a pickle that the host has sent the `exception` of an error; nothing is unpickled yet.
 
     Only for the step of a function: a pickle runs code, and commands must not need trust.
     """
-    headline = _headline(
-        error.function, error.host, error.exception_type or "", error.exception_message or ""
-    )
+    headline = str(error).partition("\n")[0]
     error._load_exception = OwnException(data, headline, error.traceback or "").load
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from lazycluster._functions.payload import load_value
 from lazycluster._spool import Spool
+from lazycluster.exceptions import LazyclusterError
+
+if TYPE_CHECKING:
+    from lazycluster._conversation.conversation import Conversation
+
+_VERSIONS_TIMEOUT = 5.0  # seconds to ask the host for the versions of its packages
 
 
 class Values:
@@ -23,6 +32,22 @@ class Values:
         self._spans: dict[int, tuple[int, int]] = {}  # [start, end) in the spool, by step
         self._returned: set[int] = set()
         self._lost: dict[int, OSError] = {}
+        self._find_conversation: Callable[[], Conversation | None] = lambda: None
+        self._environment: Mapping[str, str] = {}  # of the steps
+
+    def __getstate__(self) -> dict[str, object]:
+        state = self.__dict__.copy()
+        del state["_find_conversation"], state["_environment"]  # a secret may be there
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.__dict__.update(state)
+
+    def come_from(self, conversation: Conversation, environment: Mapping[str, str]) -> None:
+        """Note the conversation that brings the values, which is not kept alive."""
+        self._find_conversation = weakref.ref(conversation)
+        self._environment = environment
 
     def append(self, index: int, data: memoryview) -> None:
         """Store the next chunk of a step's value; steps come in order.
@@ -74,9 +99,25 @@ class Values:
             if index in self._returned and index not in self._lost
         }
 
-    @staticmethod
-    def _load(spool: Spool, start: int, end: int) -> object:
-        return load_value(spool.open(start, end))
+    def _load(self, spool: Spool, start: int, end: int) -> object:
+        return load_value(spool.open(start, end), self._find_versions)
+
+    def _find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
+        """Return the versions of packages on the host; nothing if the host cannot be asked."""
+        conversation = self._find_conversation()
+        if conversation is None:
+            return ()
+        deadline = time.monotonic() + _VERSIONS_TIMEOUT
+        try:
+            found = conversation.operate(
+                "read_versions",
+                {"names": names},
+                environment=self._environment,
+                deadline=deadline,
+            )
+            return [(str(name), version and str(version)) for name, version in found]
+        except (LazyclusterError, OSError, TypeError, ValueError):
+            return ()
 
     def clear(self) -> None:
         """Free the values; a copy of the execution keeps them."""

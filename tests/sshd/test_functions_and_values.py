@@ -116,11 +116,14 @@ def test_f26_argument_that_cannot_be_pickled(runtime, requests, make):
 
 
 def generator():
-    yield 1
+    return (number for number in range(3))
 
 
-async def coroutine():
-    return 1
+def coroutine():
+    async def nothing():
+        pass
+
+    return [nothing()]  # it would be run if it were the value itself
 
 
 def open_socket():

@@ -315,6 +315,30 @@ def test_an_array_of_objects_is_named_by_its_index():
     numpy = pytest.importorskip("numpy")
     array = numpy.array([[1, 2], [3, LOCK]], dtype=object)
     assert "→ item [1, 1] (_thread.lock)" in message_of(_plain, array)
+    assert "→ key 'b' (_thread.lock)" in message_of(_plain, {"a": numpy.ones(3), "b": LOCK})
+
+
+def test_a_table_is_named_by_its_column_and_row():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": [1, 2], "b": ["x", LOCK]})
+    assert "`a` of `_plain` → column 'b', row 1 (_thread.lock)" in message_of(_plain, a=table)
+    assert "`a` of `_plain` → row 1 (_thread.lock)" in message_of(_plain, a=table["b"])
+
+
+class Hostile:
+    """Raises when it is looked at."""
+
+    def __getattribute__(self, name):
+        if name in ("__dict__", "lock"):
+            raise RuntimeError(name)
+        return object.__getattribute__(self, name)
+
+    def __reduce__(self):
+        return _plain, (LOCK,)
+
+
+def test_an_object_that_raises_when_it_is_looked_at_is_no_trap():
+    assert "TypeError: cannot pickle '_thread.lock' object" in message_of(_plain, [Hostile()])
 
 
 def test_the_first_that_fails_is_named_in_the_order_of_pickling():
@@ -528,7 +552,7 @@ def test_an_event_loop_is_started_in_the_function():
 
 
 VALUES = {
-    "generator": (_generator, "value (generator). Return a list."),
+    "generator": (_generator, "value (generator). Return a list instead."),
     "lock": (threading.Lock, "value (_thread.lock). Return plain data."),
     "in a dict": (lambda: {"db": [LOCK]}, "value → key 'db' → item 0 (_thread.lock)"),
     "attribute": (WithLock, "value → attribute `lock` (_thread.lock). Return plain data. Or leave"),

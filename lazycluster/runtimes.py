@@ -56,7 +56,7 @@ class Runtime(ProcessHost):
             that have a meaning for OpenSSH (`key_filename`, `username`, `timeout`, `gateway` and
             others, see the page "Coming from lazycluster 0.2 or fabric").
         modules: Names of packages that functions send to the host although they are installed
-            here. They must not have compiled modules.
+            here, each as a whole with its data files. They must not have compiled modules.
         installed: Names of packages that the host has, although they are local here.
 
     `Connection` explains the keyword-only parameters and has their defaults; None means not given.

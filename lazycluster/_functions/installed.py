@@ -26,6 +26,9 @@ _SYSTEM_FOLDER = re.compile(r"/usr/lib(64)?/python3[^/]*/(site|dist)-packages(/|
 _VERSIONED = re.compile(r"([^-]+)-[^-].*\.(dist|egg)-info\Z")
 _EDITABLE = re.compile(rb'"editable"\s*:\s*true')
 
+_METADATA = (".dist-info", ".egg-info")
+_NAME = re.compile(r"-|\.(?:dist|egg)-info\Z")  # ends the name of a distribution
+_DESCRIPTIONS = ("METADATA", "PKG-INFO", "entry_points.txt", "top_level.txt")
 _FILES = {"RECORD", "direct_url.json", "installed-files.txt", "top_level.txt"}
 
 
@@ -181,3 +184,42 @@ def _is_of_conda(folder: str, top: str) -> bool:
         if inside + b"/" in record or inside + b"." in record:
             return True
     return False
+
+
+def find_metadata(name: str, *, by_contents: bool) -> dict[str, bytes]:
+    """Return the metadata of the distribution that a top-level module belongs to.
+
+    Also of an editable one: a package may ask for its own version when it is imported.
+
+    Args:
+        name: The name of the module.
+        by_contents: If True, a distribution with another name is looked for as well.
+
+    Returns:
+        The contents of files by their names, such as `METADATA`; empty if there is none.
+    """
+    folders = [entry for entry in list(sys.path) if isinstance(entry, str)]
+    for has_name in (True, False) if by_contents else (True,):
+        for folder in dict.fromkeys(folders):
+            read = functools.partial(_read_file, folder)
+            for entry in _list_metadata(folder):
+                if (
+                    _normalized(_NAME.split(entry)[0]) == _normalized(name)
+                    if has_name
+                    else _names(entry, read, name.encode())
+                ):
+                    found = {file: read(f"{entry}/{file}") for file in _DESCRIPTIONS}
+                    if found["METADATA"] or found["PKG-INFO"]:
+                        return {file: text for file, text in found.items() if text is not None}
+    return {}
+
+
+def _list_metadata(folder: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder or ".") if name.endswith(_METADATA)]
+    except OSError:
+        return []
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()

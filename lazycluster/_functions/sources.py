@@ -21,6 +21,8 @@ from importlib.machinery import ModuleSpec
 from opcode import EXTENDED_ARG, opmap
 from typing import Any, ClassVar, NamedTuple
 
+from lazycluster._functions.data_files import Listing, list_files, read_files
+from lazycluster._functions.installed import find_metadata
 from lazycluster._functions.local_modules import (
     compiled_member,
     find_local,
@@ -98,8 +100,12 @@ class Sources:
         )
 
     def contents(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Return the content of local modules and of those that they import, by its key."""
-        waiting, seen, found = set(names), set[str](), dict[str, bytes]()
+        """Return the content of local modules and of those that they import, by its key.
+
+        What the user wants to be sent is there in any case, with its data files.
+        """
+        waiting, seen = {*names, *self._modules.sent}, set[str]()
+        found = dict(map(_read_files, self._modules.sent))
         while waiting:
             name = waiting.pop()
             seen.add(name)
@@ -115,9 +121,14 @@ class Sources:
 
     def _package_with(self, name: str) -> _Package | None:
         """Return the package that a name belongs to; None if it is not local."""
-        top = name.partition(".")[0]
-        spec = self._spec(top)
-        if spec is None:
+        top = ""  # the outermost local package: `google` need not be local where `google.mine` is
+        spec = None
+        for part in name.split("."):
+            top = f"{top}.{part}" if top else part
+            spec = self._spec(top)
+            if spec is not None:
+                break
+        else:
             return None
         package = self._packages.get(top)
         if package is None or name not in package.required or not _is_current(package, top, spec):
@@ -155,8 +166,8 @@ class Sources:
             if module is None:
                 continue
             modules[name] = module
-            if module.is_package and module.path is not None:
-                waiting |= set(_members(name, module.path)) - seen
+            if module.is_package and (module.path is not None or top in self._modules.sent):
+                waiting |= set(_members(name)) - seen
             prefix = f"{top}."
             waiting |= {other for other in module.imports if other.startswith(prefix)} - seen
         if not modules:
@@ -165,9 +176,10 @@ class Sources:
             name: (module.code, module.text, module.path, module.is_package)
             for name, module in sorted(modules.items())
         }
-        data = _pack(("modules", described))
+        metadata = find_metadata(top, by_contents=top in self._modules.sent)
+        data = _pack(("modules", described, metadata))
         imports = frozenset().union(*(module.imports for module in modules.values()))
-        outside = frozenset(name for name in imports if name.partition(".")[0] != top)
+        outside = frozenset(name for name in imports if not f"{name}.".startswith(f"{top}."))
         return _Package(modules, frozenset(required | seen), _key(data), data, outside)
 
     def _read_module(self, name: str) -> _Module | None:
@@ -260,23 +272,42 @@ def _version(path: str | None) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _members(package: str, path: str) -> Iterator[str]:
-    """Yield the modules beside a package's __init__.py, and its packages."""
-    try:
-        entries = list(os.scandir(os.path.dirname(path)))
-    except OSError:  # it is in a zip
-        return
-    for entry in entries:
-        stem, extension = os.path.splitext(entry.name)
-        is_module = extension == ".py" and stem != "__init__"
-        is_package = os.path.isfile(os.path.join(entry.path, "__init__.py"))
-        if stem.isidentifier() and (is_module or (is_package and not extension)):
-            yield f"{package}.{stem}"
+def _members(package: str) -> Iterator[str]:
+    """Yield the modules in the folders of a package, and the packages with an __init__.py."""
+    spec = find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if not os.path.isdir(folder):  # it is in a zip
+            import pkgutil
+
+            yield from (found.name for found in pkgutil.iter_modules([folder], f"{package}."))
+            continue
+        for entry in os.scandir(folder):
+            stem, extension = os.path.splitext(entry.name)
+            is_module = extension in (".py", ".pyc") and stem != "__init__"
+            is_package = os.path.isfile(os.path.join(entry.path, "__init__.py"))
+            if stem.isidentifier() and (is_module or (is_package and not extension)):
+                yield f"{package}.{stem}"
+
+
+_files: dict[str, tuple[Listing, tuple[str, bytes]]] = {}
+
+
+def _read_files(package: str) -> tuple[str, bytes]:
+    """Return the files of a package as content with its key, as they are now."""
+    spec = find_spec(package)
+    listing = () if spec is None else list_files(spec)
+    known = _files.get(package)
+    if known is None or known[0] != listing:
+        data = _pack(("files", {} if spec is None else read_files(spec, listing)))
+        known = _files[package] = listing, (_key(data), data)
+    return known[1]
 
 
 def _read_text(name: str, spec: Any) -> str:
     get_source = getattr(spec.loader, "get_source", None)  # a zip has it, too
     text = get_source(name) if get_source is not None else None
+    if text is None and spec.origin.endswith(".pyc"):
+        return ""  # there is bytecode only
     if text is None:
         with open(spec.origin, "rb") as file:
             text = importlib.util.decode_source(file.read())
@@ -285,7 +316,8 @@ def _read_text(name: str, spec: Any) -> str:
 
 def _read_code(name: str, spec: Any, text: str, *, is_loaded: bool) -> types.CodeType:
     get_code = getattr(spec.loader, "get_code", None)  # reads a .pyc, ten times as fast
-    code = get_code(name) if get_code is not None and is_loaded else None
+    is_read = is_loaded or not text
+    code = get_code(name) if get_code is not None and is_read else None
     return code or compile(text, spec.origin, "exec", dont_inherit=True)
 
 

@@ -6,10 +6,11 @@ import importlib.util
 import io
 import linecache
 import marshal
+import os
 import sys
 import zlib
 
-from . import stand_ins
+from . import resources, stand_ins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,14 +36,19 @@ def install(contents: "Iterable[bytes]") -> "frozenset[str]":
     """Take what a call refers to, modules and texts of files; return the names of the modules."""
     modules = {}  # type: dict[str, Sent]
     print_with_sent_lines()
+    files = resources.Files()
+    metadata = []  # type: list[dict[str, bytes]]
     for content in contents:
         kind, *rest = marshal.loads(zlib.decompress(content))
         if kind == "text":
             show(*rest)
+        elif kind == "files":
+            files.add(*rest)
         else:
             modules.update(rest[0])
+            metadata.append(rest[1])
     if modules:
-        sys.meta_path.insert(0, LocalModules(modules))
+        sys.meta_path.insert(0, LocalModules(modules, files, metadata))
     return frozenset(modules)
 
 
@@ -72,8 +78,15 @@ def show(path: "str", text: "str") -> "None":
 class LocalModules:
     """Import modules that were sent. It is a finder and a loader, see importlib.abc."""
 
-    def __init__(self, modules: "dict[str, Sent]") -> "None":
+    def __init__(
+        self,
+        modules: "dict[str, Sent]",
+        files: "resources.Files",
+        metadata: "list[dict[str, bytes]]",
+    ) -> "None":
         self._modules = modules
+        self._files = files
+        self._metadata = [each for each in metadata if each]
         for name in modules:
             sys.modules.pop(name, None)  # the host may have another module of this name
 
@@ -85,7 +98,17 @@ class LocalModules:
         _, _, file, is_package = self._modules[name]
         spec = importlib.machinery.ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = file is not None  # then the module has a __file__
+        if is_package and file is None:  # other folders of the package may be here
+            found = importlib.machinery.PathFinder.find_spec(name, path)  # type: ignore[arg-type]
+            if found is not None and not found.has_location:
+                spec.submodule_search_locations = list(found.submodule_search_locations or ())
         return spec
+
+    def find_distributions(self, context: "Any") -> "list[Any]":
+        """See importlib.metadata.DistributionFinder: a package may ask for its own version."""
+        if "path" in vars(context):  # what is installed in certain folders is asked for
+            return []
+        return resources.find_distributions(self._metadata, context.name)
 
     def create_module(self, spec: "importlib.machinery.ModuleSpec") -> "None":
         """See importlib.abc.Loader."""
@@ -106,6 +129,20 @@ class LocalModules:
     def get_source(self, name: "str") -> "str":
         """See importlib.abc.InspectLoader."""
         return self._modules[name][1]
+
+    def get_data(self, path: "str") -> "bytes":
+        """See importlib.abc.ResourceLoader."""
+        return self._files.read(path)
+
+    def get_resource_reader(self, name: "str") -> "resources.Reader | None":
+        """See importlib.abc.Loader; None for a folder without __init__.py."""
+        path = self._modules[name][2]
+        return None if path is None else resources.Reader(self._files, os.path.dirname(path))
+
+    @property
+    def archive(self) -> "Any":
+        """Return the data files as zipimport has them, for importlib.resources of Python 3.9."""
+        return self._files.archive()
 
     def get_code(self, name: "str") -> "Any":
         """See importlib.abc.InspectLoader; `runpy` runs it."""

@@ -28,6 +28,7 @@ IMPORTED_MODULES = {
     "_shared.unpacker": ("_shared.tree_stream",),
     "_remote.call": (
         "_remote.stand_ins",
+        "_remote.resources",
         "_remote.local_modules",
         "_remote.rebuild",
         "_remote.unpickler",

@@ -49,7 +49,7 @@ def sent_modules(body, package=""):
     names = imported(function_of(body, package).__code__, package)
     found = {}
     for content in Sources(NONE_NAMED).contents(names).values():
-        kind, modules = marshal.loads(zlib.decompress(content))
+        kind, modules, _ = marshal.loads(zlib.decompress(content))
         assert kind == "modules"
         found.update(modules)
     return found

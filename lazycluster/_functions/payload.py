@@ -137,8 +137,12 @@ def _explain(
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._shared.unpicklable import explain
 
-    roots = _roots(function, args, kwargs)
-    found = explain(roots, error, lambda file: CallPickler(file, modules))
+    def make_pickler(file: object) -> CallPickler:
+        pickler = CallPickler(file, modules)
+        pickler.note_used(*args, *kwargs.values())
+        return pickler
+
+    found = explain(_roots(function, args, kwargs), error, make_pickler)
     return f"The call cannot be pickled: {found or f'`{describe(function)}`: {_one_line(error)}'}"
 
 

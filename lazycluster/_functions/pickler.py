@@ -130,8 +130,12 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self, function: object, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> None:
         """Pickle a call."""
-        self._used |= {id(value) for value in (*args, *kwargs.values())}
+        self.note_used(*args, *kwargs.values())
         self.dump((function, tuple(args), dict(kwargs)))
+
+    def note_used(self, *objects: object) -> None:
+        """Note objects that a function uses, so that they are not left behind."""
+        self._used |= {id(each) for each in objects}
 
     def _rule(self, name: Any) -> int:
         """Return how what a module defines travels.

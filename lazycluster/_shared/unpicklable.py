@@ -231,6 +231,8 @@ def _tell(steps: "list[Step]", error: "BaseException") -> "str":
             del steps[number + 1 :]
             break
     text = _way(steps)
+    if isinstance(error, pickle.PicklingError) and _text_of(error).endswith("."):
+        return "{}: {}".format(text, _text_of(error))  # a sentence of ours, which has the cure
     reason = _reason(error)
     if reason and known_kind(steps[-1][1]) != "ours":
         text += ": {}".format(reason)

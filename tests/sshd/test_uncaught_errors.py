@@ -37,6 +37,16 @@ CONNECTION = "connection = Connection(alias, **keywords)\n"
 MANY_LINES = "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; done; exit 2"
 OURS = re.compile(r'File "(<lazycluster|.*/lazycluster/)')
 
+MISSING = """
+def use():
+    import lc_nowhere
+def make():
+    import types
+    module = sys.modules["lc_nowhere"] = types.ModuleType("lc_nowhere")
+    exec("class Thing: pass", vars(module))
+    return module.Thing()
+"""
+
 # The lines of a script, and what its error must say.
 SCRIPTS = {
     "a failed command": (
@@ -141,6 +151,22 @@ SCRIPTS = {
     "a value that cannot be pickled": (
         RUNTIME + "runtime.execute_function(threading.Lock)",
         ["its value cannot be pickled: "],
+    ),
+    "a module that the host lacks": (
+        RUNTIME + MISSING + "runtime.call(use)",
+        ["ModuleNotFoundError: No module named 'lc_nowhere'", "neither installed on loopback nor"],
+    ),
+    "a module that the host lacks, in a task": (
+        RUNTIME + MISSING + "runtime.execute_function(use)",
+        ["No module named 'lc_nowhere'", "neither installed on loopback nor here"],
+    ),
+    "a value of a package that is missing here": (
+        RUNTIME + MISSING + "runtime.call(make)",
+        ["SerializationError: ", "lc_nowhere is not installed here. Install it here, or"],
+    ),
+    "a function that asks": (
+        RUNTIME + "runtime.call(input)",
+        ["EOFError: a function on a host has no terminal to read from. Pass what it asks for"],
     ),
     "a function whose process ends": (
         RUNTIME + "runtime.execute_function(os.abort)",

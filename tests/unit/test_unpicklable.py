@@ -605,6 +605,14 @@ def test_the_reason_of_a_class_is_in_the_message():
     assert "Refuses): TypeError: no way. " in text
 
 
+def test_a_reason_that_is_a_sentence_with_a_cure_stands_alone():
+    """As that of a local package with a compiled module."""
+    reason = "spam has the compiled module spam/_fast.so. Install spam on the host."
+    text = message_of(_plain, {"a": Refuses(pickle.PicklingError(reason))})
+    assert text.startswith("positional argument 1 of `_plain` → key 'a' (")
+    assert text.endswith(f"Refuses): {reason}")
+
+
 def test_an_error_of_a_class_of_another_kind_passes():
     """ValueError, though a pointer of ctypes raises it, too."""
     with pytest.raises(ValueError, match="odd"):

@@ -163,7 +163,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             raise pickle.PicklingError(reason)
         return AS_SOURCE if name != "__main__" and self._sources.has(name) else BY_VALUE
 
-    def _require(self, name: str) -> None:
+    def _require(self, name: Any) -> None:
         """Note that the host must import a module, if that is sent."""
         if self._rule(name) == AS_SOURCE:
             self.modules.add(name)
@@ -198,7 +198,9 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             return kind, (obj.func,), {"attrname": obj.attrname}
         if "<locals>" not in kind.__qualname__:
             self._require(kind.__module__)  # an object may pickle as a name of that module
-        if kind not in _LOCAL_REDUCERS and not self._installed_names.may_name(kind):
+        if any("__qualname__" in vars(base) for base in kind.__mro__):
+            self._require(getattr(obj, "__module__", None))  # a function written in C
+        elif kind not in _LOCAL_REDUCERS and not self._installed_names.may_name(kind):
             self._without_rule.add(kind)
         return super().reducer_override(obj)
 

@@ -140,8 +140,12 @@ def installed_package(folder):
 
 def test_an_installed_package_is_not_sent(runtime, installed_package):
     """The host must have it."""
-    with pytest.raises(ModuleNotFoundError, match="lc_pack"):
+    with pytest.raises(ModuleNotFoundError, match="lc_pack") as caught:
         runtime.call(installed_package.f, 2)
+    assert (
+        "lc_pack is installed here and not there. "
+        'Install it on the host, or say modules=["lc_pack"] to send it.'
+    ) in str(caught.value.__cause__)
 
 
 def test_modules_sends_an_installed_package(runtime, installed_package):
@@ -211,6 +215,9 @@ def test_a_local_package_with_a_compiled_member_runs_where_it_is_installed(
         f"lc_fast has the compiled module lc_fast/_speed{suffix}, which cannot travel. "
         'Install lc_fast on the host, and say installed=["lc_fast"].'
     ) in str(caught.value)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        make_runtime().call(import_all, ["lc_fast"])
+    assert f"lc_fast has the compiled module lc_fast/_speed{suffix}" in str(caught.value.__cause__)
     view = runtime.with_options(installed=["lc_fast"])
     assert view.call(where) == f"{tmp_path}/host/lc_fast/__init__.py"
 

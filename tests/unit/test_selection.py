@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.machinery
+import importlib.util
 import json
+import math
 import pickle
 import sys
+import types
 
 import pytest
 
@@ -216,6 +219,37 @@ def test_a_compiled_package_is_refused_with_the_cure_and_left_if_it_is_named(fol
             'Install lc_speedy on the host, and say installed=["lc_speedy"].'
         ) in str(caught.value)
         dump_call(function, args, {}, modules=Modules(left=frozenset({"lc_speedy"})))
+
+
+def test_the_message_has_the_way_to_a_compiled_module_and_one_cure(folder):
+    write(folder, "lc_speedy/__init__.py", f"lc_speedy/_fast{SUFFIX}")
+    module = importlib.import_module("lc_speedy")
+
+    def use():
+        return module.x
+
+    with pytest.raises(SerializationError) as caught:
+        dump_call(use, (), {})
+    way, _, rest = str(caught.value).partition(": lc_speedy has ")
+    assert "function `use` → closure variable `module` (module lc_speedy)" in way
+    assert rest == (
+        f"the compiled module lc_speedy/_fast{SUFFIX}, which cannot travel. "
+        'Install lc_speedy on the host, and say installed=["lc_speedy"].'
+    )
+
+
+def test_a_function_written_in_c_of_a_local_module_is_refused(folder, monkeypatch):
+    """It is pickled by name, and the host does not have the module."""
+    write(folder, f"lc_c{SUFFIX}")
+    module = types.ModuleType("lc_c")
+    module.__spec__ = importlib.util.find_spec("lc_c")
+    module.__file__, module.erf = module.__spec__.origin, math.erf
+    monkeypatch.setitem(sys.modules, "lc_c", module)
+    monkeypatch.setattr(math.erf, "__module__", "lc_c")
+    with pytest.raises(SerializationError, match="lc_c is the compiled module"):
+        dump_call(math.erf, (1,), {})
+    chosen = Modules(left=frozenset({"lc_c"}))
+    assert b"lc_c" in dump_call(math.erf, (1,), {}, modules=chosen).payload.read_at(0, 100)
 
 
 # ── the error of a module that the host lacks ─────────────────────────────────────────────────────

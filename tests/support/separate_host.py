@@ -21,20 +21,20 @@ from support.interpreters import OWN_PYTHON
 
 # `keep` saves a folder before others are covered, `restore` puts it back; both in the same order.
 _SCRIPT = """set -e
-mount -t tmpfs none /mnt
+mount -n -t tmpfs none /mnt
 kept=0 restored=0
 while [ "$1" != run ]; do
     case $1 in
         keep)
             kept=$((kept + 1))
             mkdir "/mnt/$kept"
-            mount --rbind "$2" "/mnt/$kept"
+            mount -n --rbind "$2" "/mnt/$kept"
             ;;
-        cover) mount -t tmpfs none "$2" ;;
+        cover) mount -n -t tmpfs none "$2" ;;
         restore)
             restored=$((restored + 1))
             mkdir -p "$2"
-            mount --move "/mnt/$restored" "$2"
+            mount -n --move "/mnt/$restored" "$2"
             ;;
     esac
     shift 2

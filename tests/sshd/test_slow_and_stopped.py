@@ -163,8 +163,8 @@ def test_what_a_silent_link_left_behind_ends_before_the_next_step(own_sshd, tmp_
         old = supervisor(runtime)
         own_sshd.pause()
         assert isinstance(ended(task).error.__cause__, ConnectionLostError)
-        own_sshd.resume()
         os.kill(old, signal.SIGSTOP)  # so that the end of its input does not end it
+        own_sshd.resume()
         assert run(runtime, f"cat {first}") == ["started\nended\n"]
         await_gone([step, old])
     finally:

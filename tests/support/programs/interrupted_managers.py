@@ -92,15 +92,18 @@ def interrupt_twice_in_a_with_block() -> None:
 def interrupt_pool_of_the_guide() -> None:
     runtime = open_runtime()
     tasks = [endless() for _ in range(3)]
+    submitted = threading.Event()
 
     def interrupt() -> None:
         await_start()
+        submitted.wait()
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(runtime.execute_task, task, False) for task in tasks]
         try:
+            submitted.set()
             for future in futures:
                 future.result()
         except BaseException:

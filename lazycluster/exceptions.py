@@ -375,6 +375,8 @@ class RemoteFunctionError(LazyclusterError):
         self._load_exception: Callable[[], Exception | None] | None = None
 
     _called: bool = True  # False if the function or an argument could not be unpickled there
+    _headline: str = ""  # what happened, as a line
+    _hint: str = ""  # which packages are missing or of another version there
 
     @property
     def _last_line(self) -> str:

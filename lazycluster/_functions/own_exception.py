@@ -20,16 +20,18 @@ class OwnException:
         data: The pickle.
         headline: What happened, as a line.
         remote_traceback: The traceback on the host.
+        hint: What the host cannot know; it becomes a part of the exception's message.
     """
 
-    def __init__(self, data: bytes, headline: str, remote_traceback: str) -> None:
+    def __init__(self, data: bytes, headline: str, remote_traceback: str, hint: str = "") -> None:
         self._data: bytes = data
         self._headline: str = headline
         self._remote_traceback: str = remote_traceback
+        self._hint: str = hint
         self._loaded: list[Exception | None] = []
 
-    def __reduce__(self) -> tuple[type[OwnException], tuple[bytes, str, str]]:
-        return OwnException, (self._data, self._headline, self._remote_traceback)
+    def __reduce__(self) -> tuple[type[OwnException], tuple[bytes, str, str, str]]:
+        return OwnException, (self._data, self._headline, self._remote_traceback, self._hint)
 
     def load(self) -> Exception | None:
         """Unpickle the exception in this thread, at the first call; its cause is the traceback.
@@ -53,6 +55,11 @@ class OwnException:
             if not isinstance(error, Exception):
                 return None
             error.__cause__ = RemoteTraceback(self._headline, self._without_last(error))
+            if self._hint and isinstance(error, (ImportError, AttributeError)):
+                text = f"{error}. {self._hint}"
+                error.args = (text,)
+                if isinstance(error, ImportError):
+                    error.msg = text
         except Exception as failure:  # a user's class may raise anything
             kind = type(failure).__name__
             _logger.debug("%s Its exception cannot be unpickled: %s", self._headline, kind)

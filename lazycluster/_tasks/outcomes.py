@@ -70,6 +70,9 @@ def ending(outcome: Outcome) -> str:
     return f"with exit status {outcome.exit_status}"
 
 
+# What Python says of a module or a name that is missing.
+_OF_PYTHON = re.compile("No module named |cannot import name |Can't get attribute ")
+
 # Of a Python that does not start; the lines before these say why.
 _NOISE_OF_PYTHON = re.compile(r"^(?:Python runtime state|Current thread|  <no Python frame>)")
 
@@ -182,13 +185,16 @@ def _raised_error(
     headline = f"{name} raised {failure.type} on {host}"
     if not called:
         headline = f"{name} could not be loaded on {host}"
-    cure = explain_missing(failure.type, failure.message) or explain_on_host(failure.versions, host)
+    cure = explain_missing(failure.type, failure.message)
+    by_python = not called or _OF_PYTHON.match(failure.message)  # not a text of the user
+    versions = explain_on_host(failure.versions, host) if by_python and not cure else ""
     headline += f". {cure}" if cure else ":"
     traceback = failure.traceback.rstrip()
     if failure.message not in traceback:
         traceback += f"\n{failure.type}: {failure.message}"
+    first_line = f"{headline[:-1]}. {versions}" if versions else headline
     error = RemoteFunctionError(
-        f"{headline}\n{traceback}",
+        f"{first_line}\n{traceback}",
         host=host,
         function=name,
         exception_type=failure.type,
@@ -197,6 +203,7 @@ def _raised_error(
         exit_status=exit_status if failure.type == "SystemExit" else None,
     )
     error._called = called
+    error._headline, error._hint = headline, versions
     return error
 
 
@@ -205,8 +212,8 @@ def attach_exception(error: RemoteFunctionError, data: bytes) -> None:
 
     Only for the step of a function: a pickle runs code, and commands must not need trust.
     """
-    headline = str(error).partition("\n")[0]
-    error._load_exception = OwnException(data, headline, error.traceback or "").load
+    own = OwnException(data, error._headline, error.traceback or "", error._hint)
+    error._load_exception = own.load
 
 
 def own_exception(error: RemoteFunctionError) -> Exception:

@@ -77,6 +77,8 @@ class Sources:
     def __init__(self, modules: Modules) -> None:
         self._modules = modules
         self._packages: dict[str, _Package] = {}
+        self._elsewhere: set[str] = set()  # names of top-level modules that are not local
+        self._path_state: tuple[object, ...] = ()
 
     @classmethod
     def of(cls, modules: Modules) -> Sources:
@@ -106,14 +108,29 @@ class Sources:
         """
         waiting, seen = {*names, *self._modules.sent}, set[str]()
         found = dict(map(_read_files, self._modules.sent))
+        self._forget_elsewhere()
         while waiting:
             name = waiting.pop()
             seen.add(name)
+            top = name.partition(".")[0]
+            if top in self._elsewhere and top not in sys.modules:
+                continue
             package = self._package_with(name)
-            if package is not None and package.key not in found:
+            if package is None:
+                if top not in sys.modules and self._spec(top) is None:
+                    self._elsewhere.add(top)
+            elif package.key not in found:
                 found[package.key] = package.data
                 waiting |= package.imports - seen
         return found
+
+    def _forget_elsewhere(self) -> None:
+        """Forget which modules are not local, if some may be by now; looking for one is slow."""
+        folders = [entry for entry in list(sys.path) if isinstance(entry, str)]
+        state = len(sys.meta_path), *((folder, _version(folder or ".")) for folder in folders)
+        if state != self._path_state:
+            self._path_state = state
+            self._elsewhere = set()
 
     def _find(self, name: str) -> _Module | None:
         package = self._package_with(name)
@@ -121,14 +138,8 @@ class Sources:
 
     def _package_with(self, name: str) -> _Package | None:
         """Return the package that a name belongs to; None if it is not local."""
-        top = ""  # the outermost local package: `google` need not be local where `google.mine` is
-        spec = None
-        for part in name.split("."):
-            top = f"{top}.{part}" if top else part
-            spec = self._spec(top)
-            if spec is not None:
-                break
-        else:
+        top, spec = self._find_top(name)
+        if spec is None:
             return None
         package = self._packages.get(top)
         if package is None or name not in package.required or not _is_current(package, top, spec):
@@ -139,6 +150,21 @@ class Sources:
                 return None
             self._packages[top] = package
         return package
+
+    def _find_top(self, name: str) -> tuple[str, ModuleSpec | None]:
+        """Return the outermost local package that a name is in, and its spec; None if none is.
+
+        It is `google.mine` if `google` is installed and has a local folder, too.
+        """
+        top, *parts = name.split(".")
+        spec = self._spec(top)
+        if spec is None and len(getattr(sys.modules.get(top), "__path__", ())) > 1:
+            for part in parts:
+                top = f"{top}.{part}"
+                spec = self._spec(top)
+                if spec is not None:
+                    break
+        return top, spec
 
     def _spec(self, name: str) -> ModuleSpec | None:
         """Return the spec of a local module; None if it is not local or does not exist."""

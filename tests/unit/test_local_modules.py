@@ -151,3 +151,26 @@ def test_extension_module_does_not_travel(local, tmp_path):
     os.utime(tmp_path)
     importlib.invalidate_caches()
     assert found("import one_4711") == set()
+
+
+def test_a_module_that_does_not_exist_is_looked_for_once(local, tmp_path, monkeypatch):
+    """Until one may be there: packages import many that they can do without."""
+    local(one_4711="try:\n    import json, later_4711, never_4711.part\nexcept ImportError: ...\n")
+    sources = Sources(NONE_NAMED)
+    assert len(sources.contents({"one_4711"})) == 1
+    looked = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, *_):
+            looked.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    sources.contents({"one_4711"})
+    assert "never_4711" in looked
+    looked.clear()
+    assert len(sources.contents({"one_4711"})) == 1
+    assert looked == ["one_4711"]
+    local(later_4711="X = 1\n")
+    os.utime(tmp_path, ns=(1, 1))
+    assert len(sources.contents({"one_4711"})) == 2

@@ -142,13 +142,19 @@ def sshd() -> Iterator[LoopbackSshd]:
 
 
 @pytest.fixture(scope="session")
-def separate_sshd() -> Iterator[SeparateSshd]:
+def make_separate_sshd() -> Iterator[Callable[..., SeparateSshd]]:
+    """Return a function that makes sshds like `separate_sshd`, for all tests."""
+    with ExitStack() as stack:
+        yield lambda **arguments: stack.enter_context(SeparateSshd(**_with_defaults(arguments)))
+
+
+@pytest.fixture(scope="session")
+def separate_sshd(make_separate_sshd: Callable[..., SeparateSshd]) -> SeparateSshd:
     """Return an sshd whose host has none of the manager's files and packages.
 
     Where no mount namespace can be made it is like `sshd`.
     """
-    with SeparateSshd(**_with_defaults({})) as running:
-        yield running
+    return make_separate_sshd()
 
 
 @pytest.fixture

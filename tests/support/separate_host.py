@@ -93,7 +93,13 @@ def on_separate_host(*kept: str) -> list[str]:
 
 
 def _without(kept: Iterable[str]) -> list[str]:
-    return without_files(_managers_folders(), [sys.base_prefix, *kept])
+    kept = [os.path.realpath(folder) for folder in kept]
+    covered = {
+        folder
+        for folder in _managers_folders()
+        if not any(_is_below(os.path.realpath(folder), above) for above in kept)
+    }
+    return without_files(covered, [sys.base_prefix, *kept])
 
 
 def _managers_folders() -> set[str]:

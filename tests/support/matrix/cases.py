@@ -17,6 +17,7 @@ KINDS = {
     "errors": "Exceptions and sources",
     "processes": "Processes that a function starts",
     "projects": "Projects of several files",
+    "libraries": "Libraries",
     "cannot": "What does not travel",
 }
 """The headings of the files, in their order on the page."""

@@ -16,9 +16,22 @@ import pytest
 
 from lazycluster import Runtime
 from lazycluster.exceptions import SerializationError
-from support.matrix.cases import Case
+from support.matrix.cases import Case, read_cases
 
 _LOCAL_PACKAGE = "work_of_matrix"
+
+
+def parameters(*, libraries: bool) -> list[Any]:
+    """Return the parameters of a test: each case in each place, of libraries or of all the rest."""
+    found = []
+    for case in read_cases():
+        reason = "new in Python {}.{}".format(*case.since)
+        skip = pytest.mark.skipif(sys.version_info < case.since, reason=reason)
+        if (case.kind == "libraries") == libraries:
+            found += [
+                pytest.param(case, place, id=case.id(place), marks=skip) for place in case.places
+            ]
+    return found
 
 
 class Host:

@@ -1,0 +1,105 @@
+"""Popular libraries in functions, on hosts that have them and on hosts that do not."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+
+from support.matrix.places import Host, check, parameters
+
+
+@pytest.mark.parametrize(("case", "place"), parameters(libraries=True))
+def test_it_travels(runtime, case, place, tmp_path, monkeypatch):
+    """On a host that has the same versions."""
+    check(case, place, Host(runtime), tmp_path, monkeypatch)
+
+
+USES = {
+    "numpy": "numpy.zeros(3)",
+    "pandas": "pandas.DataFrame({'a': [1]})",
+    "polars": "polars.DataFrame({'a': [1]})",
+    "pyarrow": "pyarrow.array([1])",
+    "pydantic": "pydantic.TypeAdapter(int)",
+    "attrs": "attrs.make_class('C', [])",
+    "msgspec": "msgspec.json.encode(1)",
+    "sqlalchemy": "sqlalchemy.create_engine('sqlite://')",
+    "loguru": "loguru.logger.info('x')",
+    "rich": "rich.print('x')",
+    "tqdm": "tqdm.tqdm([])",
+}
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Return a function that makes and imports a local module."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made = []
+
+    def make(name, text):
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+        made.append(name)
+        return __import__(name)
+
+    yield make
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("library", USES)
+def test_a_library_that_only_the_manager_has_is_missed_where_it_is_used(
+    bare_runtime, module, library
+):
+    """What the same module does without it works."""
+    local = module(
+        f"uses_{library}",
+        f"""
+        import {library}
+
+        def use():
+            return {USES[library]}  # the use
+
+        def other(x: "{library}.Any" = None):
+            return 3
+
+        class Local:
+            def get(self):
+                return 4
+        """,
+    )
+    assert bare_runtime.call(local.other) == 3
+    assert bare_runtime.call(local.Local().get) == 4
+    with pytest.raises(ModuleNotFoundError, match=library) as caught:
+        bare_runtime.call(local.use)
+    assert "# the use" in str(caught.value.__cause__)
+
+
+def test_a_base_class_that_only_the_manager_has(bare_runtime, module):
+    """Its subclasses cannot be made there; the rest of the module works."""
+    local = module(
+        "uses_a_base",
+        """
+        import pydantic
+        from pydantic import BaseModel
+
+        class Model(BaseModel):
+            n: int = 1
+
+        def use():
+            return Model().n
+
+        def other():
+            return 3
+        """,
+    )
+    assert bare_runtime.call(local.other) == 3
+    with pytest.raises(ModuleNotFoundError, match="pydantic"):
+        bare_runtime.call(local.use)
+
+
+def test_an_argument_of_a_library_that_the_host_lacks(bare_runtime):
+    """The function has not run; the error names the library."""
+    numpy = pytest.importorskip("numpy")
+    with pytest.raises(Exception, match="numpy"):
+        bare_runtime.call(len, numpy.zeros(3))

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from . import awaitables, local_modules, raised, stand_ins, streams, unpickler
+from . import awaitables, local_modules, raised, spawning, streams, unpickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def call(
     """
     pid, channel = os.getpid(), streams.identity(value)
     try:
-        local = local_modules.install(contents[key] for key in step.get("contents", ()))
-        with open(payload, "rb") as source, stand_ins.loading():
-            function, args, kwargs = unpickler.CallUnpickler(source, local).load()
+        own = [contents[key] for key in step.get("contents", ())]
+        with open(payload, "rb") as source:
+            function, args, kwargs = spawning.load(own, source, step["input"])
     except local_modules.LocalImportError as error:
         return dict(raised.describe("load", error.reason), module=error.module)
     except BaseException as error:

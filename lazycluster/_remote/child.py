@@ -17,7 +17,7 @@ import sys
 import time
 
 from . import files, interpreter, python_end, streams
-from .imports import SentModules, is_own_python
+from .imports import is_own_python, load_functions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,11 +81,7 @@ def go_on(sent: "list[bytes]", payload: "int", value: "int", report: "int") -> "
     """Do the job of a step in the Python that was started for it."""
     for fd in (payload, value, report):
         os.set_inheritable(fd, False)
-    modules = SentModules()
-    for data in sent:
-        modules.add(data)
-    if modules.load("cloudpickle") is None:
-        modules.load_own("_remote.call")
+    load_functions(sent)
     streams.send_report(report, {})  # it has started
     main(None, value, report, payload, warm=False, contents={})
 
@@ -197,12 +193,13 @@ def _warm_up() -> "None":
 
         from .call import call
 
-        step = {"python": list(sys.version_info[:2])}
+        pickled = cloudpickle.dumps((lambda x: x, (), {"x": 1}))
+        step = {"python": list(sys.version_info[:2]), "input": len(pickled)}
         description = {"step": step, "working_dir": None, "environment": {}}  # type: dict[str, Any]
         payload, source = os.pipe()
         target, value = os.pipe()
         streams.write_all(source, encode_job(description, []))
-        streams.write_all(source, cloudpickle.dumps((lambda x: x, (), {"x": 1})))
+        streams.write_all(source, pickled)
         job = _read_job(payload)
         _settle(job["working_dir"], job["environment"])
         outcome = call(job["step"], {}, payload, os.dup(value), report=print)

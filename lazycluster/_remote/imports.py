@@ -6,6 +6,7 @@ import os
 import sys
 
 from .._shared import archive
+from .._shared.operations import STEP_MODULES
 from . import python_end
 
 TYPE_CHECKING = False
@@ -23,14 +24,13 @@ class SentModules:
     def __init__(self) -> "None":
         self._contents = {}  # type: dict[str, Any]  # for archive.execute
         self._missing = {}  # type: dict[str, str | None]
-        self.archives = []  # type: list[bytes]  # as they came
         self.count = 0  # of imports; a process forked before one does not have that module
         sys.meta_path.insert(0, self)
 
     def add(self, data: "bytes") -> "None":
         """Take an archive of modules; nothing is imported yet."""
         self._contents.update(archive.unpack(data))
-        self.archives.append(data)
+        archive.sources.append(data)
 
     def load(self, name: "str") -> "str | None":
         """Import a module once for all forked processes; return why it cannot be, or None."""
@@ -74,6 +74,15 @@ class SentModules:
 
     def exec_module(self, module: "types.ModuleType") -> "None":
         archive.execute(self._contents[module.__name__], module)
+
+
+def load_functions(archives: "list[bytes]") -> "None":
+    """Take the archives that the manager has sent in a new Python, and import what a call needs."""
+    modules = SentModules()
+    for data in archives:
+        modules.add(data)
+    if modules.load("cloudpickle") is None:
+        modules.load_own(STEP_MODULES["function"])
 
 
 def is_own_python(python: "list[int]") -> "bool":

@@ -45,19 +45,18 @@ while len(data) < size:
     if not chunk:
         os._exit(0)
     data += chunk
-text, packed, sent = marshal.loads(data)
+sources = marshal.loads(data)
 own = type(sys)("_lazycluster._shared.archive")
-exec(compile(text, "<lazycluster>/archive", "exec"), own.__dict__)
-own.install(own, text, packed)
+exec(compile(sources[0], "<lazycluster>/archive", "exec"), own.__dict__)
+own.install(own, *sources[:2])
 del sys.path[:2]
-sys.modules["_lazycluster._remote.child"].go_on(sent, *fds)
+sys.modules["_lazycluster._remote.child"].go_on(sources[2:], *fds)
 """
 
 
-def snapshot(sent: "list[bytes]") -> "bytes":
-    """Return what a new Python needs to go on; `sent` are the archives that the manager sent."""
-    text, packed = archive.sources
-    return marshal.dumps((text, packed, sent))
+def snapshot() -> "bytes":
+    """Return what a new Python needs to go on."""
+    return marshal.dumps(archive.sources)
 
 
 def read_at_start(environment: "dict[str, str]") -> "list[str]":

@@ -66,6 +66,11 @@ def bare_module(name: "str", attributes: "dict[str, object]") -> "Any":
     return module
 
 
+def has_modules() -> "bool":
+    """Return True if a module that travels by value has arrived."""
+    return bool(_modules)
+
+
 def namespace(name: "str", attributes: "dict[str, object]") -> "dict[str, object]":
     """Return the globals of a module that travels by value."""
     return vars(bare_module(name, attributes))  # type: ignore[no-any-return]

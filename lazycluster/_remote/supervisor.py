@@ -237,7 +237,7 @@ class Supervisor:
         lacking = [key for key in step.get("contents", ()) if key not in known]
         data = child.encode_job(job, [(key, self.contents[key]) for key in lacking])
         if variables:
-            snapshot = interpreter.snapshot(self.modules.archives)
+            snapshot = interpreter.snapshot()
             job.update(variables=variables, snapshot=len(snapshot))
             data = child.encode_job(job, []) + snapshot + data
         request.process.job = memoryview(data)

@@ -5,14 +5,21 @@ import pickle
 import sys
 
 from . import rebuild, stand_ins
-from .local_modules import LocalImportError
+from .local_modules import LocalImportError, install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, BinaryIO, Callable
 
 _REBUILD = "lazycluster._functions.rebuild"
 _SHARED = "lazycluster._shared."
+
+
+def load_call(contents: "list[bytes]", source: "BinaryIO") -> "Any":
+    """Return the function, args and kwargs of a call; `contents` are what it refers to."""
+    local = install(contents)
+    with stand_ins.loading():
+        return CallUnpickler(source, local).load()
 
 
 class CallUnpickler(pickle.Unpickler):

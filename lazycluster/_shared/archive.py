@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 TEXT_FORMAT = 2  # of marshal, which every Python reads
 
-sources = []  # type: list[bytes]  # on a host: the text of this module, the archive of the others
+# On a host: the text of this module, and the archives that the manager has sent, in their order.
+sources = []  # type: list[bytes]
 
 
 def pack(sources: "dict[str, str]") -> "bytes":

@@ -32,6 +32,7 @@ IMPORTED_MODULES = {
         "_remote.local_modules",
         "_remote.rebuild",
         "_remote.unpickler",
+        "_remote.spawning",
         "_remote.awaitables",
         "_remote.raised",
         "_shared.referents",

@@ -140,7 +140,7 @@ _KINDS = {
 }
 
 # What libraries call such classes: psycopg, SQLAlchemy, redis, requests, boto3 and others.
-_ENDINGS = ("Connection", "Cursor", "Engine", "Client", "ConnectionPool")
+_ENDINGS = ("connection", "cursor", "engine", "client", "connectionpool")
 
 
 _ITERATOR = re.compile(
@@ -164,7 +164,7 @@ def known_kind(obj: "Any") -> "str | None":
             return kind
     if _ITERATOR.match(_name(type(obj))):
         return "generator"
-    if type(obj).__name__.endswith(_ENDINGS) and not _is_of_user(type(obj)):
+    if type(obj).__name__.lower().endswith(_ENDINGS) and not _is_of_user(type(obj)):
         return "resource"
     return None
 

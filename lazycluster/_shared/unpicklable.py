@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SECONDS = 5  # for the search; then the message says less
 _AHEAD = 24  # objects that pickling makes between an object and what it holds, at most
 _NAMELESS = (type(None), type(NotImplemented), type(Ellipsis))  # pickle has rules for them
-_PLAIN = re.compile(r"(cannot|can't) pickle \S+( objects?)?$")  # says no more than the type
+_PLAIN = re.compile(r"(cannot|can't) pickle \S+( objects?| instances)?$")  # says no more than the type
 
 
 class Nowhere:
@@ -150,6 +150,8 @@ class _Search:
             _check_name(obj, reduced)
             return
         make, arguments, state, items, pairs, setter = (list(reduced) + [None] * 4)[:6]
+        if not callable(make) or not isinstance(arguments, tuple):
+            raise pickle.PicklingError("its __reduce__ returns neither a string nor a call")
         if getattr(make, "__name__", "") in ("__newobj__", "__newobj_ex__"):
             yield _CLASS, arguments[0]
             arguments = arguments[1:]

@@ -605,6 +605,22 @@ def test_the_reason_of_a_class_is_in_the_message():
     assert "Refuses): TypeError: no way. " in text
 
 
+class ReducesTo:
+    def __init__(self, reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize(
+    "reduced", [(1, ()), (print, 1), (print,), 7, "no_such_name", (None, None)]
+)
+def test_what_a_class_must_not_return_is_named_by_its_place(reduced):
+    text = message_of(_plain, [ReducesTo((list, ())), ReducesTo(reduced)])
+    assert text.startswith("positional argument 1 of `_plain` → item 1 (")
+
+
 def test_a_reason_that_is_a_sentence_with_a_cure_stands_alone():
     """As that of a local package with a compiled module."""
     reason = "spam has the compiled module spam/_fast.so. Install spam on the host."

@@ -19,7 +19,10 @@ from collections.abc import Callable
 
 # Where a system's own package manager installs; some of its modules have no metadata (`debconf` of
 # Debian). By the Filesystem Hierarchy Standard pip and users have /usr/local and their homes.
-_SYSTEM_FOLDER = re.compile(r"/usr/lib(64)?/python3[^/]*/(site|dist)-packages(/|\Z)")
+# Nothing but Nix and Guix writes into their stores.
+_SYSTEM_FOLDER = re.compile(
+    r"/usr/lib(64)?/python3[^/]*/(site|dist)-packages(/|\Z)|/(nix|gnu)/store/"
+)
 
 # An .egg-info without a version is what setuptools leaves beside sources, for an editable
 # installation or a build; then only a list of files shows that something was installed.

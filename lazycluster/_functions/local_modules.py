@@ -42,8 +42,21 @@ def is_local(name: object) -> bool:
     folders = tuple(getattr(module, "__path__", ())) if file is None else ()
     known = _known.get((name, file or folders))
     if known is None:
-        known = _known[name, file or folders] = _is_local_path(name, file, folders)
+        top = name.partition(".")[0]
+        if top != name and _is_below(file, sys.modules.get(top)):
+            known = is_local(top)  # a package is installed as a whole
+        else:
+            known = _is_local_path(name, file, folders)
+        _known[name, file or folders] = known
     return known
+
+
+def _is_below(file: object, package: object) -> bool:
+    """Return True if a file is in the only folder of a package with an `__init__.py`."""
+    folders = list(getattr(package, "__path__", ()))
+    if not isinstance(file, str) or getattr(package, "__file__", None) is None:
+        return False
+    return len(folders) == 1 and file.startswith(os.path.join(folders[0], ""))
 
 
 def _is_local_path(name: str, file: object, folders: Iterable[object]) -> bool:

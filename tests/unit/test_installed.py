@@ -190,6 +190,7 @@ def test_folder_of_the_system_is_of_its_package_manager(root, folder):
     """Some of its modules have no metadata: `debconf` of Debian, `rpm` of Fedora."""
     assert is_installed("lc_system", f"{root}/{folder}/lc_system/__init__.py")
     assert not is_installed("lc_own", f"{root}/program/lc_own.py")
+    assert is_installed("lc_store", f"/nix/store/abc-lc_store/lib/{folder}/lc_store/__init__.py")
     assert not is_installed("lc_own", f"/usr/local/lib/{folder}/lc_own.py")
 
 

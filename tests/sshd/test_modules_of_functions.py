@@ -465,3 +465,23 @@ def test_a_local_part_of_an_installed_package_is_sent(make_runtime, folder, tmp_
         assert runtime.call(read) == ("host", "lc_room.mine")
     finally:
         sys.path.remove(str(others))
+
+
+def test_a_new_interpreter_has_the_same_modules(make_runtime, installed_package, tmp_path):
+    """Some variables take effect only when Python starts."""
+    write(tmp_path / "work", {"lc_beside.py": ""})
+    view = make_runtime(working_dir=str(tmp_path / "work")).with_options(
+        env={"PYTHONHASHSEED": "7"}, modules=["lc_pack"]
+    )
+
+    def look():
+        import pkgutil
+
+        import lc_beside
+
+        data = pkgutil.get_data("lc_pack", "data.txt")
+        return lc_beside.__file__, data, os.environ["PYTHONHASHSEED"], sys.path.count(os.getcwd())
+
+    expected = str(tmp_path / "work" / "lc_beside.py"), "zwölf\n".encode(), "7", 1
+    assert view.call(look) == expected
+    assert view.call(installed_package.f, 2).x == 4

@@ -1,9 +1,10 @@
 """Say what to do about an object that cannot be pickled."""
 
-import os
 import re
 import sys
 import types
+
+from .referents import is_of_library, is_of_standard_library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ _CURES = {
     ),
     "future": ("Use its result() instead.",) * 3,
     "generator": (
+        "Make a list of it, or create it in the function.",
+        "Pass a list.",
+        "Return a list instead.",
+    ),
+    "iterator": (
         "Make a list of it, or create it in the function.",
         "Pass a list.",
         "Return a list instead.",
@@ -163,7 +169,7 @@ def known_kind(obj: "Any") -> "str | None":
         if kind is not None:
             return kind
     if _ITERATOR.match(_name(type(obj))):
-        return "generator"
+        return "iterator"
     if type(obj).__name__.lower().endswith(_ENDINGS) and not _is_of_user(type(obj)):
         return "resource"
     return None
@@ -172,8 +178,8 @@ def known_kind(obj: "Any") -> "str | None":
 def cure(steps: "list[Step]") -> "str":
     """Return the sentence that says what to do, for the way to an object."""
     root, (name, obj) = steps[0], steps[-1]
-    by_function = root[0].startswith("function")
-    place = 0 if by_function else 2 if root[0].startswith("value") else 1
+    by_function = any(isinstance(owner, types.FunctionType) for _, owner in steps[:-1])
+    place = 2 if root[0].startswith("value") else 0 if by_function else 1
     kind = known_kind(obj)
     if kind is not None:
         text = _CURES[kind][place]
@@ -198,10 +204,7 @@ def _is_of_user(kind: "type") -> "bool":
     file = getattr(module, "__file__", None)
     if not isinstance(file, str):
         return kind.__module__ == "__main__" or module is None
-    library = os.path.dirname(os.__file__)
-    parts = file.split(os.sep)
-    installed = "site-packages" in parts or "dist-packages" in parts
-    return not installed and not file.startswith(os.path.join(library, ""))
+    return not is_of_library(file)
 
 
 def _is_compiled(kind: "type") -> "bool":
@@ -209,4 +212,4 @@ def _is_compiled(kind: "type") -> "bool":
     if kind.__flags__ & 1 << 9 and "__module__" in vars(kind) and "__dict__" in vars(kind):
         return False  # made by a class statement
     file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
-    return file.endswith((".so", ".pyd", ".dylib"))
+    return file.endswith((".so", ".pyd", ".dylib")) and not is_of_standard_library(file)

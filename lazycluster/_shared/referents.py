@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GLOBAL = "global"
 ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes, bytearray])
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))  # type: tuple[type, ...]
 _MOST_CELLS = 100000  # of a table that are looked at
 
 
@@ -117,6 +118,12 @@ def _of_instance(obj: "Any") -> "Iterator[Referent]":
     if isinstance(obj, BaseException):
         for number, value in enumerate(obj.args):
             yield "`args[{}]`".format(number), value
+    elif isinstance(obj, types.MappingProxyType):
+        for key, value in obj.items():
+            yield "key {}".format(key_text(key)), value
+    elif isinstance(obj, _VIEWS):
+        for number, value in enumerate(obj):
+            yield item(number), value
     elif isinstance(obj, tuple):
         fields = getattr(kind, "_fields", ())
         for number, value in enumerate(tuple.__iter__(obj)):
@@ -209,10 +216,25 @@ def place(owner: "Any", name: "str") -> "str | None":
         line = _assigning_line(file, bare) if name.startswith(GLOBAL) else None
         line = line or owner.__code__.co_firstlineno
     # Neither `<stdin>` nor a notebook's cell is a file that the user knows.
-    if not file or not line or file.startswith("<") or "ipykernel" in file:
+    if not file or not line or file.startswith("<") or "ipykernel" in file or is_of_library(file):
         return None
     folder = os.path.join(os.getcwd(), "")
     return "{}:{}".format(file[len(folder) :] if file.startswith(folder) else file, line)
+
+
+def is_of_library(file: "str") -> "bool":
+    """Return True if a file is of the standard library or of an installed package."""
+    return _is_in_packages(file) or is_of_standard_library(file)
+
+
+def is_of_standard_library(file: "str") -> "bool":
+    """Return True if a file is of the standard library."""
+    library = os.path.join(os.path.dirname(os.__file__), "")
+    return file.startswith(library) and not _is_in_packages(file)
+
+
+def _is_in_packages(file: "str") -> "bool":
+    return not {"site-packages", "dist-packages"}.isdisjoint(file.split(os.sep))
 
 
 def _assigning_line(file: "str", name: "str", scope: "str | None" = None) -> "int | None":

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 SECONDS = 5  # for the search; then the message says less
 _AHEAD = 24  # objects that pickling makes between an object and what it holds, at most
 _NAMELESS = (type(None), type(NotImplemented), type(Ellipsis))  # pickle has rules for them
-_PLAIN = re.compile(r"(cannot|can't) pickle \S+( objects?| instances)?$")  # says no more than the type
+# Says no more than the type.
+_PLAIN = re.compile(r"(cannot|can't) pickle \S+( objects?| instances)?$")
 
 
 class Nowhere:
@@ -229,7 +230,7 @@ def _steps(name: "str", chain: "list[Step]") -> "list[Step]":
 def _tell(steps: "list[Step]", error: "BaseException") -> "str":
     # What is within a lock's owner, such as an Event, says less than the owner.
     for number, (_, obj) in enumerate(steps):
-        if known_kind(obj) not in (None, "module"):
+        if known_kind(obj) not in (None, "module", "iterator"):
             del steps[number + 1 :]
             break
     text = _way(steps)

@@ -288,6 +288,8 @@ ARGUMENTS = {
     "list of a class": (Row([LOCK]), "→ item 0"),
     "namespace": (types.SimpleNamespace(a=LOCK), "→ attribute `a`"),
     "read-only view of a dict": (types.MappingProxyType({"a": LOCK}), "→ key 'a'"),
+    "view of values": ({"a": 1, "b": LOCK}.values(), "→ item 1 ("),
+    "iterator": (iter([1, LOCK]), "→ item 1 ("),
     "exception": (KeyError("a", LOCK), "→ `args[1]`"),
     "function": (_global, "argument `a` of `_plain` → global `LOCK`"),
     "class by value": (HoldsLock(), "→ class `HoldsLock` → class attribute `HELD`"),

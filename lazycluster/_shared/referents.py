@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GLOBAL = "global"
 ATOMS = frozenset([type(None), bool, int, float, complex, str, bytes, bytearray])
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))  # type: tuple[type, ...]
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))  # type: Any
 _MOST_CELLS = 100000  # of a table that are looked at
 
 

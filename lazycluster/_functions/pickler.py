@@ -34,6 +34,23 @@ _BARE_ATTRIBUTES = ("__package__", "__file__", "__doc__")
 # These attributes say where the manager found a module, and a spec may hold any object.
 _LEFT_BEHIND = frozenset({"__builtins__", "__spec__", "__loader__", "__cached__", "__path__"})
 
+# Most calls name them, and none has to be looked for.
+_MAKERS = frozenset(
+    {
+        rebuild.make,
+        rebuild.fill,
+        rebuild.namespace,
+        rebuild.namespace_of_import,
+        cloudpickle._make_function,
+        cloudpickle._function_setstate,
+        cloudpickle._make_skeleton_class,
+        cloudpickle._class_setstate,
+        cloudpickle._make_cell,
+        cloudpickle._make_empty_cell,
+        cloudpickle.subimport,
+    }
+)
+
 BY_NAME, AS_SOURCE, BY_VALUE = range(3)  # how what a module defines travels
 
 
@@ -171,7 +188,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def reducer_override(self, obj: Any) -> Any:
         """See pickle.Pickler; called for each object that is not of a basic type."""
         kind = type(obj)
-        if kind in self._without_rule:
+        if kind in self._without_rule or (kind is types.FunctionType and obj in _MAKERS):
             return NotImplemented
         if getattr(kind, "_stays_here", False) and id(obj) not in self._used:
             return rebuild.left_behind, (kind.__name__,)

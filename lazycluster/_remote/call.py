@@ -53,9 +53,9 @@ def call(
         if streams.identity(value) != channel:
             raise OSError("the function has closed the pipe that its value goes through")
         with open(value, "wb") as target:
-            unpickler.make_pickler(target).dump(result)
+            unpickler.ValuePickler(target).dump(result)
     except BaseException as error:
-        return raised.describe_value(result, error, unpickler.make_pickler)
+        return raised.describe_value(result, error, unpickler.ValuePickler)
     return {"returned": True}
 
 

@@ -10,11 +10,13 @@ import contextlib
 import faulthandler
 import importlib
 import json
+import marshal
 import os
 import signal
 import struct
 import sys
 import time
+import zlib
 
 from . import files, interpreter, python_end, streams
 from .imports import is_own_python, load_functions
@@ -194,7 +196,8 @@ def _warm_up() -> "None":
         from .call import call
 
         pickled = cloudpickle.dumps((lambda x: x, (), {"x": 1}))
-        step = {"python": list(sys.version_info[:2]), "input": len(pickled)}
+        text = zlib.compress(marshal.dumps(("text", "", "\n")))
+        step = {"python": list(sys.version_info[:2]), "input": len(pickled), "contents": [""]}
         description = {"step": step, "working_dir": None, "environment": {}}  # type: dict[str, Any]
         payload, source = os.pipe()
         target, value = os.pipe()
@@ -202,7 +205,7 @@ def _warm_up() -> "None":
         streams.write_all(source, pickled)
         job = _read_job(payload)
         _settle(job["working_dir"], job["environment"])
-        outcome = call(job["step"], {}, payload, os.dup(value), report=print)
+        outcome = call(job["step"], {"": text}, payload, os.dup(value), report=print)
         streams.flush_streams()
         streams.send_report(value, outcome)
         for fd in (source, target, value):

@@ -8,6 +8,8 @@ import linecache
 import marshal
 import os
 import sys
+import threading
+import traceback
 import zlib
 
 from . import resources, stand_ins
@@ -54,8 +56,6 @@ def install(contents: "Iterable[bytes]") -> "frozenset[str]":
 
 def print_with_sent_lines() -> "None":
     """Let uncaught exceptions show what `show` has: Python's own hooks read files of the host."""
-    import threading
-    import traceback
 
     def print_of_thread(hook: "Any") -> "None":
         if not issubclass(hook.exc_type, SystemExit):

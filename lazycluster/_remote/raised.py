@@ -7,7 +7,7 @@ import sys
 
 from .._shared.frames import EXCEPTION_LIMIT
 from . import awaitables
-from .unpickler import make_pickler
+from .unpickler import ValuePickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,17 +133,20 @@ def pickled(error: "BaseException") -> "bytes | None":
         return None
     try:
         target = _Bounded()
-        make_pickler(target, _reduce_exception).dump(error)
+        _ExceptionPickler(target).dump(error)
         return target.getvalue()
     except BaseException:  # a user's __reduce__ may raise anything
         return None
 
 
-def _reduce_exception(obj: "Any") -> "Any":
-    if isinstance(obj, BaseException) and _needs_no_init(type(obj)):
-        new = copyreg.__newobj__  # type: ignore[attr-defined]
-        return new, (type(obj), *obj.args), obj.__dict__ or None
-    return NotImplemented
+class _ExceptionPickler(ValuePickler):
+    """Pickle an exception without calling its class."""
+
+    def reducer_override(self, obj: "Any") -> "Any":
+        if isinstance(obj, BaseException) and _needs_no_init(type(obj)):
+            new = copyreg.__newobj__  # type: ignore[attr-defined]
+            return new, (type(obj), *obj.args), obj.__dict__ or None
+        return super().reducer_override(obj)
 
 
 def _needs_no_init(kind: "type") -> "bool":

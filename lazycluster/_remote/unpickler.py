@@ -1,15 +1,20 @@
-"""Load a call, and dump its value."""
+"""Load a call, and dump its value.
+
+cloudpickle has been imported before this module, see `SentModules`.
+"""
 
 import importlib
 import pickle
 import sys
+
+import cloudpickle
 
 from . import rebuild, stand_ins
 from .local_modules import LocalImportError, install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Callable
+    from typing import Any, BinaryIO
 
 _REBUILD = "lazycluster._functions.rebuild"
 _SHARED = "lazycluster._shared."
@@ -74,19 +79,15 @@ class CallUnpickler(pickle.Unpickler):
         return vars(importlib.import_module(name))
 
 
-def make_pickler(target: "Any", reduce: "Callable[[Any], Any] | None" = None) -> "Any":
-    """Return a pickler of values, which names what the manager has sent.
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Pickle a value; what the manager has sent is named by its key."""
 
-    `reduce` may reduce an object in another way, or return NotImplemented.
-    """
-    import cloudpickle
+    def __init__(self, target: "Any") -> "None":
+        super().__init__(target, pickle.HIGHEST_PROTOCOL)
 
-    class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-        def reducer_override(self, obj: "Any") -> "Any":
-            key = rebuild.key_of(obj)
-            if key is not None:
-                return rebuild.arrived, (key,)
-            reduced = NotImplemented if reduce is None else reduce(obj)
-            return super().reducer_override(obj) if reduced is NotImplemented else reduced
-
-    return ValuePickler(target, pickle.HIGHEST_PROTOCOL)
+    def reducer_override(self, obj: "Any") -> "Any":
+        """See pickle.Pickler."""
+        key = rebuild.key_of(obj)
+        if key is not None:
+            return rebuild.arrived, (key,)
+        return super().reducer_override(obj)

@@ -47,7 +47,7 @@ from _lazycluster._remote import local_modules, stand_ins, unpickler
 local = local_modules.install(contents)
 with stand_ins.loading():
     function, args, kwargs = unpickler.CallUnpickler(sys.stdin.buffer, local).load()
-unpickler.make_pickler(sys.stdout.buffer).dump(function(*args, **kwargs))
+unpickler.ValuePickler(sys.stdout.buffer).dump(function(*args, **kwargs))
 """
 
 

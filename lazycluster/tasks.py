@@ -300,7 +300,7 @@ class RuntimeTask:
         """Add a step that calls a Python function on the host.
 
         cloudpickle pickles the function and its arguments now. Functions of scripts, notebooks and
-        local modules are sent by value, with what they use. Modules of the standard library and
+        local modules are sent, with what they use. Modules of the standard library and
         installed packages are imported on the host and must be there. The host's Python must have
         the manager's minor version. Each call runs in a process of its own.
 

@@ -6,14 +6,11 @@ import functools
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lazycluster._functions.payload import load_value
 from lazycluster._spool import Spool
 from lazycluster.exceptions import LazyclusterError
-
-if TYPE_CHECKING:
-    from lazycluster._conversation.conversation import Conversation
 
 _VERSIONS_TIMEOUT = 5.0  # seconds to ask the host for the versions of its packages
 
@@ -32,7 +29,7 @@ class Values:
         self._spans: dict[int, tuple[int, int]] = {}  # [start, end) in the spool, by step
         self._returned: set[int] = set()
         self._lost: dict[int, OSError] = {}
-        self._find_conversation: Callable[[], Conversation | None] = lambda: None
+        self._find_conversation: Callable[[], Any] = lambda: None
         self._environment: Mapping[str, str] = {}  # of the steps
 
     def __getstate__(self) -> dict[str, object]:
@@ -44,8 +41,11 @@ class Values:
         self.__init__()  # type: ignore[misc]
         self.__dict__.update(state)
 
-    def come_from(self, conversation: Conversation, environment: Mapping[str, str]) -> None:
-        """Note the conversation that brings the values, which is not kept alive."""
+    def come_from(self, conversation: object, environment: Mapping[str, str]) -> None:
+        """Note the `Conversation` that brings the values, which is not kept alive.
+
+        It is an object here, because all that a public class can lead to has a complete type.
+        """
         self._find_conversation = weakref.ref(conversation)
         self._environment = environment
 

@@ -77,19 +77,43 @@ def dump_call(
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._functions.sources import Sources
 
-    spool = Spool()
-    pickler = CallPickler(spool, modules)
-    try:
-        pickler.dump_call(function, args, kwargs)
-    except Exception as error:
-        if not is_refusal(error):
-            raise
-        raise SerializationError(_explain(function, args, kwargs, modules, error)) from error
+    left_out: frozenset[int] = frozenset()
+    while True:
+        spool = Spool()
+        pickler = CallPickler(spool, modules, left_out)
+        try:
+            pickler.dump_call(function, args, kwargs)
+            break
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            refused = _refused(pickler.annotated, modules)
+            if not refused:
+                raise SerializationError(
+                    _explain(function, args, kwargs, modules, left_out, error)
+                ) from error
+            left_out |= refused
     if len(spool) > LARGE:
         _warn_of_size(len(spool), function, args, kwargs, modules)
     required = frozenset(pickler.modules)
     found = {**Sources.of(modules).contents(required), **pickler.texts}
     return PickledCall(spool, found, required, modules)
+
+
+def _refused(annotated: Mapping[int, object], modules: Modules) -> frozenset[int]:
+    """Return the ids of those objects that cannot be pickled: annotations can do without."""
+    from lazycluster._functions.pickler import CallPickler
+    from lazycluster._shared.unpicklable import Nowhere
+
+    refused = set()
+    for key, value in annotated.items():
+        try:
+            CallPickler(Nowhere(), modules, frozenset(annotated)).dump(value)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            refused.add(key)
+    return frozenset(refused)
 
 
 def dump_by_value(call: PickledCall, module: str) -> PickledCall | None:
@@ -131,6 +155,7 @@ def _explain(
     args: Sequence[object],
     kwargs: Mapping[str, object],
     modules: Modules,
+    left_out: frozenset[int],
     error: Exception,
 ) -> str:
     """Return the message of a SerializationError: the way to what cannot be pickled."""
@@ -138,7 +163,7 @@ def _explain(
     from lazycluster._shared.unpicklable import explain
 
     def make_pickler(file: object) -> CallPickler:
-        pickler = CallPickler(file, modules)
+        pickler = CallPickler(file, modules, left_out)
         pickler.note_used(*args, *kwargs.values())
         return pickler
 

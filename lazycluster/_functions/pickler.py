@@ -9,25 +9,25 @@ Import this module with the first call, not with lazycluster: the import takes 2
 
 from __future__ import annotations
 
-import functools
+import enum
 import inspect
 import marshal
 import operator
 import pickle
 import sys
 import types
-import typing
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, ClassVar
 
 from cloudpickle import cloudpickle
 
-from lazycluster._functions import rebuild
+from lazycluster._functions import rebuild, reducers
 from lazycluster._functions.installed_names import InstalledNames
 from lazycluster._functions.local_modules import refusal
 from lazycluster._functions.selection import Modules
 from lazycluster._functions.sources import Sources, imported, text_content, with_inner
+from lazycluster._shared import by_value
 
 _BARE_ATTRIBUTES = ("__package__", "__file__", "__doc__")
 
@@ -78,34 +78,21 @@ def _reduce_code(code: types.CodeType) -> tuple[object, ...]:
         return cloudpickle.Pickler.dispatch_table[types.CodeType](code)  # type: ignore[no-any-return]
 
 
-def _reduce_lru_cache(cached: Any) -> tuple[object, ...]:
-    return functools.lru_cache(**cached.cache_parameters()), (cached.__wrapped__,)
+class _Mark:
+    """Tells the pickler that what a module or class holds begins or ends."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
 
 
-def _reduce_type_variable(variable: Any) -> tuple[object, ...]:
-    return cloudpickle._make_typevar, cloudpickle._decompose_typevar(variable)
+class _Held:
+    """Pickles as the contents of a module."""
 
+    def __init__(self, contents: object) -> None:
+        self._contents = contents
 
-def _reduce_named_type(named: Any) -> tuple[object, ...]:
-    return type(named), (named.__name__,)
-
-
-def _reduce_new_type(new: Any) -> tuple[object, ...]:
-    state = {"__module__": new.__module__, "__qualname__": new.__qualname__}
-    return type(new), (new.__name__, new.__supertype__), state
-
-
-# Reducers of types whose objects pickle by name only: the host does not have the local module in
-# which it would look for the name.
-_LOCAL_REDUCERS: dict[type, Callable[[Any], tuple[object, ...]]] = {
-    type(functools.lru_cache(len)): _reduce_lru_cache,
-    typing.TypeVar: _reduce_type_variable,
-}
-for _name in ("ParamSpec", "TypeVarTuple"):  # new in Python 3.10 and 3.11
-    if hasattr(typing, _name):
-        _LOCAL_REDUCERS[getattr(typing, _name)] = _reduce_named_type
-if isinstance(typing.NewType, type):  # a plain function before Python 3.10
-    _LOCAL_REDUCERS[typing.NewType] = _reduce_new_type
+    def __reduce__(self) -> tuple[object, ...]:
+        return operator.itemgetter(1), ((_Mark(1), self._contents, _Mark(-1)),)
 
 
 def _home(obj: Any) -> tuple[str, str] | None:
@@ -124,22 +111,34 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         modules: The names of local modules that the host must be able to import.
         texts: The content of the files whose functions travel by value, by key.
         modules_by_value: The modules pickled as a whole, in order.
+        annotated: What travels for annotations, by its id.
+
+    Args:
+        file: Takes the pickle.
+        modules: What the user said about modules.
+        left_out: Ids of objects that do not travel for annotations.
     """
 
     dispatch_table: ClassVar[Any] = ChainMap(
-        {types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
+        {types.CodeType: _reduce_code, **reducers.REDUCERS}, cloudpickle.Pickler.dispatch_table
     )
 
-    def __init__(self, file: object, modules: Modules) -> None:
+    def __init__(
+        self, file: object, modules: Modules, left_out: frozenset[int] = frozenset()
+    ) -> None:
         super().__init__(file)
         self.modules: set[str] = set()
         self.texts: dict[str, bytes] = {}
         self.modules_by_value: list[types.ModuleType] = []
+        self.annotated: dict[int, object] = {}
+        self._left_out = left_out
         self._sources = Sources.of(modules)
         self._is_local = modules.is_local
         self._rules: dict[str, int] = {}
         self._bare_modules: dict[str, _Reduced] = {}
         self._installed_names = InstalledNames(modules.is_local)
+        self._aliases = reducers.TypeAliases()
+        self._depth = 0  # above 0 within what modules and classes hold
         self._without_rule: set[type] = set()  # so that large arguments are pickled fast
         self._used: set[int] = set()  # ids of what functions name; the rest may be left behind
 
@@ -200,26 +199,49 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
                 return NotImplemented
             return self._dynamic_function_reduce(obj)
         if issubclass(kind, type):
-            reduced = super().reducer_override(obj)
-            if reduced is NotImplemented:
-                if self._rule(obj.__module__) != BY_VALUE:
-                    self._require(obj.__module__)
-                    return reduced
-                reduced = cloudpickle._dynamic_class_reduce(obj)
-            return self._reduce_class(obj, reduced) if len(reduced) == 6 else reduced
+            if self._is_made_there(obj):
+                return self._reduce_class(obj)
+            self._require(obj.__module__)
+            return super().reducer_override(obj)
         if kind is types.ModuleType:
             return self._reduce_module(obj)
-        if kind in _LOCAL_REDUCERS and not self._is_by_name(obj):
-            return self._tracked(obj, _LOCAL_REDUCERS[kind](obj))
-        if kind is functools.cached_property:  # it holds a lock before Python 3.12
-            return kind, (obj.func,), {"attrname": obj.attrname}
+        reduced = self._reduce_other(obj, kind)
+        return super().reducer_override(obj) if reduced is None else reduced
+
+    def _is_made_there(self, class_: type) -> bool:
+        """Return True for a class that travels by value."""
+        reduced = super().reducer_override(class_)
+        if reduced is NotImplemented:
+            return self._rule(class_.__module__) == BY_VALUE
+        return len(reduced) == 6  # cloudpickle has no name for it either
+
+    def _reduce_other(self, obj: Any, kind: type) -> Any:
+        """Return the reduction of what is neither a function, a class nor a module, or None."""
+        if kind is _Mark:
+            self._depth += obj.step
+            return bool, ()
+        if kind in reducers.NAMED:
+            if self._is_by_name(obj):
+                return None
+            found = self._aliases.reduce_parameter(obj)
+            return self._tracked(obj, reducers.NAMED[kind](obj)) if found is None else found
+        if kind is reducers.ALIAS:
+            return None if self._is_by_name(obj) else self._tracked(obj, self._aliases.reduce(obj))
         if "<locals>" not in kind.__qualname__:
             self._require(kind.__module__)  # an object may pickle as a name of that module
+        if isinstance(kind, enum.EnumMeta) and self._is_made_there(kind):
+            return reducers.reduce_member(obj)
+        reduced = reducers.reduce_descriptor(obj, kind)
+        if reduced is not None:
+            return reduced
+        reduced = reducers.reduce_fresh(obj, kind)
+        if reduced is not None:
+            return reduced if self._depth else None
         if any("__qualname__" in vars(base) for base in kind.__mro__):
             self._require(getattr(obj, "__module__", None))  # a function written in C
-        elif kind not in _LOCAL_REDUCERS and not self._installed_names.may_name(kind):
+        elif not self._installed_names.may_name(kind):
             self._without_rule.add(kind)
-        return super().reducer_override(obj)
+        return None
 
     def _is_by_name(self, obj: Any) -> bool:
         """Return True if the host finds an object as an attribute of a module."""
@@ -257,36 +279,64 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         by_name = False
         if module is not None and globals_ is vars(module):
             by_name = self._rule(name) != BY_VALUE
-            if id(globals_) not in self.globals_ref:
-                # The functions of a module share one namespace on the host as well, also with the
-                # module object if that travels: all see a `global` that one of them sets.
-                self.globals_ref[id(globals_)] = (
-                    _Reduced(rebuild.namespace_of_import, name)
-                    if by_name
-                    else _Reduced(rebuild.namespace, name, _bare_attributes(module))
-                )
+            # The functions of a module share one namespace on the host as well, also with the
+            # module object if that travels: all see a `global` that one of them sets.
+            self._namespace(module)
         self.modules |= imported(code, package)
         text = text_content(code.co_filename, globals_)
         if text is not None:
             self.texts[text[0]] = text[1]
-        maker, args, state, *rest = super()._dynamic_function_reduce(function)
-        self._used |= {id(value) for value in state[1]["__globals__"].values()}
+        if reducers.is_generic_function(function):
+            return self._tracked(function, reducers.reduce_generic_function(function))
+        maker, args, (attributes, slots), *_, fill = super()._dynamic_function_reduce(function)
+        parameters = getattr(function, "__type_params__", ())  # new in Python 3.12
+        if parameters:
+            slots["__type_params__"] = parameters
+        held = slots.pop("__globals__")
+        self._used |= {id(value) for value in held.values()}
         self._used |= {id(cell.cell_contents) for cell in function.__closure__ or () if _full(cell)}
         if by_name:
             if _uses_globals(function):
                 self._require(name)
             else:  # the host need not import the module
                 args = (args[0], {"__name__": name, "__package__": package}, *args[2:])
-            state[1]["__globals__"], state[1]["_cloudpickle_submodules"] = {}, []
-        return self._tracked(function, (maker, args, state, *rest))
+            held, slots["_cloudpickle_submodules"] = {}, []
+        else:
+            held = {**self._annotated(function.__annotations__, globals_), **held}
+        first = _Mark(1 if _is_held_by_module(function) else 0)
+        state = (first, fill, attributes, slots, _Mark(1), held, _Mark(-1 - first.step))
+        reduced = (maker, args, state, None, None, by_value.fill_function)
+        return self._tracked(function, reduced)
 
-    def _reduce_class(self, class_: type, reduced: Any) -> Any:
-        make, arguments = reduced[:2]
-        if make is cloudpickle._make_skeleton_class and vars(class_).get("__slots__"):
-            # cloudpickle sets __slots__ after the class is made, which has no effect: instances
-            # made on the host would have a __dict__, which they cannot have on the manager.
-            arguments[3]["__slots__"] = vars(class_)["__slots__"]
-        return self._tracked(class_, reduced)
+    def _annotated(self, annotations: object, namespace: dict[str, Any]) -> dict[str, object]:
+        """Return what names mean that stand in annotations as text."""
+        found = {}
+        for name in reducers.names_in(annotations):
+            value = namespace.get(name, self)
+            if value is not self and id(value) not in self._left_out:
+                self.annotated[id(value)] = found[name] = value
+        return found
+
+    def _reduce_class(self, class_: type) -> Any:
+        module = sys.modules.get(class_.__module__)
+        names = None
+        if module is not None and self._rule(class_.__module__) == BY_VALUE:
+            found = self._annotated(vars(class_).get("__annotations__"), vars(module))
+            names = (self._namespace(module), found) if found else None
+        maker, args, state, *rest = reducers.reduce_class(class_, self._is_made_there, names)
+        return self._tracked(class_, (maker, args, (_Mark(1), *state, _Mark(-1)), *rest))
+
+    def _namespace(self, module: types.ModuleType) -> object:
+        """Return what pickles as the namespace that a module's functions have on the host."""
+        found = self.globals_ref.get(id(vars(module)))
+        if found is None:
+            name = module.__name__
+            found = self.globals_ref[id(vars(module))] = (
+                _Reduced(rebuild.namespace, name, _bare_attributes(module))
+                if self._rule(name) == BY_VALUE
+                else _Reduced(rebuild.namespace_of_import, name)
+            )
+        return found
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
         name = module.__name__
@@ -298,7 +348,8 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self.modules_by_value.append(module)
         if name not in self._bare_modules:
             self._bare_modules[name] = _Reduced(rebuild.bare_module, name, _bare_attributes(module))
-        return operator.itemgetter(0), ((self._bare_modules[name],),), travelling_state(module)
+        bare = (self._bare_modules[name],)
+        return operator.itemgetter(0), (bare,), _Held(travelling_state(module))
 
 
 def _full(cell: types.CellType) -> bool:
@@ -306,6 +357,14 @@ def _full(cell: types.CellType) -> bool:
         return cell.cell_contents is not None
     except ValueError:
         return False
+
+
+def _is_held_by_module(function: types.FunctionType) -> bool:
+    """Return True if a module has a function, perhaps a decorator's under another name."""
+    if _home(function) is not None or not function.__closure__:
+        return True
+    module = sys.modules.get(function.__module__ or "")
+    return module is not None and any(each is function for each in list(vars(module).values()))
 
 
 def _uses_globals(function: types.FunctionType) -> bool:

@@ -27,6 +27,7 @@ STEP_MODULES = {
 IMPORTED_MODULES = {
     "_shared.unpacker": ("_shared.tree_stream",),
     "_remote.call": (
+        "_shared.by_value",
         "_remote.stand_ins",
         "_remote.resources",
         "_remote.local_modules",

@@ -21,6 +21,7 @@ import queue
 import socket
 import sqlite3
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -50,9 +51,9 @@ def _by_value():
     cloudpickle.unregister_pickle_by_value(module)
 
 
-LOCK = threading.Lock()
+LAYOUT = struct.Struct("i")
 CONNECTION = sqlite3.connect(":memory:")
-NESTED = {"db": {"main": [1, LOCK]}}
+NESTED = {"db": {"main": [1, LAYOUT]}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +86,7 @@ def line_of(function):
 
 
 def _global():
-    return LOCK
+    return LAYOUT
 
 
 def _nested():
@@ -97,19 +98,19 @@ def _helped():
 
 
 def _closure():
-    lock = threading.Lock()
+    layout = struct.Struct("i")
 
     def inner():
-        return lock
+        return layout
 
     return inner
 
 
-def _default(a, b=LOCK):
+def _default(a, b=LAYOUT):
     return a, b
 
 
-def _keyword_default(a, *, b=LOCK):
+def _keyword_default(a, *, b=LAYOUT):
     return a, b
 
 
@@ -123,68 +124,68 @@ def _decorate(function):
 
 @_decorate
 def _decorated():
-    return LOCK
+    return LAYOUT
 
 
 def _with_attribute():
     pass
 
 
-_with_attribute.lock = LOCK
+_with_attribute.layout = LAYOUT
 
 
 def _plain(*args, **kwargs):
     return args, kwargs
 
 
-class WithLock:
+class WithLayout:
     def __init__(self):
-        self.lock = threading.Lock()
+        self.layout = struct.Struct("i")
 
     def method(self):
         return self
 
 
-class Child(WithLock):
+class Child(WithLayout):
     pass
 
 
 class Slotted:
-    __slots__ = ("a", "lock")
+    __slots__ = ("a", "layout")
 
     def __init__(self):
-        self.lock = threading.Lock()
+        self.layout = struct.Struct("i")
 
 
 class UsesGlobal:
     def method(self):
-        return LOCK
+        return LAYOUT
 
     @classmethod
     def of_class(cls):
-        return LOCK
+        return LAYOUT
 
     @staticmethod
     def static():
-        return LOCK
+        return LAYOUT
 
     @property
     def prop(self):
-        return LOCK
+        return LAYOUT
 
 
-class HoldsLock:
-    HELD = threading.Lock()
+class HoldsLayout:
+    HELD = struct.Struct("i")
 
 
-class ChildOfHolder(HoldsLock):
+class ChildOfHolder(HoldsLayout):
     pass
 
 
 class WithProperty:
     @property
     def prop(self):
-        return LOCK
+        return LAYOUT
 
 
 @dataclasses.dataclass
@@ -195,17 +196,17 @@ class Record:
 
 class Reduced:
     def __reduce__(self):
-        return _plain, (1, [threading.Lock()])
+        return _plain, (1, [struct.Struct("i")])
 
 
 class Stateful:
     def __getstate__(self):
-        return {"kept": threading.Lock()}
+        return {"kept": struct.Struct("i")}
 
 
 class StatefulWithAttribute:
     def __init__(self):
-        self.held = threading.Lock()
+        self.held = struct.Struct("i")
 
     def __reduce__(self):
         return _plain, (self.held,)
@@ -221,35 +222,35 @@ class Row(list):
 
 Point = collections.namedtuple("Point", "x y")
 
-_LOCK_IS = " (_thread.lock)"
+_LAYOUT_IS = " (_struct.Struct)"
 
 FUNCTIONS = {
-    "global": (_global, "function `_global` → global `LOCK`"),
+    "global": (_global, "function `_global` → global `LAYOUT`"),
     "nested": (_nested, "global `NESTED` → key 'db' → key 'main' → item 1"),
-    "global of a global": (_helped, "function `_helped` → global `_global` → global `LOCK`"),
-    "lambda": (lambda: LOCK, "function `<lambda>` → global `LOCK`"),
-    "closure": (_closure(), "function `inner` → closure variable `lock`"),
+    "global of a global": (_helped, "function `_helped` → global `_global` → global `LAYOUT`"),
+    "lambda": (lambda: LAYOUT, "function `<lambda>` → global `LAYOUT`"),
+    "closure": (_closure(), "function `inner` → closure variable `layout`"),
     "default": (_default, "function `_default` → default of `b`"),
     "keyword default": (_keyword_default, "function `_keyword_default` → default of `b`"),
     "decorated": (_decorated, "function `_decorated` → "),
-    "attribute of a function": (_with_attribute, "`_with_attribute` → attribute `lock`"),
+    "attribute of a function": (_with_attribute, "`_with_attribute` → attribute `layout`"),
     "partial": (
-        functools.partial(_plain, 1, LOCK),
+        functools.partial(_plain, 1, LAYOUT),
         "`_plain` → positional argument 2 of the partial",
     ),
     "partial, by name": (
-        functools.partial(_plain, a=LOCK),
+        functools.partial(_plain, a=LAYOUT),
         "`_plain` → argument `a` of the partial",
     ),
-    "partial of a function": (functools.partial(_global), "function `_global` → global `LOCK`"),
-    "bound method": (WithLock().method, "`WithLock.method` → `__self__` → attribute `lock`"),
-    "global of a method": (UsesGlobal().method, "`UsesGlobal.method` → global `LOCK`"),
-    "class method": (UsesGlobal.of_class, "`UsesGlobal.of_class` → global `LOCK`"),
-    "static method": (UsesGlobal.static, "`UsesGlobal.static` → global `LOCK`"),
-    "method written in C": (LOCK.acquire, "→ `__self__`"),
-    "class": (HoldsLock, "class attribute `HELD`"),
-    "base class": (ChildOfHolder, "base class `HoldsLock` → class attribute `HELD`"),
-    "property": (WithProperty, "property `prop` → global `LOCK`"),
+    "partial of a function": (functools.partial(_global), "function `_global` → global `LAYOUT`"),
+    "bound method": (WithLayout().method, "`WithLayout.method` → `__self__` → attribute `layout`"),
+    "global of a method": (UsesGlobal().method, "`UsesGlobal.method` → global `LAYOUT`"),
+    "class method": (UsesGlobal.of_class, "`UsesGlobal.of_class` → global `LAYOUT`"),
+    "static method": (UsesGlobal.static, "`UsesGlobal.static` → global `LAYOUT`"),
+    "method written in C": (LAYOUT.pack, "→ `__self__`"),
+    "class": (HoldsLayout, "class attribute `HELD`"),
+    "base class": (ChildOfHolder, "base class `HoldsLayout` → class attribute `HELD`"),
+    "property": (WithProperty, "property `prop` → global `LAYOUT`"),
 }
 
 
@@ -258,45 +259,45 @@ def test_the_way_from_a_function_is_named(name):
     function, way = FUNCTIONS[name]
     text = message_of(function)
     assert way in text
-    assert _LOCK_IS in text
+    assert _LAYOUT_IS in text
     assert ". Create it in the function." in text
 
 
 ARGUMENTS = {
-    "itself": (LOCK, "argument `a` of `_plain`"),
-    "attribute": (WithLock(), "argument `a` of `_plain` → attribute `lock`"),
-    "slot": (Slotted(), "→ attribute `lock`"),
-    "field": (Record(1, LOCK), "→ attribute `held`"),
-    "item": ([1, 2, LOCK], "→ item 2"),
-    "item of a tuple": ((LOCK,), "→ item 0"),
-    "field of a named tuple": (Point(1, LOCK), "→ field `y`"),
-    "key": ({1: LOCK}, "→ key 1"),
-    "tuple as key": ({(1, "a"): LOCK}, "→ key (1, 'a')"),
-    "the key itself": ({LOCK: 1}, "→ a key"),
-    "member": ({LOCK}, "→ a member"),
-    "member of a frozen set": (frozenset([LOCK]), "→ a member"),
-    "deque": (collections.deque([1, LOCK]), "→ item 1"),
-    "ordered": (collections.OrderedDict(a=LOCK), "→ key 'a'"),
-    "defaultdict": (collections.defaultdict(list, a=LOCK), "→ key 'a'"),
+    "itself": (LAYOUT, "argument `a` of `_plain`"),
+    "attribute": (WithLayout(), "argument `a` of `_plain` → attribute `layout`"),
+    "slot": (Slotted(), "→ attribute `layout`"),
+    "field": (Record(1, LAYOUT), "→ attribute `held`"),
+    "item": ([1, 2, LAYOUT], "→ item 2"),
+    "item of a tuple": ((LAYOUT,), "→ item 0"),
+    "field of a named tuple": (Point(1, LAYOUT), "→ field `y`"),
+    "key": ({1: LAYOUT}, "→ key 1"),
+    "tuple as key": ({(1, "a"): LAYOUT}, "→ key (1, 'a')"),
+    "the key itself": ({LAYOUT: 1}, "→ a key"),
+    "member": ({LAYOUT}, "→ a member"),
+    "member of a frozen set": (frozenset([LAYOUT]), "→ a member"),
+    "deque": (collections.deque([1, LAYOUT]), "→ item 1"),
+    "ordered": (collections.OrderedDict(a=LAYOUT), "→ key 'a'"),
+    "defaultdict": (collections.defaultdict(list, a=LAYOUT), "→ key 'a'"),
     "default factory": (
-        collections.defaultdict(lambda: LOCK),
+        collections.defaultdict(lambda: LAYOUT),
         "→ attribute `default_factory` → global",
     ),
-    "counter": (collections.Counter({LOCK: 1}), "→ a key"),
-    "chain map": (collections.ChainMap({"a": LOCK}), "→ attribute `maps` → item 0 → key 'a'"),
-    "dict of a class": (Pairs(a=LOCK), "→ key 'a'"),
-    "list of a class": (Row([LOCK]), "→ item 0"),
-    "namespace": (types.SimpleNamespace(a=LOCK), "→ attribute `a`"),
-    "read-only view of a dict": (types.MappingProxyType({"a": LOCK}), "→ key 'a'"),
-    "view of values": ({"a": 1, "b": LOCK}.values(), "→ item 1 ("),
-    "iterator": (iter([1, LOCK]), "→ item 1 ("),
-    "exception": (KeyError("a", LOCK), "→ `args[1]`"),
-    "function": (_global, "argument `a` of `_plain` → global `LOCK`"),
-    "class by value": (HoldsLock(), "→ class `HoldsLock` → class attribute `HELD`"),
+    "counter": (collections.Counter({LAYOUT: 1}), "→ a key"),
+    "chain map": (collections.ChainMap({"a": LAYOUT}), "→ attribute `maps` → item 0 → key 'a'"),
+    "dict of a class": (Pairs(a=LAYOUT), "→ key 'a'"),
+    "list of a class": (Row([LAYOUT]), "→ item 0"),
+    "namespace": (types.SimpleNamespace(a=LAYOUT), "→ attribute `a`"),
+    "read-only view of a dict": (types.MappingProxyType({"a": LAYOUT}), "→ key 'a'"),
+    "view of values": ({"a": 1, "b": LAYOUT}.values(), "→ item 1 ("),
+    "iterator": (iter([1, LAYOUT]), "→ item 1 ("),
+    "exception": (KeyError("a", LAYOUT), "→ `args[1]`"),
+    "function": (_global, "argument `a` of `_plain` → global `LAYOUT`"),
+    "class by value": (HoldsLayout(), "→ class `HoldsLayout` → class attribute `HELD`"),
     "__reduce__": (Reduced(), "→ what `__reduce__` returns → item 1 → item 0"),
     "__getstate__": (Stateful(), "→ what `__getstate__` returns → key 'kept'"),
     "attribute that __reduce__ gives": (StatefulWithAttribute(), "→ attribute `held`"),
-    "deep": ([{"a": ({"b": [WithLock()]},)}], "→ item 0 → key 'a' → item 0 → key 'b' → item 0 →"),
+    "deep": ([{"a": ({"b": [WithLayout()]},)}], "→ item 0 → key 'a' → item 0 → key 'b' → item 0 →"),
 }
 
 
@@ -306,53 +307,55 @@ def test_the_way_from_an_argument_is_named(name):
     text = message_of(_plain, a=argument)
     assert text.startswith("argument `a` of `_plain`")
     assert way in text
-    assert _LOCK_IS in text
+    assert _LAYOUT_IS in text
 
 
 def test_an_argument_is_named_by_its_position():
-    assert message_of(_plain, 1, [LOCK]).startswith("positional argument 2 of `_plain` → item 0 (")
+    assert message_of(_plain, 1, [LAYOUT]).startswith(
+        "positional argument 2 of `_plain` → item 0 ("
+    )
 
 
 def test_an_array_of_objects_is_named_by_its_index():
     numpy = pytest.importorskip("numpy")
-    array = numpy.array([[1, 2], [3, LOCK]], dtype=object)
-    assert "→ item [1, 1] (_thread.lock)" in message_of(_plain, array)
-    assert "→ key 'b' (_thread.lock)" in message_of(_plain, {"a": numpy.ones(3), "b": LOCK})
+    array = numpy.array([[1, 2], [3, LAYOUT]], dtype=object)
+    assert "→ item [1, 1] (_struct.Struct)" in message_of(_plain, array)
+    assert "→ key 'b' (_struct.Struct)" in message_of(_plain, {"a": numpy.ones(3), "b": LAYOUT})
 
 
 def test_a_table_is_named_by_its_column_and_row():
     pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"a": [1, 2], "b": ["x", LOCK]})
-    assert "`a` of `_plain` → column 'b', row 1 (_thread.lock)" in message_of(_plain, a=table)
-    assert "`a` of `_plain` → row 1 (_thread.lock)" in message_of(_plain, a=table["b"])
+    table = pandas.DataFrame({"a": [1, 2], "b": ["x", LAYOUT]})
+    assert "`a` of `_plain` → column 'b', row 1 (_struct.Struct)" in message_of(_plain, a=table)
+    assert "`a` of `_plain` → row 1 (_struct.Struct)" in message_of(_plain, a=table["b"])
 
 
 class Hostile:
     """Raises when it is looked at."""
 
     def __getattribute__(self, name):
-        if name in ("__dict__", "lock"):
+        if name in ("__dict__", "layout"):
             raise RuntimeError(name)
         return object.__getattribute__(self, name)
 
     def __reduce__(self):
-        return _plain, (LOCK,)
+        return _plain, (LAYOUT,)
 
 
 def test_an_object_that_raises_when_it_is_looked_at_is_no_trap():
-    assert "TypeError: cannot pickle '_thread.lock' object" in message_of(_plain, [Hostile()])
+    assert "TypeError: cannot pickle '_struct.Struct' object" in message_of(_plain, [Hostile()])
 
 
 def test_the_first_that_fails_is_named_in_the_order_of_pickling():
-    assert "`a` of `_plain` → item 1 " in message_of(_plain, a=[1, LOCK, LOCK], b=LOCK)
+    assert "`a` of `_plain` → item 1 " in message_of(_plain, a=[1, LAYOUT, LAYOUT], b=LAYOUT)
 
 
 def test_a_circle_is_no_trap():
     """An object that refers to itself, and a class that its methods refer to."""
-    circle = WithLock()
-    circle.__dict__ = {"itself": circle, "list": [circle], "lock": LOCK}
+    circle = WithLayout()
+    circle.__dict__ = {"itself": circle, "list": [circle], "layout": LAYOUT}
     circle.list.append(circle.list)
-    assert "argument `a` of `_plain` → attribute `lock`" in message_of(_plain, a=circle)
+    assert "argument `a` of `_plain` → attribute `layout`" in message_of(_plain, a=circle)
 
 
 # --- Where it is in the files ---
@@ -401,13 +404,13 @@ def test_the_line_that_assigns_the_global_is_named(script):
 )
 def test_any_statement_that_binds_the_global_is_found(script, statement):
     module = script(
-        "import contextlib, threading\n"
-        "def make():\n    return threading.Lock()\n"
+        "import contextlib, struct\n"
+        "def make():\n    return struct.Struct('i')\n"
         "@contextlib.contextmanager\ndef context():\n    yield make()\n"
         f"{statement}\n"
         "def fit():\n    return DB\n"
     )
-    assert "global `DB` (_thread.lock), train.py:" in message_of(module.fit)
+    assert "global `DB` (_struct.Struct), train.py:" in message_of(module.fit)
     assert f"train.py:{7 + statement.startswith('if')}." in message_of(module.fit)
 
 
@@ -419,19 +422,19 @@ def test_a_global_that_no_line_assigns_is_where_its_function_is(script):
 
 def test_what_is_in_a_class_is_where_the_class_assigns_it(script, monkeypatch):
     module = script(
-        "import threading\nLOCK = 1\nclass Model:\n    x = 1\n    LOCK = threading.Lock()\n"
+        "import struct\nLAYOUT = 1\nclass Model:\n    x = 1\n    LAYOUT = struct.Struct('i')\n"
     )
     monkeypatch.setitem(sys.modules, "lc_train", module)
-    assert "class attribute `LOCK` (_thread.lock), " in message_of(module.Model)
+    assert "class attribute `LAYOUT` (_struct.Struct), " in message_of(module.Model)
     assert "train.py:5." in message_of(module.Model)
 
 
 def test_a_function_without_a_file_has_no_line():
     """As at a prompt."""
-    namespace = {"LOCK": LOCK, "__name__": "__main__"}
-    exec(compile("def fit():\n    return LOCK\n", "<stdin>", "exec"), namespace)
+    namespace = {"LAYOUT": LAYOUT, "__name__": "__main__"}
+    exec(compile("def fit():\n    return LAYOUT\n", "<stdin>", "exec"), namespace)
     assert message_of(namespace["fit"]) == (
-        "function `fit` → global `LOCK` (_thread.lock). Create it in the function."
+        "function `fit` → global `LAYOUT` (_struct.Struct). Create it in the function."
     )
 
 
@@ -441,8 +444,8 @@ def test_the_line_of_a_closure_is_its_function():
 
 
 def test_an_attribute_has_the_cure_of_its_class():
-    text = message_of(_plain, WithLock())
-    assert text.endswith("Create it in the function. Or leave it out in `WithLock.__getstate__`.")
+    text = message_of(_plain, WithLayout())
+    assert text.endswith("Create it in the function. Or leave it out in `WithLayout.__getstate__`.")
 
 
 # --- What it is ---
@@ -504,7 +507,6 @@ KINDS = {
     "frame": (sys._getframe, "Keep its text"),
     "traceback": (lambda: _traceback(), "Keep its text"),
     "reference": (lambda: weakref.ref(_plain), "Pass the object itself."),
-    "weak dictionary": (weakref.WeakValueDictionary, "Pass the object itself."),
     "pointer": (lambda: ctypes.pointer(ctypes.c_int(1)), "Pass what it points to"),
     "void pointer": (lambda: ctypes.c_void_p(1), "Pass what it points to"),
     "library": (lambda: ctypes.CDLL(None).printf, "Pass what it points to"),
@@ -556,9 +558,12 @@ def test_an_event_loop_is_started_in_the_function():
 VALUES = {
     "generator": (_generator, "value (generator). Return a list instead."),
     "lock": (threading.Lock, "value (_thread.lock). Return plain data."),
-    "in a dict": (lambda: {"db": [LOCK]}, "value → key 'db' → item 0 (_thread.lock)"),
-    "attribute": (WithLock, "value → attribute `lock` (_thread.lock). Return plain data. Or leave"),
-    "closure": (_closure, "value → closure variable `lock` (_thread.lock)"),
+    "in a dict": (lambda: {"db": [LAYOUT]}, "value → key 'db' → item 0 (_struct.Struct)"),
+    "attribute": (
+        WithLayout,
+        "value → attribute `layout` (_struct.Struct). Return plain data. Or leave",
+    ),
+    "closure": (_closure, "value → closure variable `layout` (_struct.Struct)"),
     "socket": (socket.socket, "value (socket.socket). Return plain data."),
     "binary file": (lambda: open("/dev/null", "rb"), "Return its contents, or its path"),
 }
@@ -687,7 +692,7 @@ def test_how_long_a_chain_of_objects_is_is_named(monkeypatch):
 def test_the_search_ends_in_time(monkeypatch):
     """Then the message has the reason, without the way."""
     monkeypatch.setattr(unpicklable, "SECONDS", 0)
-    assert message_of(_plain, [[LOCK]]).startswith("`_plain`: TypeError: cannot pickle")
+    assert message_of(_plain, [[LAYOUT]]).startswith("`_plain`: TypeError: cannot pickle")
 
 
 def test_a_user_s_code_runs_once_more():
@@ -699,12 +704,12 @@ def test_a_user_s_code_runs_once_more():
             next(runs)
             return _plain, ()
 
-    message_of(_plain, [Counted(), LOCK])
+    message_of(_plain, [Counted(), LAYOUT])
     assert next(runs) <= 2
 
 
 def test_a_long_list_is_searched_up_to_the_first_failure():
-    many = [*range(1_000_000), LOCK]
+    many = [*range(1_000_000), LAYOUT]
     many += many
     start = time.process_time()
     assert "→ item 1000000 (" in message_of(_plain, many)
@@ -714,9 +719,9 @@ def test_a_long_list_is_searched_up_to_the_first_failure():
 def test_what_is_pickled_with_another_pickler_is_found():
     """The standard library's, which has no rules of its own."""
     with pytest.raises(TypeError) as caught:
-        pickle.dumps([LOCK])
-    assert explain([("value", [LOCK])], caught.value, pickle.Pickler) == (
-        "value → item 0 (_thread.lock). Return plain data."
+        pickle.dumps([LAYOUT])
+    assert explain([("value", [LAYOUT])], caught.value, pickle.Pickler) == (
+        "value → item 0 (_struct.Struct). Return plain data."
     )
 
 

@@ -63,6 +63,7 @@ class _Package(NamedTuple):
 
 
 _failed: set[tuple[str, str]] = set()  # (name, text) of modules that a host could not import
+_warned: set[tuple[str, str]] = set()  # of modules that are no longer what was imported
 
 
 class Sources:
@@ -94,12 +95,18 @@ class Sources:
     def has(self, name: str) -> bool:
         """Return True if a loaded module can be imported on the host as it was imported here."""
         module = self._find(name)
-        return (
-            module is not None
-            and module.spec is not None
-            and not module.is_changed
-            and (name, module.text) not in _failed
-        )
+        if module is None or module.spec is None:
+            return False
+        if module.is_changed:
+            if (name, module.text) not in _warned:
+                _warned.add((name, module.text))
+                _logger.warning(
+                    "%s has changed since %s was imported. What was imported travels by value.",
+                    module.path,
+                    name,
+                )
+            return False
+        return (name, module.text) not in _failed
 
     def contents(self, names: Iterable[str]) -> dict[str, bytes]:
         """Return the content of local modules and of those that they import, by its key.
@@ -177,23 +184,27 @@ class Sources:
         return None if top in self._modules.left else find_local(name)
 
     def _read_package(self, top: str, required: set[str]) -> _Package | None:
-        """Read what is required, what is loaded, and all files of a package with __init__.py."""
+        """Read what is required and what is loaded; of the rest of a package only the texts."""
         waiting = {top} | required
         waiting |= {name for name in list(sys.modules) if name.startswith(f"{top}.")}
         modules: dict[str, _Module] = {}
         seen: set[str] = set()
-        while waiting:
-            name = waiting.pop()
+        members: set[str] = set()
+        while waiting or members - seen:
+            is_reached = bool(waiting)
+            name = waiting.pop() if waiting else (members - seen).pop()
             seen.add(name)
+            if is_reached:
+                required.add(name)
             parent = name.rpartition(".")[0]
             if parent and parent not in seen:
                 waiting.add(parent)
-            module = self._read_module(name)
+            module = self._read_module(name, is_reached=is_reached)
             if module is None:
                 continue
             modules[name] = module
             if module.is_package and (module.path is not None or top in self._modules.sent):
-                waiting |= set(_members(name)) - seen
+                members |= set(_members(name))
             prefix = f"{top}."
             waiting |= {other for other in module.imports if other.startswith(prefix)} - seen
         if not modules:
@@ -206,13 +217,14 @@ class Sources:
         data = _pack(("modules", described, metadata))
         imports = frozenset().union(*(module.imports for module in modules.values()))
         outside = frozenset(name for name in imports if not f"{name}.".startswith(f"{top}."))
-        return _Package(modules, frozenset(required | seen), _key(data), data, outside)
+        return _Package(modules, frozenset(required), _key(data), data, outside)
 
-    def _read_module(self, name: str) -> _Module | None:
+    def _read_module(self, name: str, *, is_reached: bool) -> _Module | None:
         """Return a local module; None if it is not local, has no source, or does not exist.
 
         None also for one of a package with a compiled module: the import fails on the host, which a
-        function may expect.
+        function may expect. Of a module that nothing names only the text is read: to compile all
+        that a big package has would take seconds.
         """
         loaded = sys.modules.get(name)
         spec = self._spec(name)
@@ -230,6 +242,10 @@ class Sources:
         parent = name if is_package else name.rpartition(".")[0]
         try:
             text = _read_text(name, spec)
+            if not is_reached:
+                return _Module(
+                    known_spec, None, None, text, spec.origin, is_package, frozenset(), False
+                )
             code = _read_code(name, spec, text, is_loaded=loaded is not None)
             imports = imported(code, parent)
         except (ImportError, OSError, SyntaxError, ValueError):
@@ -239,12 +255,6 @@ class Sources:
                 raise
             return None
         changed = loaded is not None and _is_changed(loaded, code, spec)
-        if changed:
-            _logger.warning(
-                "%s has changed since %s was imported. What was imported travels by value.",
-                spec.origin,
-                name,
-            )
         packed = marshal.dumps(code)
         return _Module(known_spec, version, packed, text, spec.origin, is_package, imports, changed)
 

@@ -77,6 +77,7 @@ def _ignore(*_args: "Any", **_kwargs: "Any") -> "None":
 _METHODS = {
     "__new__": _new,
     "__init__": _ignore,
+    "__init_subclass__": classmethod(_ignore),
     "__setstate__": _ignore,
     "__getattr__": _find,
     "__call__": _use,

@@ -13,6 +13,7 @@ import textwrap
 import cloudpickle
 import pytest
 
+from lazycluster._functions import sources as _sources
 from lazycluster._functions.payload import dump_by_value, dump_call
 from lazycluster._functions.selection import NONE_NAMED
 from lazycluster._functions.sources import Sources
@@ -285,6 +286,9 @@ MISSING = """
         def method(self):
             return sub.call(1)
 
+    class WithOptions(Base, table=True):
+        pass
+
     class Plain:
         attribute = CONSTANT * 2
         def unused(self):
@@ -314,7 +318,8 @@ def with_missing(local, tmp_path):
     """Give a module whose library only the manager has."""
     library = tmp_path / "lib" / "nosuch_lib"
     library.mkdir(parents=True)
-    text = "class Base: pass\ndef decorate(f): return f\nCONSTANT = 3\nvalue = 4\n"
+    text = "class Base:\n    def __init_subclass__(cls, table=False): pass\n"
+    text += "def decorate(f): return f\nCONSTANT = 3\nvalue = 4\n"
     text += "class mark:\n    parametrize = staticmethod(lambda *a: decorate)\nfixture = decorate\n"
     text += "class Hint: pass\n"
     (library / "__init__.py").write_text(text)
@@ -532,3 +537,22 @@ def test_object_that_stays_on_the_manager_raises_where_it_is_used():
     for function, args in [(lambda: runtime, ()), (repr, (runtime,))]:
         with pytest.raises(SerializationError, match="It stays"):
             dump_call(function, args, {})
+
+
+def test_big_package_is_not_compiled(local, monkeypatch):
+    """Of what nothing names only the text travels; the host compiles what it imports."""
+    files = {f"lc_big/m{number}": f"VALUE = {number}\n" for number in range(300)}
+    module = local(
+        **{
+            "lc_big/core": "def load(n):\n    return __import__(f'lc_big.m{n}').__name__\n",
+            "lc_big/__init__": "",
+            **files,
+        }
+    )
+    read = []
+    original = _sources._read_code
+    monkeypatch.setattr(
+        _sources, "_read_code", lambda name, *a, **k: read.append(name) or original(name, *a, **k)
+    )
+    assert call_there(module.load, 299) == "lc_big"
+    assert sorted(read) == ["lc_big", "lc_big.core"]

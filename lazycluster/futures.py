@@ -39,6 +39,9 @@ class Call(Stoppable, Protocol):
     def load_value(self) -> object:
         """Return its value, unpickled in this thread."""
 
+    def wait_for_records(self) -> None:
+        """Wait until loggers have handled what the function has logged."""
+
 
 @short_tracebacks
 class RemoteFuture(concurrent.futures.Future[T]):
@@ -177,6 +180,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
         """Return the value and the exception, unpickled at the first call."""
         with self._loading:
             if self._loaded is None:
+                self._call.wait_for_records()
                 error = super().exception(0)
                 if isinstance(error, RemoteFunctionError):
                     self._loaded = None, own_exception(error)

@@ -138,6 +138,7 @@ class Conversation:
         on_output: Sink = _ignore,
         on_errors: Sink = _ignore,
         on_value: Sink = _ignore,
+        on_logged: Sink = _ignore,
         on_end: Callable[[Request], object] = _ignore_end,
         live: bool = False,
     ) -> Request:
@@ -156,6 +157,7 @@ class Conversation:
             on_errors: Called in the reader thread with a step's index and its standard error, if
                 that is separate.
             on_value: Called in the reader thread with a step's index and a chunk of its value.
+            on_logged: Called in the reader thread with a step's index and what its function logged.
             on_end: Called once with the request, when it is finished or has an error; most often
                 in the reader thread.
             live: If True, `Request.wait` returns for output, too.
@@ -180,7 +182,7 @@ class Conversation:
                 f"at most {DESCRIPTION_LIMIT} can be sent. Send a file instead."
             )
         # Reads the first chunk, which may fail or take a while: not under the lock.
-        sinks = Sinks(on_output, on_errors, on_value)
+        sinks = Sinks(on_output, on_errors, on_value, on_logged)
         request = Request(0, len(steps), self._writer, chunks or iter(()), sinks, on_end, live=live)
         with self._request_lock:
             request.number = self._last_number = self._last_number + 1

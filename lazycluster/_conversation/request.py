@@ -21,6 +21,7 @@ class Sinks(NamedTuple):
     output: Sink
     errors: Sink  # the standard error of a step that keeps it separate
     value: Sink
+    logged: Sink  # what a function has logged
 
 
 class Request:
@@ -57,6 +58,7 @@ class Request:
             frames.OUTPUT: sinks.output,
             frames.ERRORS: sinks.errors,
             frames.VALUE: sinks.value,
+            frames.LOGGED: sinks.logged,
         }
         self._on_end: Callable[[Request], object] | None = on_end
         self._live = live
@@ -173,7 +175,7 @@ class Request:
         except (OSError, ValueError) as error:  # a full disk; the waiting thread kills the request
             self.fail(error)
             return False
-        if kind == frames.VALUE or not self._live:
+        if kind in (frames.VALUE, frames.LOGGED) or not self._live:
             return False  # to notify for each chunk would cost as much as all the rest
         with self._changed:
             self._news = True

@@ -3,13 +3,44 @@
 import os
 import sys
 
-from . import awaitables, local_modules, raised, spawning, streams, unpickler
+from . import (
+    awaitables,
+    local_modules,
+    log_records,
+    python_end,
+    raised,
+    spawning,
+    streams,
+    unpickler,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
     Outcome = dict[str, Any]  # see `frames`
+
+
+def run(
+    step: "dict[str, Any]",
+    contents: "dict[str, bytes]",
+    payload: "int",
+    value: "int",
+    report: "Callable[[Outcome], object]",
+    log: "Callable[[bytes], object]",
+) -> "Outcome":
+    """Call a function, and end what it leaves as Python does at its end; return the outcome.
+
+    `log` takes lines with what it logs; see `call` for the others.
+    """
+    log_records.start(step.get("levels", {}), log)
+    outcome = call(step, contents, payload, value, report)
+    if "returned" in outcome and python_end.is_due():
+        report({"ending": True})
+    python_end.run()
+    streams.flush_streams()
+    log_records.stop()
+    return outcome
 
 
 def call(

@@ -72,7 +72,11 @@ def main(
         streams.send_report(report, outcome)
         return True
 
-    outcome = _work(output, value, report, payload, warm, contents, send)
+    def log(line: "bytes") -> "None":
+        if streams.identity(report) == channel:
+            streams.write_all(report, line)
+
+    outcome = _work(output, value, report, payload, warm, contents, send, log)
     streams.flush_streams()
     if not send(outcome):
         streams.write_all(2, b"The function has closed the pipes that its value goes through.\n")
@@ -96,6 +100,7 @@ def _work(
     warm: "bool",
     contents: "dict[str, bytes]",
     send: "Callable[[Outcome], object]",
+    log: "Callable[[bytes], object]",
 ) -> "Outcome":
     if output is not None:
         _prepare(output)
@@ -128,13 +133,9 @@ def _work(
             elif not had_path:
                 interpreter.insert_path(environment.get("PYTHONPATH", ""))
             _add_working_dir()
-            from .call import call  # sent with the first function
+            from .call import run  # sent with the first function
 
-            outcome = call(step, contents, payload, value, send)
-            if python_end.is_due() and "returned" in outcome:
-                send({"ending": True})
-            python_end.run()
-            return outcome
+            return run(step, contents, payload, value, send, log)
         if kind == "unpack":
             return files.receive(payload, report, step["target"], step["name"])
         if kind == "pack":

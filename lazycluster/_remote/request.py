@@ -7,6 +7,7 @@ import os
 from .._shared import frames, paths
 from . import files
 from .step_process import StepProcess
+from .streams import LOGGED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Request:
         self.outcome = {}  # type: Description  # as the step has reported it
         self.temporary = None  # type: str | None  # where it writes until the copy is complete
         self._report = bytearray()  # an incomplete line
+        self.logged = b""  # lines of log records that are not sent yet
 
     def split_reports(self, data: "bytes") -> "Iterator[Description]":
         """Yield the objects of the lines that are complete now; a ValueError if one has no end."""
@@ -54,6 +56,9 @@ class Request:
         if len(rest) > frames.MAX_PAYLOAD:
             raise ValueError("a report without end")
         for line in lines:
+            if line.startswith(LOGGED):
+                self.logged += line[len(LOGGED) :] + b"\n"
+                continue
             try:
                 content = json.loads(line.decode("ascii"))
             except (ValueError, RecursionError):

@@ -5,10 +5,14 @@ import importlib.machinery
 import json
 import os
 import sys
+import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+LOGGED = b"log "  # begins a line of the report pipe with a log record
+report_lock = threading.RLock()  # for whole lines
 
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _LIBRARY = os.path.join(os.path.dirname(os.__file__), "lib-dynload", "")
@@ -73,7 +77,9 @@ def identity(fd: "int") -> "tuple[int, int] | None":
 
 def send_report(report: "int", content: "dict[str, Any]") -> "None":
     """Write a line of JSON to the report pipe; the last line is the outcome."""
-    write_all(report, json.dumps(content).encode("ascii") + b"\n")
+    data = json.dumps(content).encode("ascii") + b"\n"
+    with report_lock:  # threads of a function may log
+        write_all(report, data)
 
 
 def write_all(fd: "int", data: "bytes") -> "None":

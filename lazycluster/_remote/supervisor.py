@@ -336,6 +336,10 @@ class Supervisor:
                         request.outcome = content
             except ValueError:
                 data = b""  # a function writes to the pipe; the status says how it ended
+            logged, request.logged = request.logged, b""
+            for start in range(0, len(logged), frames.CHUNK):
+                chunk = logged[start : start + frames.CHUNK]
+                self.loop.send(frames.LOGGED, request.number, chunk, may_wait=True)
         if data == b"" or request is None:
             self._close_pipe(process, "report")
         return bool(data)

@@ -18,7 +18,8 @@ A step has a `kind` and what the kind needs:
                  of INPUT that are its standard input; separate (optional): whether its standard
                  error comes as ERRORS and not as OUTPUT
     function     python: [major, minor] of the manager; input: bytes of INPUT that it reads, the
-                 pickle of (function, args, kwargs); contents: keys of what that refers to
+                 pickle of (function, args, kwargs); contents: keys of what that refers to;
+                 levels: those of loggers, by name
     pack         path; measured: whether the stream begins with its size; the stream is its VALUE
     unpack       target, name: see `paths.destination`; it reads a stream as INPUT
     operation    operation, arguments: see `operations`
@@ -72,17 +73,21 @@ ENDED = 20  # JSON: an outcome
 FINISHED = 21  # the request is over; no frame follows for it
 CREDIT = 22  # JSON: {"bytes": how many more bytes of INPUT may be sent}
 ERRORS = 23  # the standard error of the running step, if it is separate
+LOGGED = 24  # lines of JSON: what the running function has logged, a record each
 
 # Both ways.
 HEARTBEAT = 32
 
 TO_SUPERVISOR = frozenset([REQUEST_PART, REQUEST, INPUT, KILL, MODULES, CONTENT, HEARTBEAT])
-TO_MANAGER = frozenset([HELLO, STARTED, OUTPUT, ERRORS, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT])
+TO_MANAGER = frozenset(
+    [HELLO, STARTED, OUTPUT, ERRORS, LOGGED, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT]
+)
 
 KEY_SIZE = 16  # bytes of a key, which is hexadecimal in a description
 
 SILENT_PERIODS = 4  # of keepalive seconds without a frame, until the other side counts as gone
-BULK = frozenset([INPUT, OUTPUT, ERRORS, VALUE])  # their payload is a user's bytes, not a message
+# Their payload is a user's bytes, not a message.
+BULK = frozenset([INPUT, OUTPUT, ERRORS, LOGGED, VALUE])
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python knows from 3.10 on
 
 # Bytes of INPUT that may be under way for a request: at first, and once a step wants a lot.

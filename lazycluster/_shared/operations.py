@@ -36,6 +36,7 @@ IMPORTED_MODULES = {
         "_remote.spawning",
         "_remote.awaitables",
         "_remote.raised",
+        "_remote.log_records",
         "_shared.referents",
         "_shared.cures",
         "_shared.unpicklable",

@@ -18,6 +18,7 @@ from lazycluster._conversation.request import Request
 from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._tasks import unfinished
 from lazycluster._tasks.endings import step_error
+from lazycluster._tasks.log_records import LogRecords
 from lazycluster._tasks.outcomes import (
     as_cause,
     log_line,
@@ -139,6 +140,7 @@ class Execution(Record):
         self._offset = 0  # index of the request's first step
         self._first_request: int | None = None  # its number identifies the task on the host
         self._transfer: Transfer | None = None
+        self._records = LogRecords(host)
 
     def run(self, find_target: Callable[[], Target]) -> None:
         """Run the steps one after the other, until one fails.
@@ -319,6 +321,7 @@ class Execution(Record):
             contents={key: data for step in steps for key, data in step.contents.items()},
             on_output=lambda index, data: self.log.append(offset + index, data),
             on_value=lambda index, data: self._store_value(offset + index, data),
+            on_logged=lambda index, data: self._take_logged(offset + index, data),
             live=self._debug,
         )
         self._first_request = self._first_request or request.number
@@ -330,6 +333,10 @@ class Execution(Record):
         # A hostile host may send a value of a command, and a stopped step one after the end.
         elif index < len(self._steps) and self._steps[index].returns:
             self.values.append(index, data)
+
+    def _take_logged(self, index: int, data: memoryview) -> None:
+        if index < len(self._steps) and self._steps[index].returns:
+            self._records.append(data)
 
     def _follow(self, request: Request, end: float | None, printer: LivePrinter | None) -> None:
         """Wait for the end of the request, print new output, enforce the timeouts."""
@@ -353,6 +360,7 @@ class Execution(Record):
         request.wait()  # It raises the error of output that could not be stored before the end.
         if printer is not None:
             printer.print_new()  # The request may have ended before the first look.
+        self._records.wait()
 
     def _wait(self, request: Request, deadline: float | None) -> None:
         """Wait for news; with a progress callback, until it is due at the latest."""

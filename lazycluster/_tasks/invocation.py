@@ -17,6 +17,7 @@ from lazycluster._tasks.execution import (
     send_once_more,
 )
 from lazycluster._tasks.lines import Lines
+from lazycluster._tasks.log_records import LogRecords
 from lazycluster._tasks.outcomes import timeout_error
 from lazycluster._tasks.steps import Step
 from lazycluster._tasks.values import Values
@@ -74,6 +75,7 @@ class Invocation:
         self.owner: object = None
         self.outcome: Outcome | None = None
         self._values = Values()
+        self._records = LogRecords(host)
         self._timeout = timeout
         self._lines = None if on_output is None else Lines(on_output, host)
         self._keeps_output = keeps_output
@@ -109,6 +111,10 @@ class Invocation:
             return value
         raise SerializationError(f"{self.host} has sent no value of {self.name}.")
 
+    def wait_for_records(self) -> None:
+        """Wait until loggers have handled what the function has logged."""
+        self._records.wait()
+
     def run(self, find_target: Callable[[], Target]) -> BaseException | None:
         """Run the step, and wait for its end.
 
@@ -136,6 +142,7 @@ class Invocation:
                 raise
         if self._lines is not None:
             self._lines.finish_and_wait()
+        self._records.wait()
         return self._find_error()
 
     def _follow(self, request: Request) -> None:
@@ -192,7 +199,9 @@ class Invocation:
             contents=step.contents,
             on_output=lambda _, data: self._take_output(OUTPUT, data),
             on_errors=lambda _, data: self._take_output(ERRORS, data),
-            on_value=self._take_value if step.returns else _drop,  # A hostile host may send one.
+            # A hostile host may send these for a command.
+            on_value=self._take_value if step.returns else _drop,
+            on_logged=self._take_logged if step.returns else _drop,
             on_end=lambda request: self._take_end(request, target),
         )
         if not self._has_ended:  # The reader thread may have been faster.
@@ -230,6 +239,9 @@ class Invocation:
 
     def _take_value(self, _: int, data: memoryview) -> None:
         self._values.append(0, data)
+
+    def _take_logged(self, _: int, data: memoryview) -> None:
+        self._records.append(data)
 
     def _take_end(self, request: Request, target: Target) -> None:
         if self.on_end is None or isinstance(request.error, SystemExit):

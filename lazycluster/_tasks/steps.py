@@ -13,6 +13,7 @@ from lazycluster._functions.payload import PickledCall, dump_by_value
 from lazycluster._shared import frames
 from lazycluster._spool import Spool
 from lazycluster._tasks.crashes import crash_stack, likely_reason
+from lazycluster._tasks.log_records import levels
 from lazycluster._tasks.outcomes import ending, failure_error
 from lazycluster._tasks.progress import Meter, Progress
 from lazycluster._tasks.transfers import Download, Transfer, own_name, upload
@@ -156,6 +157,7 @@ class RunFunction(Step):
             "input": len(self.call.payload),
             "python": python,
             "contents": list(self.call.contents),
+            "levels": levels(),
         }
 
     def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ class QuickHost:
         self._value = value
 
     def request(self, steps, *, on_output, on_value, live, **_):
-        sinks = Sinks(on_output, on_output, on_value)
+        sinks = Sinks(on_output, on_output, on_value, on_value)
         writer = SimpleNamespace(send=lambda data: None, feed=lambda source: None)
         request = Request(1, len(steps), writer, iter(()), sinks, lambda _: None, live=live)
         request.handle_frame(frames.STARTED, json.dumps({"step": 0, "pid": 1}).encode())

@@ -54,12 +54,12 @@ class Host:
         self.refuses = None
         self.requests = []
 
-    def request(self, steps, *, on_output, on_errors, on_value, on_end, **places):
+    def request(self, steps, *, on_output, on_errors, on_value, on_logged, on_end, **places):
         if self.refuses is not None:
             error, self.refuses = self.refuses, None
             raise error
         writer = SimpleNamespace(send=self._send, feed=lambda source: None)
-        sinks = Sinks(on_output, on_errors, on_value)
+        sinks = Sinks(on_output, on_errors, on_value, on_logged)
         request = Request(1, len(steps), writer, iter(()), sinks, on_end, live=False)
         self.requests.append(request)
         self.places = places

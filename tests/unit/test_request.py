@@ -49,6 +49,7 @@ class Host:
         self.output = []
         self.errors = []
         self.value = []
+        self.logged = []
         self.ended = []
         self.request = Request(
             7,
@@ -59,6 +60,7 @@ class Host:
                 lambda step, data: self.output.append((step, bytes(data))),
                 lambda step, data: self.errors.append((step, bytes(data))),
                 lambda step, data: self.value.append((step, bytes(data))),
+                lambda step, data: self.logged.append((step, bytes(data))),
             ),
             self.ended.append,
             live=live,
@@ -214,7 +216,7 @@ def test_what_cannot_be_stored_is_the_error_of_the_waiting_thread(error):
         stored.append(data)
         raise error
 
-    sinks = Sinks(store, store, store)
+    sinks = Sinks(store, store, store, store)
     host.request = Request(7, 1, host.writer, iter(()), sinks, host.ended.append, live=True)
     host.start(0)
     assert not host.send(frames.OUTPUT, b"first")

@@ -11,11 +11,15 @@ from .unpickler import ValuePickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import types
     from typing import Any, Callable
 
     Outcome = dict[str, Any]  # see `frames`
 
 TEXT_LIMIT = 1 << 15  # characters of a message or a traceback that are reported
+
+_OURS = ("<lazycluster>/", "<frozen importlib.")  # files whose entries say nothing to a user
+_MOST_CAUSES = 20  # of an exception, whose tracebacks are shortened
 
 _HEAP_TYPE = 1 << 9  # a bit of `type.__flags__`: the class is not built in
 
@@ -90,7 +94,7 @@ def _message(error: "BaseException") -> "str":
 
 
 def _traceback(error: "BaseException") -> "str":
-    """Return the traceback of the user's code, without the entries of `call` and of asyncio."""
+    """Return the traceback of the user's code, without entries of ours and of asyncio's runner."""
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None
     entry = below
     while entry is not None:
@@ -102,9 +106,29 @@ def _traceback(error: "BaseException") -> "str":
 
         if isinstance(error, MemoryError):
             traceback.clear_frames(below)  # they hold what fills the memory
+        below = _without_ours(below)
+        cause = error.__cause__ or error.__context__
+        for _ in range(_MOST_CAUSES):
+            if cause is None:
+                break
+            cause.__traceback__ = _without_ours(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
         return _bounded("".join(traceback.format_exception(type(error), error, below)))
     except BaseException as failure:
         return "<its traceback cannot be had: {}>".format(type(failure).__name__)
+
+
+def _without_ours(first: "types.TracebackType | None") -> "types.TracebackType | None":
+    """Remove the entries of ours, such as those of an import, unless there are no others."""
+    kept = []
+    entry = first
+    while entry is not None:
+        if not entry.tb_frame.f_code.co_filename.startswith(_OURS):
+            kept.append(entry)
+        entry = entry.tb_next
+    for entry, following in zip(kept, [*kept[1:], None]):
+        entry.tb_next = following
+    return kept[0] if kept else first
 
 
 def _bounded(text: "str") -> "str":

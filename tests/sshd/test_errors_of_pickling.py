@@ -159,6 +159,8 @@ def test_an_argument_of_another_version_names_both(runtime, package):
     sentence = r"lc_versions is 1\.26\.4 on \S+ and 2\.4\.6 here; such values do not travel"
     assert re.search(sentence, str(caught.value))
     assert not re.search(sentence, str(caught.value.__cause__))
+    assert "_lazycluster" not in str(caught.value.__cause__)
+    assert "lambda given: given.x" in str(caught.value.__cause__)
     task = RuntimeTask().run_function(lambda given: given.x, given=package.module.New())
     task.env_variables = {"PYTHONPATH": str(package.there)}
     with pytest.raises(TaskExecutionError) as failed:

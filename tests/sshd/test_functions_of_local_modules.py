@@ -150,3 +150,26 @@ def test_error_of_a_local_module_is_the_managers_class(runtime, local):
     assert caught.value.args == (1, 2)
     assert "lc_error.py" in str(caught.value.__cause__)
     assert "raise Own(1, 2)" in str(caught.value.__cause__)
+
+
+def test_traceback_of_an_import_has_the_lines_of_the_user_only(runtime, tmp_path, monkeypatch):
+    """Not those of what imports on the host; the cause's traceback neither."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lc_raises.py").write_text(
+        "try:\n    {}['a']\nexcept KeyError as error:\n    raise ValueError('late') from error\n"
+    )
+
+    def run():
+        import lc_raises
+
+        return lc_raises
+
+    with pytest.raises(ValueError, match="late") as caught:
+        runtime.call(run)
+    files = [
+        line.split('"')[1]
+        for line in str(caught.value.__cause__).splitlines()
+        if line.lstrip().startswith("File ")
+    ]
+    module = str(tmp_path / "lc_raises.py")
+    assert files == [module, __file__, module]

@@ -1,5 +1,6 @@
 """Do what Python does at its end, in a process that ends by `os._exit`."""
 
+import _thread
 import atexit
 import contextlib
 import gc
@@ -82,13 +83,15 @@ def _flush_files() -> "None":
     """
     files = [it for it in gc.get_objects() if issubclass(type(it), _FILE)]
     if files:
-        # A daemon thread that cannot go on may hold the lock of a file.
-        thread = threading.Thread(target=_flush, args=[files], daemon=True)
-        thread.start()
-        thread.join(FLUSH_TIMEOUT)
+        # A daemon thread that cannot go on may hold the lock of a file. Not a threading.Thread: its
+        # start waits without a bound if the function has replaced a builtin that it needs.
+        flushed = _thread.allocate_lock()
+        flushed.acquire()
+        _thread.start_new_thread(_flush, (files, flushed))
+        flushed.acquire(timeout=FLUSH_TIMEOUT)
 
 
-def _flush(files: "list[Any]") -> "None":
+def _flush(files: "list[Any]", flushed: "Any") -> "None":
     for file in files:
         with contextlib.suppress(Exception):  # closed, or a full disk
             file.flush()
@@ -96,3 +99,4 @@ def _flush(files: "list[Any]") -> "None":
         if type(file).__module__ != _FILE.__module__:  # gzip writes more when it is closed
             with contextlib.suppress(Exception):
                 file.close()
+    flushed.release()

@@ -1,6 +1,7 @@
 """Import the manager's local modules from what it has sent, and show their lines."""
 
 import builtins
+import functools
 import importlib.machinery
 import importlib.util
 import io
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     # Code, text, path, whether it is a package.
     Sent = Tuple[Optional[bytes], str, Optional[str], bool]
 
+_REWRITTEN = b"@pytest_ar"  # a name in code of pytest
 _MOST_MISSING = 50  # imports of one module that fail and get a stand-in
 
 
@@ -73,6 +75,43 @@ def show(path: "str", text: "str") -> "None":
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
     linecache.cache[path] = len(text), None, lines, path  # None: it is not checked on the disk
+
+
+def load_code(data: "bytes") -> "types.CodeType":
+    """Return the code of what travels by value.
+
+    It is compiled anew from the text of its file if this Python leaves out assertions, or if pytest
+    has rewritten them, whose module is not here. What cannot be found there stays as it is.
+    """
+    code = marshal.loads(data)  # type: types.CodeType
+    if not sys.flags.optimize and _REWRITTEN not in data:
+        return code
+    found = [each for each in _compiled(code.co_filename) if _signature(each) == _signature(code)]
+    return found[0] if len(found) == 1 else code
+
+
+@functools.lru_cache(maxsize=None)
+def _compiled(path: "str") -> "list[types.CodeType]":
+    """Return the code of all functions and classes in a file whose text was sent."""
+    entry = linecache.cache.get(path)
+    if entry is None or len(entry) < 4:
+        return []
+    try:
+        return list(_inner(compile("".join(entry[2]), path, "exec", dont_inherit=True)))
+    except (SyntaxError, ValueError):  # the magic of a notebook
+        return []
+
+
+def _inner(code: "types.CodeType") -> "Iterable[types.CodeType]":
+    for constant in code.co_consts:
+        if isinstance(constant, type(code)):
+            yield constant
+            yield from _inner(constant)
+
+
+def _signature(code: "types.CodeType") -> "tuple[Any, ...]":
+    count = code.co_argcount + code.co_kwonlyargcount
+    return code.co_name, code.co_firstlineno, code.co_freevars, code.co_varnames[:count]
 
 
 class LocalModules:
@@ -147,7 +186,7 @@ class LocalModules:
     def get_code(self, name: "str") -> "Any":
         """See importlib.abc.InspectLoader; `runpy` runs it."""
         code, text, path, _ = self._modules[name]
-        if code is None:
+        if code is None or sys.flags.optimize:  # it was compiled on the manager, with assertions
             return compile(text, path or name, "exec", dont_inherit=True)
         return marshal.loads(code)
 

@@ -10,7 +10,7 @@ import sys
 import cloudpickle
 
 from . import rebuild, stand_ins
-from .local_modules import LocalImportError, install
+from .local_modules import LocalImportError, install, load_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class CallUnpickler(pickle.Unpickler):
         if module_name.startswith(_SHARED):
             name = "_" + module_name
             return getattr(importlib.import_module(name), global_name)
+        if module_name == "marshal":
+            return load_code
         if global_name == "subimport" and module_name.startswith("cloudpickle."):
             return self._import
         try:

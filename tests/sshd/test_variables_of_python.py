@@ -86,6 +86,36 @@ def hash_of_text():
     return hash("text")
 
 
+def guarded(flag):
+    assert flag, "the guard"
+    return __debug__
+
+
+def test_assertions_are_left_out(runtime):
+    """Of a module's functions, and of what travels by value: functions, methods, closures."""
+    factor = 3
+
+    class Guarded:
+        def check(self):
+            assert factor == 4
+            return __debug__, factor
+
+    def check(number=1):
+        def inner():
+            assert number == factor
+            return __debug__, number
+
+        return inner()
+
+    functions = [lambda: guarded(False), Guarded().check, check]
+    optimized = runtime.with_options(env={"PYTHONOPTIMIZE": "1"})
+    assert not optimized.call(guarded, False)
+    assert [optimized.call(each) for each in functions] == [False, (False, 3), (False, 1)]
+    for each in functions:
+        with pytest.raises(AssertionError):
+            runtime.call(each)
+
+
 @pytest.mark.parametrize(
     "name", ["PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONUNBUFFERED", "PYTHONBREAKPOINT"]
 )

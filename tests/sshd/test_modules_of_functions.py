@@ -555,3 +555,31 @@ def test_the_path_of_a_package_is_not_looked_for_on_the_host(runtime, folder):
     runtime.execute_task(task, execute_async=True)
     with pytest.raises(TaskExecutionError, match=r"No module named 'lc_plug\.later'"):
         list(task.function_returns)
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_modules_sends_a_single_module_and_a_folder_without_init(runtime, folder, is_loaded):
+    files = {
+        "lc_one_file.py": "X = 1\n",
+        "lc_space/part/__init__.py": "from lc_space.part.inner import Y\n",
+        "lc_space/part/inner.py": "Y = 2\n",
+        "lc_space/part/data.txt": "data",
+        "lc_space/single.py": "Z = 3\n",
+    }
+    write(folder, files)
+    add_distribution(folder, "one", "lc_one_file.py")
+    add_distribution(folder, "space", *(name for name in files if "space" in name))
+
+    def look():
+        import pkgutil
+
+        found = [importlib.import_module(name) for name in ("lc_one_file", "lc_space.part")]
+        found.append(importlib.import_module("lc_space.single"))
+        return found[0].X, found[1].Y, found[2].Z, pkgutil.get_data("lc_space.part", "data.txt")
+
+    if is_loaded:
+        look()
+    view = runtime.with_options(modules=["lc_one_file", "lc_space"])
+    assert view.call(look) == (1, 2, 3, b"data")
+    with pytest.raises(ModuleNotFoundError):
+        runtime.call(look)

@@ -164,12 +164,18 @@ def pickled(error: "BaseException") -> "bytes | None":
 
 
 class _ExceptionPickler(ValuePickler):
-    """Pickle an exception without calling its class."""
+    """Pickle an exception without calling its class, and without open files."""
 
     def reducer_override(self, obj: "Any") -> "Any":
+        new = copyreg.__newobj__  # type: ignore[attr-defined]
         if isinstance(obj, BaseException) and _needs_no_init(type(obj)):
-            new = copyreg.__newobj__  # type: ignore[attr-defined]
             return new, (type(obj), *obj.args), obj.__dict__ or None
+        if isinstance(obj, OSError) and _is_os_error_with_init(type(obj)):
+            fields = {name: getattr(obj, name) for name in _FIELDS}
+            fields = {name: value for name, value in fields.items() if value is not None}
+            return new, (type(obj),), dict(obj.__dict__, **fields)
+        if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
+            return type(None), ()  # such as the response that urllib's HTTPError holds
         return super().reducer_override(obj)
 
 
@@ -186,5 +192,19 @@ def _needs_no_init(kind: "type") -> "bool":
     return (
         all(base.__basicsize__ == BaseException.__basicsize__ for base in built_in)  # no fields
         and all(getattr(kind, name) is getattr(base, name) for name, base in makers)
+        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    )
+
+
+_FIELDS = ("args", "errno", "strerror", "filename", "filename2")  # of an OSError
+
+
+def _is_os_error_with_init(kind: "type") -> "bool":
+    """Return True if an OSError has an `__init__` of its own, which `args` need not fit."""
+    return (
+        kind.__init__ is not OSError.__init__  # type: ignore[misc]
+        and kind.__new__ is OSError.__new__
+        and kind.__reduce__ is OSError.__reduce__
+        and kind.__reduce_ex__ is object.__reduce_ex__
         and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
     )

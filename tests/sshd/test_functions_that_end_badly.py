@@ -56,6 +56,7 @@ def test_f22_traceback_on_the_host(runtime):
     error = cause(runtime, fail_deeply, text="not today")
     assert "in fail_deeply" in error.traceback
     assert "in inner" in error.traceback
+    assert "raise OddError(text, 2)" in error.traceback
     assert set(re.findall(r'File "(.+?)"', error.traceback)) == {__file__}
 
 

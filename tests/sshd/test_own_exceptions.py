@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import urllib.error
 
 import pytest
 
@@ -48,6 +49,21 @@ class MixedError(PlainError, OSError):
     pass
 
 
+class OwnOSError(OSError):
+    """Its constructor takes other arguments than OSError's."""
+
+    def __init__(self, path, *, hint):
+        super().__init__(13, "Permission denied", path)
+        self.hint = hint
+
+
+class WithoutArgumentsError(OSError):
+    """Its `args` are empty, as those of urllib's HTTPError are."""
+
+    def __init__(self, code):
+        self.code = code
+
+
 class OwnWayError(Exception):
     """Pickles in a way of its own."""
 
@@ -74,6 +90,8 @@ def raise_it(error):
         lambda: DemandingError(3, hint="try again"),
         lambda: SlottedError(5),
         lambda: MixedError(13, "no", "/a"),
+        lambda: OwnOSError("/a", hint="b"),
+        lambda: WithoutArgumentsError(5),
         lambda: OwnWayError("a", "b"),
         lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
         lambda: ImportError("no", name="n", path="/p"),
@@ -92,11 +110,38 @@ def test_an_exception_comes_back_with_its_arguments_and_attributes(runtime, make
     assert vars(own) == vars(error)
     for name in ("errno", "filename", "name", "path", "start", "reason", "code", "lineno"):
         assert getattr(own, name, None) == getattr(error, name, None)
+    assert str(own) == str(error)
 
 
 def test_an_exception_of_the_standard_library_that_the_host_makes_comes_back(runtime):
     error = cause(runtime, lambda: open("/no/such/file"))
     assert (error.exception.errno, error.exception.filename) == (2, "/no/such/file")
+
+
+def test_an_exception_that_holds_an_open_file_comes_back_without_it(runtime):
+    """The response of a server belongs to the host's process; its status and headers do not."""
+
+    def fail():
+        import http.server
+        import threading
+        import urllib.request
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_error(404, "No such page")
+
+            def log_message(self, *_):
+                pass
+
+        with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/page", timeout=60)
+
+    own = cause(runtime, fail).exception
+    assert type(own) is urllib.error.HTTPError
+    assert (own.code, own.msg, own.url[-5:], own.fp) == (404, "No such page", "/page", None)
+    assert own.headers["Content-Type"].startswith("text/html")
+    assert str(own) == "HTTP Error 404: No such page"
 
 
 def test_an_exception_of_a_local_class_comes_back_as_that_class(runtime):
@@ -197,6 +242,7 @@ def test_the_cause_is_the_traceback_on_the_host(runtime):
     assert lines[0] == "Traceback (most recent call last):"
     printed = "".join(traceback.format_exception(type(own), own, None))
     assert printed.count("PlainError: this text") == 1
+    assert printed.count("raise PlainError(") == 1
 
 
 def test_causes_on_the_host_are_in_the_traceback(runtime):

@@ -6,7 +6,12 @@ import importlib.util
 from functools import cache
 
 from lazycluster._shared import archive
-from lazycluster._shared.operations import BOOTSTRAP_MODULES, IMPORTED_MODULES, STEP_MODULES
+from lazycluster._shared.operations import (
+    BOOTSTRAP_MODULES,
+    IMPORTED_MODULES,
+    SELDOM_IMPORTED_MODULES,
+    STEP_MODULES,
+)
 from lazycluster._ssh.scripts import read_file
 from lazycluster.exceptions import SerializationError
 
@@ -51,8 +56,9 @@ def cloudpickle_sources() -> dict[str, str]:
 @cache
 def module_archive(name: str) -> bytes:
     """Return the archive of a module that is sent at its first use, with what it imports."""
-    names = (*IMPORTED_MODULES.get(name, ()), name)
+    seldom = SELDOM_IMPORTED_MODULES.get(name, ())
+    names = (*IMPORTED_MODULES.get(name, ()), *seldom, name)
     sources = {f"{HOST_PACKAGE}.{name}": read_source(name).decode() for name in names}
     if name == STEP_MODULES["function"]:
         sources.update(cloudpickle_sources())
-    return archive.pack(sources)
+    return archive.pack(sources, {f"{HOST_PACKAGE}.{name}" for name in seldom})

@@ -13,6 +13,7 @@ import zlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
+    from collections.abc import Container
     from typing import Any
 
 TEXT_FORMAT = 2  # of marshal, which every Python reads
@@ -21,9 +22,14 @@ TEXT_FORMAT = 2  # of marshal, which every Python reads
 sources = []  # type: list[bytes]
 
 
-def pack(sources: "dict[str, str]") -> "bytes":
-    """Return an archive of modules, given by their names."""
-    codes = {name: _compile(name, text) for name, text in sources.items()}
+def pack(sources: "dict[str, str]", seldom: "Container[str]" = ()) -> "bytes":
+    """Return an archive of modules, given by their names.
+
+    Those that are `seldom` imported are compiled where that happens.
+    """
+    codes = {}  # type: dict[str, Any]
+    for name, source in sources.items():
+        codes[name] = source if name in seldom else _compile(name, source)
     code = zlib.compress(marshal.dumps(codes), 9)
     text = zlib.compress(marshal.dumps(sources, TEXT_FORMAT), 9)
     return marshal.dumps((_tag(), code, text), TEXT_FORMAT)

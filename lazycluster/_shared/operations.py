@@ -23,7 +23,7 @@ STEP_MODULES = {
     "unpack": "_shared.unpacker",
 }
 
-# The modules that travel with a module because it imports them, or does so after an error.
+# The modules that travel with a module because it imports them.
 IMPORTED_MODULES = {
     "_shared.unpacker": ("_shared.tree_stream",),
     "_remote.call": (
@@ -37,6 +37,12 @@ IMPORTED_MODULES = {
         "_remote.awaitables",
         "_remote.raised",
         "_remote.log_records",
+    ),
+}
+
+# The modules that travel with a module because it imports them after some errors.
+SELDOM_IMPORTED_MODULES = {
+    "_remote.call": (
         "_shared.referents",
         "_shared.cures",
         "_shared.unpicklable",

@@ -16,10 +16,12 @@ SOURCES = {
 }
 
 
-@pytest.fixture(params=["this Python", "another"])
+@pytest.fixture(params=["this Python", "seldom", "another"])
 def data(request, monkeypatch):
     if request.param == "this Python":
         return archive.pack(SOURCES)
+    if request.param == "seldom":
+        return archive.pack(SOURCES, {"first"})
     with monkeypatch.context() as patch:
         patch.setattr(archive.importlib.util, "MAGIC_NUMBER", b"\0\1\r\n")
         return archive.pack(SOURCES)

@@ -168,7 +168,7 @@ def find_spec(name: str) -> ModuleSpec | None:
         folders = getattr(sys.modules.get(parent), "__path__", None)
         if folders is None and above is not None:
             folders = above.submodule_search_locations
-        return None if folders is None else PathFinder.find_spec(name, list(folders))
+        return None if folders is None else _find_in(name, list(folders))
     except Exception as error:
         if not is_built_in(error):
             raise
@@ -176,6 +176,18 @@ def find_spec(name: str) -> ModuleSpec | None:
 
 
 _installed: set[str] = set()  # names of modules that are not local and have no local submodule
+
+
+def _find_in(name: str, folders: list[str]) -> ModuleSpec | None:
+    """Return the spec of a submodule in one of the folders of its package; None if none has it."""
+    try:
+        return PathFinder.find_spec(name, folders)
+    except KeyError:  # a folder without __init__.py asks for its parent, which is not loaded
+        inner = PathFinder.find_spec(name.rpartition(".")[2], folders)
+        spec = ModuleSpec(name, None, is_package=True)
+        if inner is not None:
+            spec.submodule_search_locations = list(inner.submodule_search_locations or ())
+        return spec
 
 
 def find_local(name: str) -> ModuleSpec | None:

@@ -31,12 +31,13 @@ def explain_on_host(versions: Versions, host: str) -> str:
     return ""
 
 
-def explain_here(names: list[str], find_there: Callable[[list[str]], Versions]) -> str:
-    """Return what is wrong with the packages here; "" if nothing is known to be.
+def explain_here(names: list[str], find_there: Callable[[list[str]], Versions], text: str) -> str:
+    """Return why a value cannot be unpickled here.
 
     Args:
         names: The packages that the error here is about.
         find_there: Returns the versions of packages on the host, as far as it can.
+        text: The error.
     """
     here_all = find_versions(names)
     for name, here in here_all:
@@ -47,7 +48,10 @@ def explain_here(names: list[str], find_there: Callable[[list[str]], Versions]) 
         there = known.get(name)
         if there and here and there != here:
             return _different(name, there, here, "the host", "return")
-    return ""
+    for name, here in here_all:
+        if here and not known:  # the connection has ended, for example
+            return f"{text}. {name} is {here} here, and perhaps another version on the host."
+    return text
 
 
 def _different(name: str, there: str, here: str, host: str, verb: str) -> str:

@@ -213,7 +213,7 @@ def load_value(
     except Exception as error:
         if not isinstance(error, pickle.PickleError) and not is_built_in(error):
             raise  # a user's __setstate__ or a signal handler raised it
-        reason = explain_here(find_packages(error), find_versions) or _one_line(error)
+        reason = explain_here(find_packages(error), find_versions, _one_line(error))
         raise SerializationError(
             f"the value of the function cannot be unpickled here: {reason}"
         ) from error

@@ -264,7 +264,10 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         maker, args = reduced[:2]
         state = reduced[2] if len(reduced) > 2 else None
         setter = reduced[5] if len(reduced) > 5 else None
-        made = (rebuild.key_of(obj), _home(obj), maker, *args)
+        home = _home(obj)
+        if home is not None and self._rule(home[0]) != BY_VALUE:
+            home = None  # the host's module has what is its own
+        made = (rebuild.key_of(obj), home, maker, *args)
         if state is None:
             return rebuild.make, made
         return rebuild.make, made, (setter, state), None, None, rebuild.fill

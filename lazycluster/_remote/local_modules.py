@@ -18,7 +18,7 @@ from . import resources, stand_ins
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
-    from typing import Any, Iterable, Optional, Tuple
+    from typing import Any, Iterable, Iterator, Optional, Tuple
 
     # Code, text, path, whether it is a package.
     Sent = Tuple[Optional[bytes], str, Optional[str], bool]
@@ -137,11 +137,20 @@ class LocalModules:
         _, _, file, is_package = self._modules[name]
         spec = importlib.machinery.ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = file is not None  # then the module has a __file__
-        if is_package and file is None:  # other folders of the package may be here
-            found = importlib.machinery.PathFinder.find_spec(name, path)  # type: ignore[arg-type]
-            if found is not None and not found.has_location:
-                spec.submodule_search_locations = list(found.submodule_search_locations or ())
+        if is_package:
+            folder = os.path.join(os.sep, "<lazycluster>", name)
+            folder = folder if file is None else os.path.dirname(file)
+            sys.path_importer_cache[folder] = SentFolder(self, name)
+            spec.submodule_search_locations = [folder]
+            if file is None:  # the package may have other folders, on this host
+                spec.submodule_search_locations += _find_folders(name, path)
         return spec
+
+    def members(self, package: "str") -> "Iterator[str]":
+        """Yield the names of the modules with a file that are directly in a package."""
+        for name, (_, _, file, _) in sorted(self._modules.items()):
+            if name.rpartition(".")[0] == package and file is not None:
+                yield name
 
     def find_distributions(self, context: "Any") -> "list[Any]":
         """See importlib.metadata.DistributionFinder: a package may ask for its own version."""
@@ -193,6 +202,38 @@ class LocalModules:
     def is_package(self, name: "str") -> "bool":
         """See importlib.abc.InspectLoader."""
         return self._modules[name][3]
+
+
+class SentFolder:
+    """Lists the modules of a package for pkgutil; see importlib.abc.PathEntryFinder.
+
+    It stands for the folder in `__path__`, so that nothing looks for the manager's path here.
+    """
+
+    def __init__(self, modules: "LocalModules", package: "str") -> "None":
+        self._modules = modules
+        self._package = package
+
+    def find_spec(
+        self, name: "str", target: "object" = None
+    ) -> "importlib.machinery.ModuleSpec | None":
+        last = name.rpartition(".")[2]  # pkgutil gives names without the package
+        return self._modules.find_spec("{}.{}".format(self._package, last))
+
+    def iter_modules(self, prefix: "str" = "") -> "Iterator[tuple[str, bool]]":
+        for name in self._modules.members(self._package):
+            yield prefix + name.rpartition(".")[2], self._modules.is_package(name)
+
+
+def _find_folders(name: "str", path: "Any") -> "list[str]":
+    """Return the folders that this host has of a package without __init__.py."""
+    if path is not None:
+        cache = sys.path_importer_cache
+        path = [entry for entry in path if not isinstance(cache.get(entry), SentFolder)]
+    found = importlib.machinery.PathFinder.find_spec(name, path)
+    if found is None or found.has_location:
+        return []
+    return list(found.submodule_search_locations or ())
 
 
 class _Importer:

@@ -23,14 +23,19 @@ def make(
     maker: "Callable[..., object]",
     *args: "object",
 ) -> "object":
-    """Make an object, remember its key, and set it as an attribute of its module."""
+    """Make an object, remember its key, and set it as an attribute of its module.
+
+    Args:
+        key: What the manager knows it by.
+        home: The module, one that travels by value, and the attribute; None for a nameless object.
+        maker: What makes the object.
+        *args: What it is made of.
+    """
     made = maker(*args)
     if key:
         _keys[id(made)] = made, key
     if home is not None:
-        module = sys.modules.get(home[0])
-        if module is not None and module is _modules.get(home[0]):
-            setattr(module, home[1], made)
+        setattr(bare_module(home[0], {}), home[1], made)
     return made
 
 
@@ -59,10 +64,10 @@ def bare_module(name: "str", attributes: "dict[str, object]") -> "Any":
     if module is None:
         module = sys.modules[name] if name == "__main__" else type(sys)(name)
         _modules[name] = sys.modules[name] = module
-        vars(module).update(attributes)
         parent, _, last = name.rpartition(".")
         if parent in sys.modules:
             setattr(sys.modules[parent], last, module)
+    vars(module).update(attributes)
     return module
 
 

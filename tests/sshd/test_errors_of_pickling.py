@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib
 import re
 import sys
@@ -185,6 +186,22 @@ def test_a_value_of_another_version_names_both(runtime, package):
             get()
         assert "lc_versions is" in str(caught.value)
         assert "and 2.4.6 here; such values do not travel" in str(caught.value)
+
+
+def test_a_value_that_is_read_after_the_connection_says_the_version_here(make_runtime, package):
+    """The host cannot be asked any more."""
+
+    def make():
+        import lc_versions
+
+        return lc_versions.Old()
+
+    runtime = make_runtime()
+    future = runtime.with_options(env={"PYTHONPATH": str(package.there)}).submit(make)
+    concurrent.futures.wait([future], 60)
+    runtime.cleanup()
+    with pytest.raises(SerializationError, match=r"lc_versions is 2\.4\.6 here, and perhaps"):
+        future.result()
 
 
 def test_a_package_that_is_missing_here_is_named_once(runtime, package):

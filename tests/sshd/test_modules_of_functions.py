@@ -15,7 +15,7 @@ from importlib import metadata
 import pytest
 
 from lazycluster import Runtime, RuntimeTask
-from lazycluster.exceptions import SerializationError
+from lazycluster.exceptions import SerializationError, TaskExecutionError
 
 pytestmark = pytest.mark.every_python
 
@@ -485,3 +485,101 @@ def test_a_new_interpreter_has_the_same_modules(make_runtime, installed_package,
     expected = str(tmp_path / "work" / "lc_beside.py"), "zwölf\n".encode(), "7", 1
     assert view.call(look) == expected
     assert view.call(installed_package.f, 2).x == 4
+
+
+# ── a package that looks for its own modules ──────────────────────────────────────────────────────
+
+
+PLUGINS = {
+    "lc_plug/__init__.py": """
+        import importlib, pkgutil
+        def names():
+            return sorted(
+                (found.name, found.ispkg) for found in pkgutil.walk_packages(__path__, "lc_plug.")
+            )
+        def load():
+            found = {}
+            for finder, name, _ in pkgutil.iter_modules(__path__):
+                if hasattr(finder, "find_spec"):  # not zipimporter of Python 3.9
+                    assert finder.find_spec(name).name.endswith(name)
+                found[name] = importlib.import_module(f"{__name__}.{name}").WHO
+            return found
+        """,
+    "lc_plug/one.py": "WHO = 1\n",
+    "lc_plug/two/__init__.py": "WHO = 2\n",
+    "lc_plug/two/inner.py": "",
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "without init"])
+def test_a_package_finds_its_plugins(runtime, folder, tmp_path, monkeypatch, kind):
+    """By pkgutil, which asks for the folders in `__path__`."""
+    write(folder, PLUGINS)
+    if kind == "zip":
+        shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+        shutil.rmtree(folder / "lc_plug")
+        monkeypatch.syspath_prepend(tmp_path / "packed.zip")
+        importlib.invalidate_caches()
+    if kind == "without init":
+        write(folder, {"lc_space/lc_plug/mod.py": "WHO = 3\n", "lc_space/other.py": ""})
+
+        def look():
+            import pkgutil
+
+            import lc_space.other
+            from lc_space.lc_plug import mod
+
+            importlib.invalidate_caches()
+            found = [each.name for each in pkgutil.iter_modules(lc_space.__path__)]
+            return found, mod.WHO
+
+        assert runtime.call(look) == look()
+        return
+    package = importlib.import_module("lc_plug")
+    expected = package.names(), package.load()
+    assert expected[1] == {"one": 1, "two": 2}
+    assert (runtime.call(package.names), runtime.call(package.load)) == expected
+
+
+def test_the_path_of_a_package_is_not_looked_for_on_the_host(runtime, folder):
+    """The tests' host has the manager's files, and would find a module that was not sent."""
+    write(folder, {"lc_plug/__init__.py": "", "lc_plug/sub/__init__.py": ""})
+    package = importlib.import_module("lc_plug")
+
+    def look():
+        importlib.invalidate_caches()
+        return importlib.import_module("lc_pl" + "ug.later"), package
+
+    task = RuntimeTask().run_function(look)
+    write(folder, {"lc_plug/later.py": ""})
+    runtime.execute_task(task, execute_async=True)
+    with pytest.raises(TaskExecutionError, match=r"No module named 'lc_plug\.later'"):
+        list(task.function_returns)
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_modules_sends_a_single_module_and_a_folder_without_init(runtime, folder, is_loaded):
+    files = {
+        "lc_one_file.py": "X = 1\n",
+        "lc_space/part/__init__.py": "from lc_space.part.inner import Y\n",
+        "lc_space/part/inner.py": "Y = 2\n",
+        "lc_space/part/data.txt": "data",
+        "lc_space/single.py": "Z = 3\n",
+    }
+    write(folder, files)
+    add_distribution(folder, "one", "lc_one_file.py")
+    add_distribution(folder, "space", *(name for name in files if "space" in name))
+
+    def look():
+        import pkgutil
+
+        found = [importlib.import_module(name) for name in ("lc_one_file", "lc_space.part")]
+        found.append(importlib.import_module("lc_space.single"))
+        return found[0].X, found[1].Y, found[2].Z, pkgutil.get_data("lc_space.part", "data.txt")
+
+    if is_loaded:
+        look()
+    view = runtime.with_options(modules=["lc_one_file", "lc_space"])
+    assert view.call(look) == (1, 2, 3, b"data")
+    with pytest.raises(ModuleNotFoundError):
+        runtime.call(look)

@@ -174,3 +174,15 @@ def test_a_module_that_does_not_exist_is_looked_for_once(local, tmp_path, monkey
     local(later_4711="X = 1\n")
     os.utime(tmp_path, ns=(1, 1))
     assert len(sources.contents({"one_4711"})) == 2
+
+
+def test_folders_without_init_in_one_another(local):
+    """None of them is loaded."""
+    local(**{"one_4711/two/three/mod": "X = 1\n", "one_4711/two/pack/__init__": ""})
+    assert found("import one_4711.two.three.mod, one_4711.two.pack") == {
+        "one_4711",
+        "one_4711.two",
+        "one_4711.two.three",
+        "one_4711.two.three.mod",
+        "one_4711.two.pack",
+    }

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import functools
 import multiprocessing
+import pickle
 import sys
 
 from lazycluster import Runtime
@@ -37,6 +38,14 @@ class Point:
 
 class OwnError(Exception):
     pass
+
+
+class Bare:
+    pass
+
+
+class Level(enum.Enum):
+    HIGH = 1
 
 
 def square(x):
@@ -87,6 +96,9 @@ if __name__ == "__main__":
             assert points == [(Point(2, 1), Planet.MARS)], points
             assert points[0][1] is Planet.MARS
             print(method, values[:3], values[4:])
+        # Their classes have no function, and with them nothing else of `__main__` travels.
+        for value in (Bare(), Level.HIGH):
+            assert type(pickle.loads(runtime.call(pickle.dumps, value))) is type(value)
         try:
             runtime.call(pool_of, "spawn", bytes(17 << 20))
         except RuntimeError as error:

@@ -34,7 +34,6 @@ class _File:
     def __init__(self) -> None:
         import tempfile  # imports random and shutil, which most calls do not need
 
-        self.fd = -1
         self._pid = os.getpid()
         self._folder = tempfile.gettempdir()
         self._unused = itertools.count()
@@ -42,10 +41,10 @@ class _File:
         self.free: collections.deque[int] = collections.deque()
         with tempfile.TemporaryFile(buffering=0) as file:
             self.fd = os.dup(file.fileno())
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            posix.close(self.fd)
+        # Not __del__: another thread can find the file in `_files` and use it while that closes the
+        # descriptor. Weak references are dead when this is called.
+        closing = weakref.finalize(self, posix.close, self.fd)
+        closing.atexit = False  # type: ignore[misc]  # the exit of the process closes it
 
     def new_block(self) -> int:
         try:

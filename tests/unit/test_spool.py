@@ -12,6 +12,7 @@ import weakref
 
 import pytest
 
+from lazycluster import _spool
 from lazycluster._spool import BLOCK, MEMORY_LIMIT, Spool
 
 pytestmark = pytest.mark.every_python
@@ -219,3 +220,17 @@ def test_full_disk_names_the_folder_and_appends_nothing(spool, monkeypatch):
         spool.write(b"more")
     assert raised.value.filename == tempfile.gettempdir()
     assert len(spool) == length
+
+
+def test_a_file_is_not_found_while_it_is_closed(monkeypatch):
+    """Another thread may look for it then, and would write to a descriptor that is another's."""
+    found = []
+
+    def close(fd):
+        found.append(_spool._files.get(os.getpid()))
+        os.close(fd)
+
+    monkeypatch.setattr("posix.close", close)
+    spool = Spool(bytes(2 * MEMORY_LIMIT))
+    del spool
+    assert found == [None]

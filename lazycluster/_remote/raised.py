@@ -201,10 +201,10 @@ _FIELDS = ("args", "errno", "strerror", "filename", "filename2")  # of an OSErro
 
 def _is_os_error_with_init(kind: "type") -> "bool":
     """Return True if an OSError has an `__init__` of its own, which `args` need not fit."""
+    makers = (("__new__", OSError), ("__reduce__", OSError), ("__reduce_ex__", object))
+    init = vars(OSError)["__init__"]
     return (
-        kind.__init__ is not OSError.__init__  # type: ignore[misc]
-        and kind.__new__ is OSError.__new__
-        and kind.__reduce__ is OSError.__reduce__
-        and kind.__reduce_ex__ is object.__reduce_ex__
+        kind.__init__ is not init  # type: ignore[misc]
+        and all(getattr(kind, name) is getattr(base, name) for name, base in makers)
         and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Python's own; ld.so's; the allocators' of glibc, macOS, jemalloc, tcmalloc and mimalloc.
 _PREFIXES = (
     *("PYTHON", "LD_", "DYLD_", "OBJC_"),
-    *("GLIBC_TUNABLES", "MALLOC_", "Malloc", "TCMALLOC_", "MIMALLOC_"),
+    *("LOCPATH", "GLIBC_TUNABLES", "MALLOC_", "Malloc", "TCMALLOC_", "MIMALLOC_"),
 )
 _SUFFIX = "SAN_OPTIONS"  # of the sanitizers of gcc and clang
 # Python, or our own code, looks at these when it needs them, or not at all in a function.
@@ -65,12 +65,17 @@ def read_at_start(environment: "dict[str, str]") -> "list[str]":
     A variable that has that value already is none of them, nor is a PYTHONPATH that `insert_path`
     can put into effect.
     """
-    changed = {name for name, value in environment.items() if _differs(name, value)}
-    found = [name for name in sorted(changed) if _needs_start(name)]
-    if any(name in changed for name in _LOCALE):
-        names = [name for name in _LOCALE if environment.get(name, os.environ.get(name))]
-        found += [name for name in names[:1] if name in changed]
-    return found
+    names = [name for name in environment if name in _LOCALE or _needs_start(name)]
+    changed = {name: environment[name] for name in names if _differs(name, environment[name])}
+    if _locale(changed) == _locale({}):
+        return sorted(set(changed) - set(_LOCALE))
+    return sorted(changed)
+
+
+def _locale(changed: "dict[str, str]") -> "str":
+    """Return the locale that decides about encodings after some variables have changed."""
+    values = (changed.get(name, os.environ.get(name)) for name in _LOCALE)
+    return next(filter(None, values), "")
 
 
 def _needs_start(name: "str") -> "bool":

@@ -203,3 +203,17 @@ def test_zombies_that_nobody_waits_for_hold_nothing_up(make_host, own_python):
     host.kill(asked, LATER)
     host.finish(asked)
     assert is_gone(child)
+
+
+@pytest.mark.parametrize("way", ["end of input", "SIGKILL"])
+def test_a_new_python_ends_with_the_supervisor(new_own_host, way):
+    """A variable needed it; the process is still the one that the supervisor knows."""
+    host = new_own_host
+    step, payload = host.prepare_call(os.system, command="echo began; exec sleep 1000")
+    asked = host.ask(step, payload=payload, environment={"PYTHONHASHSEED": "1"})
+    host.wait_for_output(asked)
+    if way == "SIGKILL":
+        os.kill(host.wait_for_hello()["pid"], signal.SIGKILL)
+    else:
+        host.close_stdin()
+    await_gone(asked.pids)

@@ -82,6 +82,15 @@ def test_variables_of_a_runtime_and_of_a_task(own_runtime):
     assert value == expected == int(as_command(own_runtime, "sys", "hash('text')"))
 
 
+@pytest.mark.parametrize("env", [{"LC_ALL": ""}, {"LC_CTYPE": "C"}, {"LANG": "C"}], ids=str)
+def test_the_locale_is_that_of_the_variable_that_counts(make_sshd, make_runtime, env):
+    """LC_ALL, else LC_CTYPE, else LANG; an empty one does not count."""
+    on = make_sshd(environment={"LC_ALL": "C", "LANG": "C.UTF-8"})
+    view = make_runtime(on=on).with_options(env=env)
+    expression = "locale.setlocale(locale.LC_CTYPE)"
+    assert view.call(evaluate, "locale", expression) == as_command(view, "locale", expression)
+
+
 def hash_of_text():
     return hash("text")
 

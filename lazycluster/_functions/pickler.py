@@ -51,6 +51,8 @@ _MAKERS = frozenset(
     }
 )
 
+_NAMELESS = (type(None), type(Ellipsis), type(NotImplemented))
+
 BY_NAME, AS_SOURCE, BY_VALUE = range(3)  # how what a module defines travels
 
 
@@ -137,6 +139,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._rules: dict[str, int] = {}
         self._bare_modules: dict[str, _Reduced] = {}
         self._installed_names = InstalledNames(modules.is_local)
+        self._made_there: dict[type, bool] = {}
         self._aliases = reducers.TypeAliases()
         self._depth = 0  # above 0 within what modules and classes hold
         self._without_rule: set[type] = set()  # so that large arguments are pickled fast
@@ -189,6 +192,9 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         kind = type(obj)
         if kind in self._without_rule or (kind is types.FunctionType and obj in _MAKERS):
             return NotImplemented
+        if kind is _Mark:
+            self._depth += obj.step
+            return bool, ()
         if getattr(kind, "_stays_here", False) and id(obj) not in self._used:
             return rebuild.left_behind, (kind.__name__,)
         named = self._installed_names.reduce(obj, kind)
@@ -210,16 +216,18 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
 
     def _is_made_there(self, class_: type) -> bool:
         """Return True for a class that travels by value."""
-        reduced = super().reducer_override(class_)
-        if reduced is NotImplemented:
-            return self._rule(class_.__module__) == BY_VALUE
-        return len(reduced) == 6  # cloudpickle has no name for it either
+        found = self._made_there.get(class_)
+        if found is None:
+            if class_ in _NAMELESS or class_ in cloudpickle._BUILTIN_TYPE_NAMES:
+                found = False  # cloudpickle has reducers for them
+            else:
+                is_sent = self._rule(class_.__module__) == BY_VALUE
+                found = is_sent or not cloudpickle._should_pickle_by_reference(class_)
+            self._made_there[class_] = found
+        return found
 
     def _reduce_other(self, obj: Any, kind: type) -> Any:
         """Return the reduction of what is neither a function, a class nor a module, or None."""
-        if kind is _Mark:
-            self._depth += obj.step
-            return bool, ()
         if kind in reducers.NAMED:
             if self._is_by_name(obj):
                 return None

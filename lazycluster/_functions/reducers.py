@@ -73,12 +73,14 @@ def reduce_class(class_: type, is_sent: Callable[[type], bool], names: object) -
     if issubclass(class_, enum.Enum):
         return _reduce_enum(class_, common, contents, names)
     own = vars(class_)
-    if own.get("__slots__"):
+    if "__slots__" in own:
         first["__slots__"] = own["__slots__"]
     if isinstance(own.get("__dict__"), property):
         first["__dict__"] = own["__dict__"]
     if "__orig_bases__" in own:
         first["__orig_bases__"] = ()  # typing wants some; those of the class lead back to it
+    if own.get("__parameters__"):
+        first["__parameters__"] = own["__parameters__"]  # `Box[int]` needs them
     if maker.__module__ == "typing" and not issubclass(maker, type(typing.Protocol)):
         common = (*common[:3], type, *common[4:])  # TypedDict's takes no plain bases
     state = (maker if issubclass(maker, type) else type, contents, virtual, names)
@@ -89,7 +91,7 @@ def _reduce_foreign_class(class_: type, names: object) -> _Reduction:
     # The metaclass of a library does its work when the class is made: by cloudpickle, and again
     # for each attribute that is set.
     make, arguments, state, *_, fill = cloudpickle._dynamic_class_reduce(class_)
-    if vars(class_).get("__slots__"):
+    if "__slots__" in vars(class_):
         # cloudpickle sets __slots__ after the class is made, which has no effect: instances
         # made on the host would have a __dict__, which they cannot have on the manager.
         arguments[3]["__slots__"] = vars(class_)["__slots__"]
@@ -218,6 +220,8 @@ def _reduce_type_variable(variable: Any) -> _Reduction:
         for name in ("covariant", "contravariant", "infer_variance"):
             if getattr(variable, f"__{name}__", False):
                 options[name] = True
+    if options.get("infer_variance") and (arguments or "bound" in options):
+        return _reduce_parameter(variable)  # defined by the syntax of 3.12, so it may be circular
     attributes = {"__module__": variable.__module__}
     for name, since in (("default", (3, 13)), ("infer_variance", (3, 12))):
         if name in options and sys.version_info < since:  # typing_extensions has set it
@@ -226,6 +230,14 @@ def _reduce_type_variable(variable: Any) -> _Reduction:
     track = cloudpickle._lookup_class_or_track
     fixed = (track, key, kind, variable.__name__)
     return by_value.make_type_variable, (*fixed, arguments, options, attributes)
+
+
+def _reduce_parameter(parameter: Any) -> _Reduction:
+    late: dict[str, object] = {}
+    values: dict[str, object] = {}
+    text = f"def made[{_parameter_text(parameter, 0, values)}](): pass"
+    made = by_value.make_parameter, (text, parameter.__module__, late)
+    return (*made, (late, values), None, None, by_value.fill_alias)
 
 
 def _evaluated(typed: object, attributes: dict[str, str]) -> dict[str, Any]:

@@ -58,6 +58,8 @@ def _make(metaclass: "Any", maker: "Any", name: "str", bases: "Any", contents: "
     namespace.update(contents)
     made = maker.__new__(metaclass, name, bases, namespace)
     maker.__init__(made, name, bases, namespace)
+    if "__parameters__" in contents:
+        type.__setattr__(made, "__parameters__", contents["__parameters__"])
     return made
 
 
@@ -294,8 +296,13 @@ def make_type_variable(
     return track(key, made)
 
 
+def make_parameter(text: "str", module: "str", late: "dict[str, object]") -> "Any":
+    """Make a type parameter from the statement that defines a function with it; see make_alias."""
+    return make_alias(text, module, late).__type_params__[0]
+
+
 def make_alias(text: "str", module: "str", late: "dict[str, object]") -> "Any":
-    """Make a type alias from the statement of Python 3.12 that defines it as `made`.
+    """Return what a statement of Python 3.12 defines: a type alias, or a function.
 
     The statement reads `late` when a value is asked for, so an alias may refer to itself.
     """
@@ -308,7 +315,7 @@ def fill_alias(
     made: "Any",  # noqa: ARG001
     state: "tuple[dict[str, object], dict[str, object]]",
 ) -> "None":
-    """Give a type alias its value, and its parameters their bounds."""
+    """Give a type alias its value, or type parameters their bounds."""
     late, values = state
     late.update(values)
 

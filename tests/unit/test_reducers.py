@@ -310,6 +310,13 @@ def test_classes_of_typing_travel(main):
                 self.content = content
         class Integers(Box[int]):
             pass
+        class Registry(Generic[TypeVar("K")]):
+            known = {}
+            def __init_subclass__(cls, key, **kwargs):
+                super().__init_subclass__(**kwargs)
+                cls.known[key] = cls
+        class Known(Registry[int], key="known"):
+            pass
         class Both(Box[T], Dict[str, T]):
             pass
         class Typed(TypedDict, total=False):
@@ -333,6 +340,7 @@ def test_classes_of_typing_travel(main):
             return (
                 Box[int](3).content, Box.__parameters__ == (T,),
                 Integers.__orig_bases__ == (Box[int],),
+                Registry.known["known"] is Known, Known.__orig_bases__ == (Registry[int],),
                 Both.__parameters__ == (T,), str(Box[str]), isinstance(Integers(2), Box),
                 N.__constraints__, C.__covariant__, C.__bound__.__forward_arg__, T.__module__,
                 Derived(b=[]), sorted(Derived.__required_keys__), sorted(Derived.__optional_keys__),
@@ -585,6 +593,8 @@ def test_classes_with_slots_travel(main):
             __slots__ = {"a": "Text of a."}
         class Open:
             __slots__ = ("a", "__dict__")
+        class Empty(tuple):
+            __slots__ = ()
         options = {"slots": True, "kw_only": True} if sys.version_info >= (3, 10) else {}
         @dataclasses.dataclass(**options)
         class Data:
@@ -608,6 +618,7 @@ def test_classes_with_slots_travel(main):
             return (
                 slots.private(), hasattr(slots, "__dict__"), weakref.ref(slots)() is slots,
                 child.private(), hasattr(child, "__dict__"), Documented.__slots__, vars(open_),
+                hasattr(Empty(), "__dict__"),
                 dataclasses.asdict(Data(a=1)), [field.name for field in fields],
                 fields[0].default is dataclasses.MISSING, fields[1].metadata["m"],
                 getattr(fields[0], "kw_only", None), hasattr(Data(a=1), "__dict__"), frozen,

@@ -21,8 +21,6 @@ from lazycluster.exceptions import (
 
 pytestmark = pytest.mark.usefixtures("stays_good")
 
-LOCK = threading.Lock()
-
 
 class Holder:
     def __init__(self):
@@ -73,10 +71,6 @@ def make_stubborn():
 
 def make_many():
     return [*range(100_000), threading.Lock()]
-
-
-def uses_lock():
-    return LOCK
 
 
 VALUES = {
@@ -249,12 +243,6 @@ def ask():
 def stop():
     breakpoint()  # noqa: T100
     return 1
-
-
-def ask_for_a_password():
-    import getpass
-
-    return getpass.getpass()
 
 
 @pytest.mark.parametrize(

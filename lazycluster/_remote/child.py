@@ -87,6 +87,7 @@ def go_on(sent: "list[bytes]", payload: "int", value: "int", report: "int") -> "
     """Do the job of a step in the Python that was started for it."""
     for fd in (payload, value, report):
         os.set_inheritable(fd, False)
+    faulthandler.enable(2)
     load_functions(sent)
     streams.send_report(report, {})  # it has started
     main(None, value, report, payload, warm=False, contents={})
@@ -104,7 +105,6 @@ def _work(
 ) -> "Outcome":
     if output is not None:
         _prepare(output)
-    faulthandler.enable(2)  # what kills Python is printed with the lines that it was at
     sys.argv = [""]
     sys.modules["__main__"] = type(sys)("__main__")
     if warm:

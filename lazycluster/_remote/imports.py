@@ -51,7 +51,7 @@ class SentModules:
                 self._missing[name] = "{}: {}".format(type(error).__name__, error)
             finally:
                 del sys.path[:2]
-                python_end.freeze()
+                python_end.empty_free_lists()
         return self._missing[name]
 
     def load_own(self, name: "str") -> "str":

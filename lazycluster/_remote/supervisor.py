@@ -7,6 +7,7 @@ process session that it started, removes the temporary directories, and exits.
 
 import collections
 import errno
+import faulthandler
 import json
 import os
 import signal
@@ -41,6 +42,8 @@ def main(keepalive: "float", orphan_timeout: "float") -> "None":
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)  # what else prints, a start hook of this Python for example, goes to ssh's log
+    # What kills Python is printed with its lines; in a forked process fd 2 is its output.
+    faulthandler.enable(2)
     # Without a terminal a Python program in a step would keep its output until its end.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     supervisor = Supervisor(source, sink, null, keepalive, orphan_timeout)

@@ -83,6 +83,14 @@ def test_a_crash_says_where_the_function_was(runtime, function):
     assert place in str(failed.value.__cause__)
 
 
+def test_a_crash_in_a_new_python_says_where_too(runtime):
+    """The variable makes the host start a Python for the call."""
+    view = runtime.with_options(env={"PYTHONHASHSEED": "1"})
+    with pytest.raises(RemoteFunctionError, match=r"11 \(SIGSEGV\)") as caught:
+        view.call(crash)
+    assert caught.value.traceback.splitlines()[1].endswith(" in crash")
+
+
 def test_a_crash_is_logged_with_its_last_line(runtime, caplog):
     """An asynchronous task has one line for it."""
     task = runtime.execute_task(RuntimeTask("breaks").run_function(crash))

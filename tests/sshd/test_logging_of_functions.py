@@ -256,15 +256,15 @@ def test_processes_of_a_function_log_to_their_standard_error(runtime, records):
     assert texts(records) == ["root WARNING parent"]
 
 
-def test_a_hundred_thousand_records(runtime, records):
+def test_many_records(runtime, records):
     """All come, in order."""
 
     def log():
-        for number in range(100_000):
+        for number in range(30_000):
             logging.warning("%d", number)
 
     runtime.call(log)
-    assert [record.msg for record in records] == [str(number) for number in range(100_000)]
+    assert [record.msg for record in records] == [str(number) for number in range(30_000)]
 
 
 def test_records_come_while_the_function_runs(runtime, records):

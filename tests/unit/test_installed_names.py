@@ -203,6 +203,17 @@ def test_instance_that_the_host_has_not_made_yet_is_got_by_its_function(installe
     assert call_there(run, service, path=installed.path) is True
 
 
+def test_package_that_the_host_lacks_is_missed_only_where_it_is_used(installed):
+    """Whatever of it a function holds: instances, methods, what a function has made."""
+    parts = installed.parts
+    held = [parts.service, parts.bound_name, parts.name, parts.draw, parts.get_service()]
+
+    def run(default=parts.service):
+        return 1 if default is not None else held
+
+    assert call_there(run) == 1
+
+
 def test_data_of_an_installed_package_travels_by_value(installed):
     """A program may have changed it."""
     config = installed.parts.config

@@ -199,6 +199,79 @@ def test_new_kinds_of_enums_travel(main):
     assert_same(module)
 
 
+def test_enums_with_classes_of_their_own_travel(main):
+    """Metaclasses with keyword arguments, hooks, and any type whose objects the members are."""
+    module = main(
+        """
+        import datetime, decimal, enum, typing
+        class Meta(enum.EnumMeta):
+            @classmethod
+            def __prepare__(mcs, name, bases, *, prefix=""):
+                return super().__prepare__(name, bases)
+            def __new__(mcs, name, bases, namespace, *, prefix):
+                made = super().__new__(mcs, name, bases, namespace)
+                made.prefix_ = prefix
+                return made
+            def __init__(cls, name, bases, namespace, *, prefix):
+                pass
+            def __getitem__(cls, name):
+                return super().__getitem__(name.upper())
+        class Prefixed(enum.Enum, metaclass=Meta, prefix="p"):
+            A = 1
+        class Hook:
+            seen = []
+            def __init_subclass__(cls, **kwargs):
+                super().__init_subclass__(**kwargs)
+                Hook.seen.append(cls.__name__)
+        class Hooked(Hook, enum.Enum):
+            A = 1
+        class Day(datetime.date, enum.Enum):
+            FIRST = 2020, 1, 2
+        class Number(decimal.Decimal, enum.Enum):
+            HALF = "0.5"
+        class Point(typing.NamedTuple):
+            x: int
+            y: int
+        class Corner(Point, enum.Enum):
+            UPPER = 1, 2
+        class Text(str):
+            def __new__(cls, value, extra=None):
+                made = super().__new__(cls, value)
+                made.extra = extra
+                return made
+            def shout(self):
+                return self.upper()
+        class Word(Text, enum.Enum):
+            A = "a"
+        class Slots:
+            __slots__ = ("cost",)
+        class Priced(Slots, enum.Enum):
+            A = 1
+            def __init__(self, value):
+                self.cost = 2 * value
+        class Cross(enum.Enum):
+            A = "a"
+            B = lambda self: 1
+            NAN = float("nan")
+        Cross.A.friend, Cross.NAN.friend = Cross.NAN, Cross.A
+        class Base(str, enum.Enum):
+            def __str__(self):
+                return self.value + "!"
+        def run():
+            class More(Base):
+                B = "b"
+            return (
+                Prefixed["a"].value, Prefixed.prefix_, Hook.seen, Day.FIRST.isoformat(),
+                Number.HALF + 1, Number(decimal.Decimal("0.5")).name,
+                Corner.UPPER.x, Corner((1, 2)).name,
+                Word.A.shout(), Word.A.extra, Word("a").name, Priced.A.cost,
+                Cross.A.friend.friend is Cross.A, Cross.NAN.name, len(Cross), str(More.B),
+            )
+        """
+    )
+    assert_same(module)
+
+
 def test_hooks_of_classes_do_not_run_again(main):
     """Their effects travel: registries, attributes. Keyword arguments are not needed again."""
     module = main(

@@ -108,7 +108,7 @@ def _refused(annotated: Mapping[int, object], modules: Modules) -> frozenset[int
     refused = set()
     for key, value in annotated.items():
         try:
-            CallPickler(Nowhere(), modules, frozenset(annotated)).dump(value)
+            CallPickler(Nowhere(), modules, frozenset(annotated), held=True).dump(value)
         except Exception as error:
             if not is_refusal(error):
                 raise
@@ -147,7 +147,11 @@ def _warn_of_size(
     from lazycluster._functions.sizes import warn_of_size
 
     roots = _roots(function, args, kwargs)
-    warn_of_size(size, roots, describe(function), lambda file: CallPickler(file, modules))
+
+    def make_pickler(file: object) -> CallPickler:
+        return CallPickler(file, modules, held=True)  # parts may be what a module holds
+
+    warn_of_size(size, roots, describe(function), make_pickler)
 
 
 def _explain(

@@ -119,6 +119,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         file: Takes the pickle.
         modules: What the user said about modules.
         left_out: Ids of objects that do not travel for annotations.
+        held: True if a module holds what is pickled, so that locks in it are new ones.
     """
 
     dispatch_table: ClassVar[Any] = ChainMap(
@@ -126,7 +127,12 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     )
 
     def __init__(
-        self, file: object, modules: Modules, left_out: frozenset[int] = frozenset()
+        self,
+        file: object,
+        modules: Modules,
+        left_out: frozenset[int] = frozenset(),
+        *,
+        held: bool = False,
     ) -> None:
         super().__init__(file)
         self.modules: set[str] = set()
@@ -141,7 +147,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._installed_names = InstalledNames(modules.is_local)
         self._made_there: dict[type, bool] = {}
         self._aliases = reducers.TypeAliases()
-        self._depth = 0  # above 0 within what modules and classes hold
+        self._depth = int(held)  # above 0 within what modules and classes hold
         self._without_rule: set[type] = set()  # so that large arguments are pickled fast
         self._used: set[int] = set()  # ids of what functions name; the rest may be left behind
 

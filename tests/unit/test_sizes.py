@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import threading
 
 import cloudpickle
 import pytest
@@ -118,6 +119,21 @@ def test_the_largest_parts_of_a_function_are_named(warning_of, name, monkeypatch
 def test_the_largest_arguments_are_named(warning_of):
     message = warning_of(_plain, TABLE, 1, names=NAMES)
     assert "positional argument 1 of `_plain` 3 MB, argument `names` of `_plain` 2 MB." in message
+
+
+class Locked:
+    def __init__(self):
+        self.lock, self.table = threading.Lock(), TABLE
+
+
+LOCKED = Locked()
+
+
+def test_parts_that_hold_locks_are_named(warning_of):
+    """What a module holds has new locks on the host, so it can be measured."""
+    message = warning_of(lambda: (LOCKED, NAMES))
+    assert "global `LOCKED` → attribute `table` 3 MB" in message
+    assert "global `NAMES` 2 MB" in message
 
 
 def test_a_function_has_one_warning(warning_of, caplog):

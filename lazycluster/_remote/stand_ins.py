@@ -11,7 +11,7 @@ import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from typing import Any, Callable, Iterator
 
 _loading = 0  # how many loads are under way
 
@@ -61,8 +61,11 @@ def _find(stand_in: "Any", name: "str") -> "Any":
 class _MissingType(abc.ABCMeta):
     """The type of stand-ins, which are classes: they may be bases, and stand after `except`."""
 
-    __call__ = _use
     __getattr__ = _find
+
+    def __call__(cls, *args: "Any", **kwargs: "Any") -> "Any":
+        found = _use(cls, *args, **kwargs)
+        return _new(cls) if found is cls else found
 
 
 def _new(cls: "Any", *_args: "Any", **_kwargs: "Any") -> "Any":
@@ -74,6 +77,16 @@ def _ignore(*_args: "Any", **_kwargs: "Any") -> "None":
     """Take any arguments."""
 
 
+def _stated(answer: "Callable[..., Any]") -> "Callable[..., Any]":
+    """Return a method that raises after the load, where Python would have an answer of its own."""
+
+    def method(stand_in: "Any", *args: "Any") -> "Any":
+        _use(stand_in)
+        return answer(stand_in, *args)
+
+    return method
+
+
 _METHODS = {
     "__new__": _new,
     "__init__": _ignore,
@@ -82,6 +95,10 @@ _METHODS = {
     "__getattr__": _find,
     "__call__": _use,
     "__hash__": Exception.__hash__,
+    "__str__": _stated(object.__repr__),
+    "__format__": _stated(lambda stand_in, _: object.__repr__(stand_in)),
+    "__bool__": _stated(lambda _: True),
+    "__eq__": _stated(lambda stand_in, other: stand_in is other),
 }  # type: dict[str, Any]
 for _name in _OPERATORS:
     _METHODS[_name] = _use

@@ -303,6 +303,17 @@ MISSING = """
     def call():
         return thing(1)
 
+    data = sub.make()
+
+    def text():
+        return str(data)
+
+    def truth():
+        return "yes" if data else "no"
+
+    def equal():
+        return data == 1
+
     def catch():
         try:
             raise KeyError(1)
@@ -323,7 +334,9 @@ def with_missing(local, tmp_path):
     text += "class mark:\n    parametrize = staticmethod(lambda *a: decorate)\nfixture = decorate\n"
     text += "class Hint: pass\n"
     (library / "__init__.py").write_text(text)
-    (library / "sub.py").write_text("class Other: pass\ndef call(x): return x\n")
+    (library / "sub.py").write_text(
+        "class Other: pass\ndef call(x): return x\ndef make(): return 1\n"
+    )
     (library / "deep.py").write_text("class thing(Exception): pass\n")
     info = tmp_path / "lib" / "nosuch_lib-1.dist-info"
     info.mkdir()
@@ -342,7 +355,7 @@ def test_what_is_missing_and_not_used_does_no_harm(with_missing):
     assert call_there(with_missing.catch) == "the right one"
 
 
-@pytest.mark.parametrize("name", ["use", "call"])
+@pytest.mark.parametrize("name", ["use", "call", "text", "truth", "equal"])
 def test_what_is_missing_raises_where_it_is_used(with_missing, name):
     """At the user's line, with the error that an import would raise."""
     function = getattr(with_missing, name)

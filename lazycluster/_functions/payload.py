@@ -275,7 +275,11 @@ def check_call(
             parameter = signature.parameters.get(keyword)
             if parameter is not None and parameter.default is parameter.empty:
                 raise ValueError(_taken(function, keyword)) from None
-        raise TypeError(f"{describe(function)}() {error}") from None
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        cure = ""
+        if reserved and inspect.Parameter.POSITIONAL_ONLY in kinds:
+            cure = ". Give positional arguments by Runtime.call, or functools.partial(function, …)"
+        raise TypeError(f"{describe(function)}() {error}{cure}") from None
 
 
 def _check_is_no_generator(function: Callable[..., object]) -> None:

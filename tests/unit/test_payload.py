@@ -13,6 +13,7 @@ import enum
 import functools
 import importlib
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -635,6 +636,16 @@ def test_function_that_is_none_is_refused(function):
     """It is a ValueError."""
     with pytest.raises(ValueError, match="function is empty"):
         check_call(function, {}, {})
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"x": 4}])
+def test_a_function_with_positional_arguments_alone_is_for_call(kwargs):
+    """Where arguments are keywords, the error says so."""
+    with pytest.raises(TypeError, match=r"sqrt\(\).*Runtime\.call.*functools\.partial"):
+        check_call(math.sqrt, kwargs, {"function": None})
+    with pytest.raises(TypeError, match=r"sqrt\(\) [^.]*$"):
+        check_call(math.sqrt, kwargs, {})
+    check_call(math.sqrt, {}, {}, [4])
 
 
 def test_arguments_that_do_not_fit_are_refused():

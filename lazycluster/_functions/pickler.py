@@ -36,20 +36,12 @@ _LEFT_BEHIND = frozenset({"__builtins__", "__spec__", "__loader__", "__cached__"
 
 # Most calls name them, and none has to be looked for.
 _MAKERS = frozenset(
-    {
-        rebuild.make,
-        rebuild.fill,
-        rebuild.namespace,
-        rebuild.namespace_of_import,
-        cloudpickle._make_function,
-        cloudpickle._function_setstate,
-        cloudpickle._make_skeleton_class,
-        cloudpickle._class_setstate,
-        cloudpickle._make_cell,
-        cloudpickle._make_empty_cell,
-        cloudpickle.subimport,
-    }
-)
+    each
+    for module in (rebuild, by_value, cloudpickle)
+    for each in vars(module).values()
+    if isinstance(each, types.FunctionType)
+) | {marshal.loads}
+_MAKER_KINDS = (types.FunctionType, types.BuiltinFunctionType)
 
 _NAMELESS = (type(None), type(Ellipsis), type(NotImplemented))
 
@@ -148,7 +140,8 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._made_there: dict[type, bool] = {}
         self._aliases = reducers.TypeAliases()
         self._depth = int(held)  # above 0 within what modules and classes hold
-        self._without_rule: set[type] = set()  # so that large arguments are pickled fast
+        # So that large arguments are pickled fast.
+        self._without_rule: set[type] = {types.CodeType, _Reduced, _Held}
         self._used: set[int] = set()  # ids of what functions name; the rest may be left behind
 
     def dump_call(
@@ -176,6 +169,8 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         return found
 
     def _find_rule(self, name: str) -> int:
+        if name == "__main__":
+            return BY_VALUE
         module = sys.modules.get(name)
         if module is not None and cloudpickle._is_registered_pickle_by_value(module):
             return BY_VALUE
@@ -186,7 +181,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         reason = refusal(name)
         if reason is not None:
             raise pickle.PicklingError(reason)
-        return AS_SOURCE if name != "__main__" and self._sources.has(name) else BY_VALUE
+        return AS_SOURCE if self._sources.has(name) else BY_VALUE
 
     def _require(self, name: Any) -> None:
         """Note that the host must import a module, if that is sent."""
@@ -196,7 +191,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def reducer_override(self, obj: Any) -> Any:
         """See pickle.Pickler; called for each object that is not of a basic type."""
         kind = type(obj)
-        if kind in self._without_rule or (kind is types.FunctionType and obj in _MAKERS):
+        if kind in self._without_rule or (kind in _MAKER_KINDS and obj in _MAKERS):
             return NotImplemented
         if kind is _Mark:
             self._depth += obj.step

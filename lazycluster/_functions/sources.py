@@ -115,7 +115,8 @@ class Sources:
         """
         waiting, seen = {*names, *self._modules.sent}, set[str]()
         found = dict(map(_read_files, self._modules.sent))
-        self._forget_elsewhere()
+        if waiting:
+            self._forget_elsewhere()
         while waiting:
             name = waiting.pop()
             seen.add(name)

@@ -5,6 +5,7 @@ Nothing is imported here, because a function may import in its body what the man
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 
 from lazycluster._functions.installed import is_installed
+from lazycluster._functions.reading import read_apart
 
 # Never sent as source: lazycluster stays on the manager, the connection sends cloudpickle.
 OWN_PACKAGES = frozenset({"lazycluster", "cloudpickle"})
@@ -46,7 +48,7 @@ def is_local(name: object) -> bool:
         if top != name and _is_below(file, sys.modules.get(top)):
             known = is_local(top)  # a package is installed as a whole
         else:
-            known = _is_local_path(name, file, folders)
+            known = read_apart(lambda: _is_local_path(name, file, folders))
         _known[name, file or folders] = known
     return known
 
@@ -88,7 +90,7 @@ def compiled_member(name: str) -> str | None:
         if spec.has_location and spec.origin is not None:
             key = unit, spec.origin
             if key not in _compiled_members or not _is_still(_compiled_members[key]):
-                _compiled_members[key] = _find_compiled(unit, spec)
+                _compiled_members[key] = read_apart(functools.partial(_find_compiled, unit, spec))
             return _compiled_members[key]
     return None
 

@@ -30,6 +30,7 @@ from lazycluster._functions.local_modules import (
     is_built_in,
     is_local,
 )
+from lazycluster._functions.reading import read_apart
 from lazycluster._functions.selection import Modules
 
 _logger = logging.getLogger("lazycluster")
@@ -114,7 +115,8 @@ class Sources:
         What the user wants to be sent is there in any case, with its data files.
         """
         waiting, seen = {*names, *self._modules.sent}, set[str]()
-        found = dict(map(_read_files, self._modules.sent))
+        sent = self._modules.sent
+        found = dict(read_apart(lambda: list(map(_read_files, sent)))) if sent else {}
         if waiting:
             self._forget_elsewhere()
         while waiting:
@@ -152,7 +154,7 @@ class Sources:
         package = self._packages.get(top)
         if package is None or name not in package.required or not _is_current(package, top, spec):
             required = {name} | (package.required if package else set())
-            package = self._read_package(top, required)
+            package = read_apart(lambda: self._read_package(top, required))
             if package is None:
                 self._packages.pop(top, None)
                 return None
@@ -262,7 +264,10 @@ class Sources:
 
 def text_content(path: str, namespace: dict[str, Any]) -> tuple[str, bytes] | None:
     """Return the text of a file or notebook cell as content; None if there is none to show."""
-    lines = linecache.getlines(path, namespace)
+    if len(linecache.cache.get(path, ())) > 1:
+        lines = linecache.getlines(path, namespace)
+    else:
+        lines = read_apart(lambda: linecache.getlines(path, namespace))
     if not lines and path.startswith("<"):
         return None
     known = _texts.get(path)
@@ -304,7 +309,9 @@ def _path(spec: ModuleSpec) -> str | None:
 def _version(path: str | None) -> tuple[int, int] | None:
     try:
         status = os.stat(path or "")
-    except (OSError, ValueError):  # it is in a zip, or has gone
+    except (OSError, ValueError) as error:  # it is in a zip, or has gone
+        if not is_built_in(error):
+            raise
         return None
     return status.st_mtime_ns, status.st_size
 

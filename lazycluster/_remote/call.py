@@ -38,7 +38,6 @@ def run(
     if "returned" in outcome and python_end.is_due():
         report({"ending": True})
     python_end.run()
-    streams.flush_streams()
     log_records.stop()
     return outcome
 

@@ -111,6 +111,9 @@ def _work(
         _warm_up()
     if output is not None:
         python_end.forget_parent()
+    if warm:
+        python_end.is_due()
+        python_end.run()
     job = _read_job(payload)
     for key, length in job["contents"]:
         contents[key] = _read_exactly(payload, length)

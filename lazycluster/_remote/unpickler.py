@@ -9,6 +9,7 @@ import sys
 
 import cloudpickle
 
+from .._shared import by_value  # noqa: F401 - once for all forked processes
 from . import rebuild, stand_ins
 from .local_modules import LocalImportError, install, load_code
 

@@ -104,7 +104,6 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     Attributes:
         modules: The names of local modules that the host must be able to import.
         texts: The content of the files whose functions travel by value, by key.
-        modules_by_value: The modules pickled as a whole, in order.
         annotated: What travels for annotations, by its id.
 
     Args:
@@ -129,7 +128,6 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         super().__init__(file)
         self.modules: set[str] = set()
         self.texts: dict[str, bytes] = {}
-        self.modules_by_value: list[types.ModuleType] = []
         self.annotated: dict[int, object] = {}
         self._left_out = left_out
         self._sources = Sources.of(modules)
@@ -357,7 +355,6 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             return cloudpickle._module_reduce(module)
         # The bare module comes before its contents, because these may refer back to it (two
         # modules that import each other). itemgetter(0) returns the bare module unchanged.
-        self.modules_by_value.append(module)
         if name not in self._bare_modules:
             self._bare_modules[name] = _Reduced(rebuild.bare_module, name, _bare_attributes(module))
         bare = (self._bare_modules[name],)

@@ -55,18 +55,31 @@ def check_flags(cure: str = "", **flags: object) -> None:
             raise TypeError(message.rstrip())
 
 
-def checked_path(path: str | os.PathLike[str], what: str) -> str:
-    """Return a path that a host can have; the messages call it `what`, like "The local path".
+def path_text(path: str | os.PathLike[str], what: str) -> str:
+    """Return a path as a string; the messages call it `what`, like "The local path".
 
     Raises:
-        ValueError: If it is empty, or contains a NUL or half of a surrogate pair.
-        TypeError: If it is bytes.
+        TypeError: If it is neither a string nor an `os.PathLike` of one.
     """
     text: object = os.fspath(path) if isinstance(path, os.PathLike) else path
     if isinstance(text, bytes):
-        raise TypeError(f"{what} must be a string; os.fsdecode makes one of bytes.")
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"{what} must be a string that is not empty.")
+        raise TypeError(f"{what} must be a string, not bytes; os.fsdecode makes one of them.")
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise TypeError(f"{what} must be a string or an os.PathLike (pathlib), not {kind}.")
+    return text
+
+
+def checked_path(path: str | os.PathLike[str], what: str) -> str:
+    """Return a path that a host can have; see `path_text`.
+
+    Raises:
+        ValueError: If it is empty, or contains a NUL or half of a surrogate pair.
+        TypeError: If it is neither a string nor an `os.PathLike` of one.
+    """
+    text = path_text(path, what)
+    if not text:
+        raise ValueError(f"{what} must not be empty.")
     check_text(text, what)
     return text
 
@@ -116,11 +129,27 @@ def checked_input(data: str | bytes | None) -> bytes | None:
         raise ValueError("input must not contain half of a surrogate pair.") from None
 
 
-def checked_words(line: str, what: str) -> tuple[str, ...]:
+def command_line(line: str | os.PathLike[str], what: str) -> str:
+    """Return a command line; of an `os.PathLike` the line that is only this path.
+
+    Raises:
+        ValueError: If a path is empty, or contains a NUL or half of a surrogate pair.
+        TypeError: If a path is not one of a string.
+    """
+    if not isinstance(line, os.PathLike):
+        return line
+    import shlex
+
+    path = checked_path(line, what)
+    home = "~/" if path.startswith("~/") else ""  # which a shell expands without quotes only
+    return home + shlex.quote(path[len(home) :])
+
+
+def checked_words(line: str | os.PathLike[str], what: str) -> tuple[str, ...]:
     """Return the words of a command line, split as a shell splits them.
 
     Args:
-        line: The command line.
+        line: The command line, or a path as its only word.
         what: What the message calls it, like "The shell".
 
     Raises:
@@ -128,6 +157,7 @@ def checked_words(line: str, what: str) -> tuple[str, ...]:
     """
     import shlex
 
+    line = command_line(line, what)
     if not isinstance(line, str) or not line.strip():
         raise ValueError(f"{what} must be a string that is not empty.")
     check_text(line, what)

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 
-from lazycluster._checks import check_seconds, checked_input, checked_port
+from lazycluster._checks import (
+    check_seconds,
+    checked_input,
+    checked_path,
+    checked_port,
+    command_line,
+)
 from lazycluster._conversation.login import Login
 from lazycluster._ssh.settings import Settings
 from lazycluster._text import command_message, decoded, decoded_end
@@ -118,6 +124,7 @@ class Connection(Login):
 
     Raises:
         ValueError: If an argument is invalid; checked before any process starts.
+        TypeError: If a path is neither a string nor an `os.PathLike`.
     """
 
     def __init__(
@@ -136,8 +143,8 @@ class Connection(Login):
         passphrase: str | None = None,
         password_prompt: str | None = None,
         interactive: bool = False,
-        python: str | None = None,
-        options: Mapping[str, str] | None = None,
+        python: str | os.PathLike[str] | None = None,
+        options: Mapping[str, str | os.PathLike[str]] | None = None,
     ) -> None:
         settings = Settings(
             host=host,
@@ -153,7 +160,7 @@ class Connection(Login):
             passphrase=passphrase,
             password_prompt=password_prompt,
             interactive=interactive,
-            python=python,
+            python=None if python is None else command_line(python, "python"),
             options=options or {},
         )
         super().__init__(settings)
@@ -226,7 +233,7 @@ class Connection(Login):
         input: str | bytes | None = None,
         check: bool = True,
         timeout: float | None = None,
-        shell: str | None = None,
+        shell: str | os.PathLike[str] | None = None,
     ) -> CommandResult:
         """Run a command in the account's shell, as `ssh host command` does, and wait for its end.
 
@@ -272,6 +279,7 @@ class Connection(Login):
         from lazycluster._ssh.run import run, session_input, session_line
 
         data = checked_input(input)
+        shell = None if shell is None else command_line(shell, "The shell")
         head = session_input(command, shell, data)  # raises before any process is started
         if timeout is not None:
             check_seconds(timeout, "timeout")
@@ -308,8 +316,10 @@ class Connection(Login):
             ConnectionLostError: If the connection ended meanwhile.
             ConnectError: If no connection came up.
             ValueError: If a path is empty or holds a NUL.
+            TypeError: If a path is neither a string nor an `os.PathLike`.
         """
-        local, remote = _checked_path(local_path), _checked_path(remote_path)
+        local = checked_path(local_path, "The local path")
+        remote = checked_path(remote_path, "The remote path")
         if not os.path.exists(local):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), local)
         from lazycluster._ssh import scp
@@ -323,7 +333,8 @@ class Connection(Login):
             remote_path: The path of the file or folder on the host.
             local_path: The path of the copy.
         """
-        remote, local = _checked_path(remote_path), _checked_path(local_path)
+        remote = checked_path(remote_path, "The remote path")
+        local = checked_path(local_path, "The local path")
         from lazycluster._ssh import scp
 
         self._use(lambda transport: scp.get(transport, remote, local))
@@ -416,13 +427,6 @@ def _host_ports(conversation: Conversation) -> HostPorts:
         return PortState(bool(result["free"]), list(result["listeners"] or []))
 
     return ask
-
-
-def _checked_path(path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(f"A path must be a string that is not empty, not {text!r}.")
-    return text
 
 
 def _command_error(host: str, command: str, ending: Ending, timeout: float | None) -> CommandError:

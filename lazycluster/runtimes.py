@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lazycluster._checks import check_flags, checked_path
 from lazycluster._fabric.kwargs import translate_connection_kwargs
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # of the standard library only from Python 3.11 on
 
 __all__ = ["Runtime", "RuntimeTask", "RuntimeView"]
+
+_Word = TypeVar("_Word", str, "str | PathLike[str]")
 
 _logger = logging.getLogger("lazycluster")
 
@@ -64,7 +66,8 @@ class Runtime(ProcessHost):
 
     Raises:
         ValueError: If an argument is invalid; checked before any process starts.
-        TypeError: If `modules` or `installed` is not a list, a tuple or a set of strings.
+        TypeError: If `modules` or `installed` is not a list, a tuple or a set of strings, or a path
+            is neither a string nor an `os.PathLike`.
         InvalidRuntimeError: If the host cannot be used; message and `__cause__` have the reason. Or
             if `is_valid_runtime` of a subclass returns False.
         PathCreationError: If the working directory cannot be made.
@@ -94,8 +97,8 @@ class Runtime(ProcessHost):
         passphrase: str | None = None,
         password_prompt: str | None = None,
         interactive: bool | None = None,
-        python: str | None = None,
-        options: Mapping[str, str] | None = None,
+        python: str | PathLike[str] | None = None,
+        options: Mapping[str, str | PathLike[str]] | None = None,
         modules: Collection[str] | None = None,
         installed: Collection[str] | None = None,
     ) -> None:
@@ -140,7 +143,7 @@ class Runtime(ProcessHost):
         gpu_required: bool = False,
         min_memory: int | None = None,
         min_cpu_cores: int | None = None,
-        installed_executables: str | list[str] | None = None,
+        installed_executables: str | PathLike[str] | list[str | PathLike[str]] | None = None,
         filter_commands: str | list[str] | None = None,
     ) -> bool:
         """Return True if the host has everything that is required; else log the reason at INFO.
@@ -173,7 +176,7 @@ class Runtime(ProcessHost):
             _logger.info("%s lacks %s.", self.host, lack)
         return not found
 
-    def _find_missing(self, name: str) -> str | None:
+    def _find_missing(self, name: str | PathLike[str]) -> str | None:
         name = checked_path(name, "The name of an executable")
         return None if self._operate("is_executable", name=name) else f"the program {name!r}"
 
@@ -363,6 +366,7 @@ class Runtime(ProcessHost):
                 half written.
         """
         check_flags(execute_async=execute_async)
+        local_path = checked_path(local_path, "The local path")
         task = RuntimeTask(f"send-file-{local_path}-to-{self.host}")
         task.send_file(local_path, remote_path, progress=progress)
         return self.execute_task(task, execute_async)
@@ -384,6 +388,7 @@ class Runtime(ProcessHost):
             progress: A callable, True or None.
         """
         check_flags(execute_async=execute_async)
+        remote_path = checked_path(remote_path, "The remote path")
         task = RuntimeTask(f"get-file-{remote_path}-from-{self.host}")
         task.get_file(remote_path, local_path, progress=progress)
         return self.execute_task(task, execute_async)
@@ -413,7 +418,7 @@ class Runtime(ProcessHost):
             process.join(max(0.0, deadline - time.monotonic()))
 
 
-def _listed(value: str | list[str] | None) -> list[str]:
+def _listed(value: _Word | list[_Word] | None) -> list[_Word]:
     if value is None or value == "":
         return []
-    return [value] if isinstance(value, str) else list(value)
+    return [value] if isinstance(value, (str, PathLike)) else list(value)

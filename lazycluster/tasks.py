@@ -266,7 +266,7 @@ class RuntimeTask:
         *,
         input: str | bytes | None = None,
         timeout: float | None = None,
-        shell: str | None = None,
+        shell: str | PathLike[str] | None = None,
     ) -> RuntimeTask:
         """Add a step that runs a shell command.
 
@@ -355,6 +355,7 @@ class RuntimeTask:
 
         Raises:
             ValueError: If a path is empty or invalid, or `progress` is something else.
+            TypeError: If a path is neither a string nor an `os.PathLike` of one.
         """
         local_path = checked_path(local_path, "The local path")
         if remote_path is None or remote_path == "":

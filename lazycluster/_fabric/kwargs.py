@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from types import MappingProxyType
@@ -119,6 +120,8 @@ def _flattened(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _key_files(keys: Any) -> Any:
     """Return the private keys that `key_filename` means; it may name their certificates."""
     suffix = "-cert.pub"
+    if isinstance(keys, os.PathLike):
+        keys = os.fspath(keys)
     if isinstance(keys, str):
         return keys[: -len(suffix)] if keys.endswith(suffix) else keys
     return [_key_files(key) for key in keys] if isinstance(keys, (list, tuple)) else keys

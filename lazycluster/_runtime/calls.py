@@ -53,7 +53,7 @@ class Options:
         timeout: float | None = None,
         env: Mapping[str, str | float] | None = None,
         cwd: str | PathLike[str] | None = None,
-        shell: str | None = None,
+        shell: str | PathLike[str] | None = None,
         on_output: Callable[[str], object] | None = None,
         modules: Collection[str] | None = None,
         installed: Collection[str] | None = None,
@@ -98,7 +98,7 @@ class Calls:
         timeout: float | None = None,
         env: Mapping[str, str | float] | None = None,
         cwd: str | PathLike[str] | None = None,
-        shell: str | None = None,
+        shell: str | PathLike[str] | None = None,
         on_output: Callable[[str], object] | None = None,
     ) -> CommandResult:
         """Run a shell command, and wait for its end.
@@ -252,7 +252,7 @@ class Calls:
         timeout: float | None = None,
         env: Mapping[str, str | float] | None = None,
         cwd: str | PathLike[str] | None = None,
-        shell: str | None = None,
+        shell: str | PathLike[str] | None = None,
         on_output: Callable[[str], object] | None = None,
         modules: Collection[str] | None = None,
         installed: Collection[str] | None = None,

@@ -126,7 +126,8 @@ class Host:
 
     @working_dir.setter
     def working_dir(self, path: str | PathLike[str]) -> None:
-        self._working_dir.change(checked_path(path, "The working directory"))
+        path = checked_path(path, "The working directory")
+        self._working_dir.change(path)
 
     @property
     def env_variables(self) -> dict[str, str]:
@@ -274,6 +275,7 @@ class Host:
 
         Raises:
             ValueError: If the path is empty or invalid.
+            TypeError: If the path is neither a string nor an `os.PathLike` of one.
             PathCreationError: If the directory cannot be made; the message has the reason.
         """
         path = checked_path(path, "The path")
@@ -299,6 +301,7 @@ class Host:
 
         Raises:
             ValueError: If the path is empty, or is the root or the home directory.
+            TypeError: If the path is neither a string nor an `os.PathLike` of one.
         """
         path = checked_path(path, "The path")
         deleted = self._operate("delete_directory", path=path)

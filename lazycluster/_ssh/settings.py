@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from lazycluster._checks import check_seconds, checked_port
+from lazycluster._checks import check_seconds, checked_port, path_text
 from lazycluster._ssh.options import RESERVED_OPTIONS
 
 # The ssh_config option that sets what the parameter sets.
@@ -36,6 +36,7 @@ class Settings:
 
     Raises:
         ValueError: If an argument is invalid; the message names it and the cure.
+        TypeError: If a path is neither a string nor an `os.PathLike` of one.
     """
 
     host: str
@@ -52,7 +53,7 @@ class Settings:
     password_prompt: str | None = None
     interactive: bool = False
     python: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # checked, of strings
     destination: str = field(init=False, compare=False)  # the host alone, for ssh's command line
 
     def __post_init__(self) -> None:
@@ -188,9 +189,7 @@ def _checked_file(name: str, path: Any, *, none_allowed: bool = False) -> str | 
     """Return the absolute path of a readable file, or "none" if that is allowed."""
     if path is None:
         return None
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        raise ValueError(f"Invalid {name} {path!r}: it must be a path.")
-    text = os.fspath(path)
+    text = path_text(path, name)
     if none_allowed and text.lower() == "none":
         return "none"
     if not text or "\0" in text or "\n" in text:
@@ -280,6 +279,8 @@ def _option_value(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, os.PathLike):
+        value = path_text(value, f"The value of {name} in options")
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"Invalid value {value!r} of {name} in options: it must not be empty.")
     if not all(character.isprintable() or character == "\t" for character in value):

@@ -451,7 +451,7 @@ def test_name_of_a_dir_that_is_too_long(runtime, there):
         runtime.create_dir("x" * 256)
 
 
-@pytest.mark.parametrize("path", ["", None, 5, "a\0b", "a\ud800"])
+@pytest.mark.parametrize("path", ["", "a\0b", "a\ud800"])
 def test_path_that_is_none(runtime, path):
     """A ValueError."""
     with pytest.raises(ValueError, match="path"):

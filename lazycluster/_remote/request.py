@@ -168,6 +168,6 @@ def _start_directory(working_dir: "str | None", cwd: "str") -> "str":
     """Return where the steps start; the step fails if it does not exist."""
     folder = None if working_dir is None else files.to_native(working_dir)
     try:
-        return files.to_text(paths.expand(files.to_native(cwd), folder))
+        return files.to_text(paths.expand_directory(files.to_native(cwd), folder))
     except OSError:  # the current folder has gone
         return cwd

@@ -300,13 +300,17 @@ class Host:
             True if the directory existed and is completely deleted.
 
         Raises:
-            ValueError: If the path is empty, or is the root or the home directory.
+            ValueError: If the path is empty, is the root or the home directory, however it is
+                written, or ends with `.` or `..`.
             TypeError: If the path is neither a string nor an `os.PathLike` of one.
         """
         path = checked_path(path, "The path")
         deleted = self._operate("delete_directory", path=path)
         if deleted is None:
-            raise ValueError(f"{path!r} on {self.host} is the root or the home directory.")
+            raise ValueError(
+                f"{path!r} on {self.host} is not deleted: it is the root or the home directory, or "
+                "it ends with '.' or '..'; name the directory itself."
+            )
         return bool(deleted)
 
     def has_free_port(self, port: int) -> bool:

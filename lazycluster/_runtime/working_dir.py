@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -84,14 +85,16 @@ class WorkingDirectory:
         made = self._make_at_login("make_directory", path=path)[1]
         with self._lock:
             old, conversation = self._path, self._temporary_of
-            is_needed = conversation is None or f"{made}/".startswith(f"{old}/")
+        is_needed = False
+        # After a lost connection the temporary directory is gone already.
+        with contextlib.suppress(ConnectionLostError):
+            if conversation is not None:
+                is_needed = Target(conversation).operate("contains", folder=old, path=made)
+        with self._lock:
             self._set(made, conversation if is_needed else None)
-        if conversation is None or is_needed:
-            return
-        try:
-            Target(conversation).operate("remove_tree", path=old)
-        except ConnectionLostError:  # the directory ended with its conversation
-            pass
+        with contextlib.suppress(ConnectionLostError):
+            if conversation is not None and not is_needed:
+                Target(conversation).operate("remove_tree", path=old)
 
     def find(self) -> tuple[Conversation, str]:
         """Return the live conversation, after a login if there is none, and the directory's path.

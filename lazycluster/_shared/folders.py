@@ -174,14 +174,29 @@ def _empty(path: "str") -> "None":
 def delete_directory(path: "str") -> "bool | None":
     """Remove a folder, or a link, that a user named; return None if it is refused.
 
-    That is the root and the home directory. False: it does not exist, or something stayed.
+    That is the root and the home directory, whatever the path looks like, and a path that ends with
+    `.` or `..`, as for `rm -r`. False: it does not exist, or something stayed.
     """
-    path = paths.expand(path)
-    if os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):
+    if os.path.basename(path.rstrip("/")) in (".", ".."):
+        return None
+    path = paths.expand(path).rstrip("/") or "/"
+    if any(_is_same(path, kept) for kept in ("/", os.path.expanduser("~"))):
         return None
     if not os.path.isdir(path) and not os.path.islink(path):
         return False
     return remove_tree(path)
+
+
+def _is_same(path: "str", other: "str") -> "bool":
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them does not exist
+        return False
+
+
+def contains(folder: "str", path: "str") -> "bool":
+    """Return True if a directory that exists is `folder` or below it, through links, too."""
+    return (os.path.realpath(path) + "/").startswith(os.path.realpath(folder) + "/")
 
 
 def entry_status(path: "str | bytes", folder: "int | None" = None) -> "os.stat_result | None":

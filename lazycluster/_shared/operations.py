@@ -5,6 +5,7 @@ OPERATIONS = {
     "make_directory": "_shared.paths",
     "make_private_directory": "_shared.paths",
     "expand_variables": "_shared.paths",
+    "contains": "_shared.folders",
     "remove_tree": "_shared.folders",
     "delete_directory": "_shared.folders",
     "read_host_info": "_remote.host_info",

@@ -12,23 +12,47 @@ def temporary_path() -> "str":
     parents = list(filter(None, (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")))
     usable = (parent for parent in parents if os.access(parent, os.W_OK | os.X_OK))
     parent = next(usable, parents[0])
-    return os.path.join(os.path.abspath(parent), "lazycluster-" + os.urandom(8).hex())
+    return os.path.join(absolute(parent), "lazycluster-" + os.urandom(8).hex())
+
+
+def absolute(path: "str") -> "str":
+    """Return the absolute path; a relative one begins at the current folder.
+
+    Only what means nothing goes: `//` and `/./`. `os.path.abspath` takes `link/../x` for `x`, but
+    the system goes to the parent of the link's target: another file would be read, or another
+    folder deleted. And `link/`, or `link/.`, is what the link leads to.
+    """
+    if not os.path.isabs(path):
+        path = os.path.join(os.getcwd(), path)
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    end = "/" if names and path.endswith(("/", "/.")) else ""
+    return "/" + "/".join(names) + end
 
 
 def expand(path: "str", folder: "str | None" = None) -> "str":
     """Return the absolute path; a relative one begins at `folder`, by default the current folder.
 
-    A leading `~`, `$HOME` or `${HOME}` is the home directory. `..` leads where the system goes,
-    which is the parent of a link's target. Everything else is literal, and links stay in the path.
+    A leading `~`, `$HOME` or `${HOME}` is the home directory. Everything else is literal, and stays
+    in the path as `absolute` says.
     """
     path = os.path.expanduser(_HOME.sub("~", path))
     if not os.path.isabs(path):
         path = os.path.join(folder or _current_folder(), path)
-    names = [name for name in path.split("/") if name not in ("", ".")]
-    if ".." in names:
-        end = len(names) - names[::-1].index("..")
-        return os.path.join(os.path.realpath("/" + "/".join(names[:end])), *names[end:])
-    return "/" + "/".join(names)
+    return absolute(path)
+
+
+def expand_directory(path: "str", folder: "str | None" = None) -> "str":
+    """Return the absolute path of a directory, as `expand` does, without a slash at its end.
+
+    `..` in it is resolved as the system does, since a shell takes no PWD with `..`. If it leads
+    nowhere, it stays, so that the system reports it.
+    """
+    names = expand(path, folder).rstrip("/").split("/")
+    end = len(names) - names[::-1].index("..") if ".." in names else 0
+    above = "/".join(names[:end])
+    if os.path.isdir(above):
+        return os.path.join(os.path.realpath(above), *names[end:])
+    return "/".join(names) or "/"
 
 
 def expand_variables(text: "str") -> "str":
@@ -57,9 +81,8 @@ def _current_folder() -> "str":
 
 def make_directory(path: "str") -> "str":
     """Create the directory and its missing parents; return its absolute path."""
-    path = expand(path)
-    os.makedirs(path, exist_ok=True)
-    return path
+    os.makedirs(expand(path), exist_ok=True)
+    return expand_directory(path)
 
 
 def make_private_directory(path: "str") -> "str":

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 
+from lazycluster._shared.paths import absolute
 from lazycluster._ssh.options import MASTER_OPTIONS, PROMPTS_NAME_HOSTS, SCP_WITH_SFTP, Version
 from lazycluster._ssh.settings import Settings
 
@@ -175,7 +176,7 @@ def scp_argv(
         remote = re.sub(r"([\\*?\[\]])", r"\\\1", source)
     on_host = f"{_ON_THE_MASTER}:{remote}"
     # scp never takes an absolute path for `host:path`, even if it contains a colon.
-    local = os.path.abspath(source if to_host else target)
+    local = absolute(source if to_host else target)
     return [*argv, "--", *((local, on_host) if to_host else (on_host, local))]
 
 

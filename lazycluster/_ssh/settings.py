@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 from lazycluster._checks import check_seconds, checked_port, path_text
+from lazycluster._shared.paths import absolute
 from lazycluster._ssh.options import RESERVED_OPTIONS
 
 # The ssh_config option that sets what the parameter sets.
@@ -194,7 +195,7 @@ def _checked_file(name: str, path: Any, *, none_allowed: bool = False) -> str | 
         return "none"
     if not text or "\0" in text or "\n" in text:
         raise ValueError(f"Invalid {name} {text!r}: it must be the path of a file.")
-    text = os.path.abspath(os.path.expanduser(text))
+    text = absolute(os.path.expanduser(text))
     # A folder is not an error for ssh: it reads nothing from it.
     if os.path.isdir(text) or not os.access(text, os.R_OK):
         raise ValueError(f"Invalid {name} {text!r}: there is no file that you can read.")

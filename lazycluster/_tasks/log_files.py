@@ -11,6 +11,7 @@ import stat
 import time
 
 from lazycluster._checks import checked_path
+from lazycluster._shared.paths import absolute
 
 FILES_PER_HOST = 1000
 """The number of log files kept for a host, the newest ones."""
@@ -41,12 +42,12 @@ def set_main_directory(path: str | os.PathLike[str]) -> None:
         ValueError: If the path is empty or invalid.
     """
     global _chosen
-    _chosen = os.path.abspath(os.path.expanduser(checked_path(path, "The main directory")))
+    _chosen = absolute(os.path.expanduser(checked_path(path, "The main directory")))
 
 
 def main_directory() -> str:
     """Return the absolute path of the main directory, which need not exist."""
-    return os.path.abspath(
+    return absolute(
         configured_main_directory() or _home_main_directory() or _temporary_main_directory()
     )
 
@@ -111,7 +112,7 @@ def open_log_file(path: str) -> int:
 def _home_main_directory() -> str | None:
     home = os.environ.get("HOME")
     if home and os.path.isdir(home):
-        return os.path.join(os.path.abspath(home), ".local/state/lazycluster")
+        return os.path.join(absolute(home), ".local/state/lazycluster")
     return None
 
 
@@ -151,7 +152,7 @@ def _remove_temporary(pid: int) -> None:
 
 
 def _create_below(main_directory: str, host: str, task_name: str) -> tuple[str, int]:
-    folder = os.path.join(os.path.abspath(main_directory), "execution_log", _safe_name(host))
+    folder = os.path.join(absolute(main_directory), "execution_log", _safe_name(host))
     _make_private_folders(folder)
     name = f"{_safe_name(task_name)}_{time.strftime('%Y%m%d-%H%M%S')}_{os.urandom(8).hex()}.log"
     path = os.path.join(folder, name)

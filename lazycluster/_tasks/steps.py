@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from lazycluster._conversation.outcome import OsFailure, Outcome
 from lazycluster._functions.payload import PickledCall, dump_by_value
 from lazycluster._shared import frames
+from lazycluster._shared.paths import absolute
 from lazycluster._spool import Spool
 from lazycluster._tasks.crashes import crash_stack, likely_reason
 from lazycluster._tasks.log_records import levels
@@ -267,7 +268,7 @@ class SendFile(_Copy):
 
     def bound(self) -> SendFile:
         """Return the step with an absolute path, which its name shows."""
-        path = os.path.abspath(os.path.expanduser(self.local_path))
+        path = absolute(os.path.expanduser(self.local_path))
         return replace(self, local_path=path, name=f"send {path}")
 
     def describe(self) -> dict[str, Any]:
@@ -286,10 +287,7 @@ class GetFile(_Copy):
 
     def bound(self) -> GetFile:
         """Return the step with an absolute path; a slash at the end stays."""
-        path = os.path.expanduser(self.local_path)
-        if not os.path.isabs(path):
-            path = os.path.join(os.getcwd(), path)
-        return replace(self, local_path=path)
+        return replace(self, local_path=absolute(os.path.expanduser(self.local_path)))
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""

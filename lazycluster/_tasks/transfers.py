@@ -13,9 +13,9 @@ from lazycluster._tasks.progress import Meter
 
 def own_name(path: str) -> str | None:
     """Return the name that a copy gets in a target folder; None if the path does not have one."""
-    name = os.path.basename(os.path.normpath(path))
+    names = [name for name in path.split("/") if name not in ("", ".")]
     is_home = path.rstrip("/") in ("~", "$HOME", "${HOME}")
-    return None if is_home or name in ("", ".", "..") else name
+    return None if is_home or not names or names[-1] == ".." else names[-1]
 
 
 def upload(local_path: str, meter: Meter | None) -> Iterator[bytes]:

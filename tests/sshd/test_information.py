@@ -385,7 +385,7 @@ def test_connection_lost_while_a_filter_runs(make_sshd, make_runtime):
 
 
 @pytest.mark.parametrize(
-    "path", ["new", "new/", "./new", "a/../new", "./$HOME", "$HOMES", "a b", "-p", "ü", "*"]
+    "path", ["new", "new/", "./new", "new/../new", "./$HOME", "$HOMES", "a b", "-p", "ü", "*"]
 )
 def test_create_dir(runtime, there, path):
     """The path is relative to the working directory, and every name is literal."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -94,7 +95,7 @@ def home(monkeypatch, tmp_path):
 @pytest.mark.parametrize("rest", ["", "/", "/a b", "/a/$HOME/~/${HOME}"])
 def test_home_directory_at_the_start_of_a_path_is_expanded(home, start, rest):
     """Links on the way to it stay in the path."""
-    assert paths.expand(start + rest) == home + rest.rstrip("/")
+    assert paths.expand(start + rest) == home + rest
 
 
 @pytest.mark.parametrize(
@@ -130,11 +131,13 @@ def test_everything_else_in_a_path_is_literal(home, path):
     ("path", "expected"),
     [
         ("/", "/"),
-        ("//a//b/", "/a/b"),
-        ("/a/./b/.", "/a/b"),
-        ("/..", "/"),
+        ("//", "/"),
+        ("//a//b/", "/a/b/"),
+        ("/a/./b/.", "/a/b/"),
+        ("/..", "/.."),
         ("/a/.../b", "/a/.../b"),
-        ("/nonexistent/../b", "/b"),
+        ("/a./b", "/a./b"),
+        ("/nonexistent/../b", "/nonexistent/../b"),
     ],
 )
 def test_an_absolute_path_stays_as_it_is(path, expected):
@@ -142,18 +145,33 @@ def test_an_absolute_path_stays_as_it_is(path, expected):
     assert paths.expand(path) == expected
 
 
-def test_two_dots_lead_where_the_system_goes(home):
-    """Which is not the folder with the link."""
-    assert paths.expand("link/../share/x") == os.path.realpath("/usr/bin/..") + "/share/x"
-    assert paths.expand("deep/../link/y") == os.path.realpath(home) + "/link/y"
+@pytest.mark.parametrize("path", ["link/../share/x", "deep/../link/y", "no/../such", "..", "a/.."])
+def test_two_dots_are_left_to_the_system(home, path):
+    """Behind a link they do not lead to the folder with the link."""
+    assert paths.expand(path) == f"{home}/{path}"
+    assert paths.absolute(f"./{path}/.") == f"{os.path.realpath(home)}/{path}/"
+
+
+def test_two_dots_in_the_path_of_a_directory_are_resolved_as_the_system_does(home):
+    """No shell takes a PWD with `..`. Links behind it stay."""
+    assert paths.expand_directory("link/../share/x") == os.path.realpath("/usr/bin/..") + "/share/x"
+    assert paths.expand_directory("deep/../link/") == os.path.realpath(home) + "/link"
+    assert paths.expand_directory("/..") == paths.expand_directory("/") == "/"
+
+
+@pytest.mark.parametrize("path", ["no/../such", "file/../deep", "file/.."])
+def test_two_dots_that_lead_nowhere_are_not_resolved(home, path):
+    """The system reports them, whatever they would mean as text."""
+    Path(home, "file").touch()
+    assert paths.expand_directory(path) == f"{home}/{path}"
 
 
 def test_a_relative_path_begins_at_the_folder_that_is_given(home):
     """Other paths have nothing to do with it."""
     for path, expected in [
         ("a", "/f/a"),
-        (".", "/f"),
-        ("../a", "/a"),
+        (".", "/f/"),
+        ("../a", "/f/../a"),
         ("/a", "/a"),
         ("~/a", f"{home}/a"),
     ]:

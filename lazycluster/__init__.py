@@ -15,10 +15,12 @@ if TYPE_CHECKING:
         ForwardError,
         HostKeyError,
         InvalidRuntimeError,
+        IsAFolderError,
         LazyclusterError,
         MissingFileError,
         NoPortsLeftError,
         NoRuntimesDetectedError,
+        NotAFolderError,
         PathCreationError,
         PortInUseError,
         ProtocolError,
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
         SerializationError,
         SshError,
         StepTimeoutError,
+        TargetExistsError,
         TaskExecutionError,
+        UnsuitableFileError,
     )
     from lazycluster.runtimes import Runtime, RuntimeTask
     from lazycluster.utils import Environment
@@ -45,10 +49,12 @@ __all__ = [
     "ForwardError",
     "HostKeyError",
     "InvalidRuntimeError",
+    "IsAFolderError",
     "LazyclusterError",
     "MissingFileError",
     "NoPortsLeftError",
     "NoRuntimesDetectedError",
+    "NotAFolderError",
     "PathCreationError",
     "PortInUseError",
     "ProtocolError",
@@ -60,7 +66,9 @@ __all__ = [
     "SerializationError",
     "SshError",
     "StepTimeoutError",
+    "TargetExistsError",
     "TaskExecutionError",
+    "UnsuitableFileError",
     "__version__",
 ]
 

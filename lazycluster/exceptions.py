@@ -11,7 +11,11 @@
     ├── TaskExecutionError           task, task_step_index, host, execution_log_file_path, output
     │   └── FileTransferError        (an OSError too) local_path, remote_path, errno, filename
     │       ├── MissingFileError     (a FileNotFoundError too)
-    │       └── FileAccessError      (a PermissionError too)
+    │       ├── FileAccessError      (a PermissionError too)
+    │       ├── TargetExistsError    (a FileExistsError too)
+    │       ├── NotAFolderError      (a NotADirectoryError too)
+    │       ├── IsAFolderError       (an IsADirectoryError too)
+    │       └── UnsuitableFileError  (a ValueError too)
     ├── CommandError                 host, command, exit_status | signal, output
     │   └── StepTimeoutError         (a TimeoutError too) timeout
     ├── RemoteFunctionError          host, function, exception; as text: exception_type,
@@ -260,7 +264,7 @@ class FileTransferError(TaskExecutionError, OSError):
 
     It is the subclass of OSError that belongs to its errno as well, so that `except
     FileNotFoundError` catches it: the constructor returns an object of that class, as the
-    constructor of OSError does.
+    constructor of OSError does. EINVAL is a ValueError.
 
     Attributes:
         local_path: The path on the manager.
@@ -297,10 +301,30 @@ class FileAccessError(FileTransferError, PermissionError):
     """A copy failed because a file or folder may not be read or written."""
 
 
+class TargetExistsError(FileTransferError, FileExistsError):
+    """A copy failed because its target is neither a file, a folder nor a link: `/dev/null`."""
+
+
+class NotAFolderError(FileTransferError, NotADirectoryError):
+    """A copy failed because a file or link is where a folder has to be."""
+
+
+class IsAFolderError(FileTransferError, IsADirectoryError):
+    """A copy failed because a folder is where the file has to be."""
+
+
+class UnsuitableFileError(FileTransferError, ValueError):
+    """A copy failed because its source cannot be copied: a device, or a folder into itself."""
+
+
 _TRANSFER_ERRORS: dict[object, type[FileTransferError]] = {
     errno.ENOENT: MissingFileError,
     errno.EACCES: FileAccessError,
     errno.EPERM: FileAccessError,
+    errno.EEXIST: TargetExistsError,
+    errno.ENOTDIR: NotAFolderError,
+    errno.EISDIR: IsAFolderError,
+    errno.EINVAL: UnsuitableFileError,
 }
 
 

@@ -36,7 +36,7 @@ def to_text(path: "str | bytes") -> "str":
 def os_failure(error: "OSError") -> "Outcome":
     """Return an OSError as an outcome."""
     path = error.filename if error.filename is None else to_text(error.filename)
-    message = os.strerror(error.errno) if error.errno else str(error)
+    message = error.strerror or str(error)
     return {"failure": "os", "errno": error.errno, "message": message, "path": path}
 
 

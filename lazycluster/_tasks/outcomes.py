@@ -46,7 +46,8 @@ def timeout_error(host: str, kind: str, name: str, timeout: float, output: str) 
 def with_side(error: OSError, side: str) -> OSError:
     """Return a copy of an error with an errno, whose message names the side that failed."""
     assert error.errno is not None
-    return OSError(error.errno, f"{os.strerror(error.errno)} (on {side})", error.filename)
+    text = error.strerror or os.strerror(error.errno)
+    return OSError(error.errno, f"{text} (on {side})", error.filename)
 
 
 def without_tracebacks(error: Error) -> Error:
@@ -87,8 +88,10 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ProgressError):
         return f"`progress` raised {type(error.error).__name__}"
     if isinstance(error, OSError) and error.errno in _WORDS and error.filename:
-        side = re.search(r" \(on .*\)$", error.strerror or "")
-        return f"{error.filename!r} {_WORDS[error.errno]}{side[0] if side else ''}"
+        text = error.strerror or ""
+        side = re.search(r" \(on .*\)$|$", text)
+        if side and text[: side.start()] == os.strerror(error.errno):
+            return f"{error.filename!r} {_WORDS[error.errno]}{side[0]}"
     return str(error) or type(error).__name__
 
 

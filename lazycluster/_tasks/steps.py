@@ -217,6 +217,7 @@ class _Copy(Step):
     progress: Progress | None = None
 
     copies: ClassVar[bool] = True
+    kind: ClassVar[str] = "copy"
 
     def __deepcopy__(self, memo: object) -> _Copy:
         # A deep copy of a bound method would report the progress to a copy of its object.

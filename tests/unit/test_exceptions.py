@@ -16,6 +16,8 @@ import pytest
 
 import lazycluster
 from lazycluster import exceptions
+from lazycluster._tasks.outcomes import timeout_error
+from lazycluster._tasks.steps import GetFile, RunFunction, SendFile
 from lazycluster._text import command_message
 from lazycluster.exceptions import (
     AuthenticationError,
@@ -27,10 +29,12 @@ from lazycluster.exceptions import (
     ForwardError,
     HostKeyError,
     InvalidRuntimeError,
+    IsAFolderError,
     LazyclusterError,
     MissingFileError,
     NoPortsLeftError,
     NoRuntimesDetectedError,
+    NotAFolderError,
     PathCreationError,
     PortInUseError,
     ProtocolError,
@@ -41,7 +45,9 @@ from lazycluster.exceptions import (
     SerializationError,
     SshError,
     StepTimeoutError,
+    TargetExistsError,
     TaskExecutionError,
+    UnsuitableFileError,
 )
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -78,6 +84,10 @@ EVERY = [
     (FileTransferError, {**COPY, "errno": errno.ENOSPC}),
     (MissingFileError, COPY),
     (FileAccessError, {**COPY, "errno": errno.EACCES}),
+    (TargetExistsError, {**COPY, "errno": errno.EEXIST}),
+    (NotAFolderError, {**COPY, "errno": errno.ENOTDIR}),
+    (IsAFolderError, {**COPY, "errno": errno.EISDIR}),
+    (UnsuitableFileError, {**COPY, "errno": errno.EINVAL}),
     (CommandError, COMMAND),
     (StepTimeoutError, {**COMMAND, "exit_status": None, "signal": 15, "timeout": 1.5}),
     (
@@ -318,6 +328,10 @@ def test_a_failed_login_is_a_value_error(cls):
         (errno.ENOENT, FileNotFoundError),
         (errno.EACCES, PermissionError),
         (errno.EPERM, PermissionError),
+        (errno.EEXIST, FileExistsError),
+        (errno.ENOTDIR, NotADirectoryError),
+        (errno.EISDIR, IsADirectoryError),
+        (errno.EINVAL, ValueError),
         (errno.ENOSPC, OSError),
     ],
 )
@@ -369,10 +383,14 @@ def test_a_timeout_is_reported_in_seconds():
     assert lines[:2] == ["A command took too long.", "  timeout     0.5 seconds"]
 
 
-def test_the_timeout_of_a_function_says_that_it_is_one():
-    """It has a name, and not a command line."""
-    lines = command_message(host="h", kind="function", command="f", timeout=1).splitlines()
-    assert (lines[0], lines[2]) == ("A function took too long.", "  function    f")
+@pytest.mark.parametrize("step", [RunFunction, SendFile, GetFile])
+def test_the_timeout_of_a_step_says_what_it_is(step):
+    """A function or a copy has a name, and not a command line."""
+    message = str(timeout_error("h", step.kind, "name", 1, ""))
+    kind = "function" if step is RunFunction else "copy"
+    assert message.startswith(
+        f"A {kind} took too long.\n  timeout     1 seconds\n  {kind:<12}name\n"
+    )
 
 
 def test_a_timeout_is_a_timeout_of_python():

@@ -8,6 +8,7 @@ import os
 import resource
 import shlex
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_timeout_of_a_copy(runtime, way, source, here, there):
     with pytest.raises(FileTransferError) as caught:
         runtime.execute_task(task, execute_async=False, timeout=0.5)
     assert isinstance(caught.value.__cause__, StepTimeoutError)
+    assert f"`{way} {source}` was stopped" in str(caught.value.__cause__)
     assert caught.value.errno is None
     assert nothing_is_left(here, there)
     assert run(runtime, "echo hi") == ["hi\n"]
@@ -225,6 +227,47 @@ def test_target_below_a_file(runtime, way, base, elsewhere):
     assert caught.value.errno == errno.ENOTDIR
     assert str(base / "file") in str(caught.value)
     assert os.listdir(base) == ["file"]
+
+
+@both_ways
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device", "link to a device"])
+def test_source_that_is_neither_a_file_nor_a_folder(runtime, way, base, elsewhere, kind):
+    """That is the reason, and a ValueError; nothing is opened and nothing is made."""
+    path = elsewhere / "x"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(os.path.relpath(path))  # the whole path may be too long for a socket
+    elif kind == "device":
+        path = Path("/dev/null")
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(FileTransferError, match="Neither a file nor a folder") as caught:
+        copy_of(path, runtime, way, "target")
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.errno == errno.EINVAL
+    assert caught.value.filename == str(path)
+    assert f"(on {'the manager' if way == 'send' else runtime.host})" in str(caught.value)
+    assert os.listdir(base) == []
+
+
+@both_ways
+@pytest.mark.parametrize("target", ["/dev/null", "fifo", "link to a folder/fifo"])
+def test_target_that_is_neither_a_file_nor_a_folder(runtime, way, base, elsewhere, target):
+    """It stays what it is, also for root."""
+    (base / "link to a folder").symlink_to(".")
+    os.mkfifo(base / "fifo")
+    (elsewhere / "name").write_text("hello")
+    before = os.stat(base / target)
+    with pytest.raises(FileTransferError, match="neither a file nor a link") as caught:
+        copy_of(elsewhere / "name", runtime, way, target)
+    assert isinstance(caught.value, FileExistsError)
+    assert caught.value.filename == str(base / target)
+    assert f"(on {runtime.host if way == 'send' else 'the manager'})" in str(caught.value)
+    after = os.stat(base / target)
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert sorted(os.listdir(base)) == ["fifo", "link to a folder"]
 
 
 @both_ways

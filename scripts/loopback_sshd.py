@@ -15,6 +15,7 @@ also when this process gets SIGKILL.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pwd
@@ -38,6 +39,13 @@ DEADLINE = 60.0
 
 PRIVILEGE_SEPARATION_FOLDER = "/run/sshd"
 """Debian's path. sshd's service makes the folder, so it is missing if the service never ran."""
+
+
+QUICK_LOGIN = "KexAlgorithms -sntrup761*"
+"""A line of sshd_config for many logins: they need a quarter of the processor time.
+
+The key exchange that OpenSSH 9 prefers takes 100 ms; all else of a login takes 35 ms.
+"""
 
 
 class LoopbackSshdError(Exception):
@@ -365,6 +373,7 @@ def _account_is_locked(user: str) -> bool:
     return any(line.startswith(f"{user}:!") for line in lines)
 
 
+@functools.cache
 def _sshd_version(sshd: str) -> tuple[int, int]:
     # sshd before 9.2 does not know -V, but prints its version with its usage.
     argv = [sshd, "-V"]

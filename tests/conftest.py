@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from loopback_sshd import LoopbackSshd
+from loopback_sshd import QUICK_LOGIN, LoopbackSshd
 from support.interpreters import OWN_VERSION, find_interpreters
 from support.processes import command_line, parents, words
 from support.separate_host import SeparateSshd
@@ -131,7 +131,8 @@ def _with_defaults(arguments: dict[str, Any]) -> dict[str, Any]:
     environment = {name: os.environ[name] for name in (MARKER, "TMPDIR")}
     environment.update(arguments.pop("environment", {}))
     arguments.setdefault("path", [Path(sys.base_prefix) / "bin"])
-    return {"environment": environment, **arguments}
+    lines = [*arguments.pop("sshd_config", ()), QUICK_LOGIN]
+    return {"environment": environment, "sshd_config": lines, **arguments}
 
 
 @pytest.fixture(scope="session")

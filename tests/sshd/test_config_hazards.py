@@ -19,7 +19,7 @@ import lazycluster
 from lazycluster import Connection
 from lazycluster._ssh.options import ssh_version
 from lazycluster.exceptions import AuthenticationError
-from loopback_sshd import LoopbackSshd
+from loopback_sshd import QUICK_LOGIN, LoopbackSshd
 from support.managers import logins
 from support.programs import hazards
 from support.programs.hazards import HAZARDS, Hazard
@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         LoopbackSshd(
-            sshd_config=["AcceptEnv *", f'HostKey "{key}"'],
+            sshd_config=["AcceptEnv *", f'HostKey "{key}"', QUICK_LOGIN],
             environment=environment,
             path=[Path(sys.base_prefix) / "bin"],
         ) as sshd,

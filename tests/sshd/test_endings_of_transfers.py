@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from loopback_sshd import LoopbackSshd
+from loopback_sshd import QUICK_LOGIN, LoopbackSshd
 from support.managers import Manager, on_manager, sshs
 from support.processes import await_gone, is_alive, parent
 from support.waiting import wait_until
@@ -99,8 +99,13 @@ def is_closed(end):
 def jumped_sshd():
     """An sshd that is reached through two others."""
     with ExitStack() as stack:
-        jumps = [stack.enter_context(LoopbackSshd(f"jump{number}")) for number in (1, 2)]
-        last = stack.enter_context(LoopbackSshd(ssh_config=["ProxyJump jump1,jump2"]))
+
+        def make(*alias, **arguments):
+            sshd = LoopbackSshd(*alias, sshd_config=[QUICK_LOGIN], **arguments)
+            return stack.enter_context(sshd)
+
+        jumps = [make(f"jump{number}") for number in (1, 2)]
+        last = make(ssh_config=["ProxyJump jump1,jump2"])
         folder = Path(tempfile.mkdtemp(prefix="lctest-"))
         stack.callback(shutil.rmtree, folder)
         config_file = folder / "ssh_config"

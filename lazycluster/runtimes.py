@@ -349,6 +349,8 @@ class Runtime(ProcessHost):
         execute_async: bool | None = False,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
+        exclude: Sequence[str] = (),
+        on_error: str = "raise",
     ) -> RuntimeTask:
         """Send a file or folder to the host; see `RuntimeTask.send_file` for the other arguments.
 
@@ -357,6 +359,8 @@ class Runtime(ProcessHost):
             remote_path: The target. Defaults to the working directory.
             execute_async: If True, return at once. Defaults to False.
             progress: A callable, True or None.
+            exclude: Patterns of what is left out.
+            on_error: "raise" or "skip".
 
         Returns:
             The task.
@@ -368,7 +372,9 @@ class Runtime(ProcessHost):
         check_flags(execute_async=execute_async)
         local_path = checked_path(local_path, "The local path")
         task = RuntimeTask(f"send-file-{local_path}-to-{self.host}")
-        task.send_file(local_path, remote_path, progress=progress)
+        task.send_file(
+            local_path, remote_path, progress=progress, exclude=exclude, on_error=on_error
+        )
         return self.execute_task(task, execute_async)
 
     def get_file(
@@ -378,6 +384,8 @@ class Runtime(ProcessHost):
         execute_async: bool | None = False,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
+        exclude: Sequence[str] = (),
+        on_error: str = "raise",
     ) -> RuntimeTask:
         """Get a file or folder from the host; see `RuntimeTask.get_file` and `send_file`.
 
@@ -386,11 +394,15 @@ class Runtime(ProcessHost):
             local_path: The target. Defaults to the manager's current folder.
             execute_async: If True, return at once. Defaults to False.
             progress: A callable, True or None.
+            exclude: Patterns of what is left out.
+            on_error: "raise" or "skip".
         """
         check_flags(execute_async=execute_async)
         remote_path = checked_path(remote_path, "The remote path")
         task = RuntimeTask(f"get-file-{remote_path}-from-{self.host}")
-        task.get_file(remote_path, local_path, progress=progress)
+        task.get_file(
+            remote_path, local_path, progress=progress, exclude=exclude, on_error=on_error
+        )
         return self.execute_task(task, execute_async)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -30,6 +30,7 @@ from lazycluster._fabric.login import login_of
 from lazycluster._functions.payload import check_call, describe, dump_call
 from lazycluster._functions.selection import NONE_NAMED
 from lazycluster._last_execution import LastExecution
+from lazycluster._tasks.copy_options import CopyOptions
 from lazycluster._tasks.env_variables import WORKING_DIR, EnvVariables
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target, stop_all
 from lazycluster._tasks.progress import checked_progress
@@ -227,6 +228,16 @@ class RuntimeTask:
         return None if self._last is None else self._last.execution.log.path
 
     @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return what the copies of the last execution have left out, as (path, reason).
+
+        That is what is neither a file nor a folder nor a link, and with `on_error="skip"` what
+        could not be read or written. What `exclude` leaves out is not listed. A path is one of the
+        side that could not read or write it. The list is empty before the first execution.
+        """
+        return [] if self._last is None else list(self._last.execution.skipped)
+
+    @property
     def error(self) -> BaseException | None:
         """Return the TaskExecutionError of the last execution; None without a failure so far."""
         return None if self._last is None else self._last.find_error(self)
@@ -332,6 +343,8 @@ class RuntimeTask:
         remote_path: str | PathLike[str] | None = None,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
+        exclude: Sequence[str] = (),
+        on_error: str = "raise",
     ) -> RuntimeTask:
         """Add a step that sends a file or folder to the host.
 
@@ -352,17 +365,25 @@ class RuntimeTask:
                 second and once at the end, in the thread that executes the task; an exception of it
                 stops the copy. True for a line on standard error if that is a terminal (by tqdm if
                 it is installed: `lazycluster[progress]`). Defaults to None, no report.
+            exclude: Patterns of what is left out of a folder, as in a `.gitignore`: `["*.pyc",
+                "/build/", "!keep.pyc"]`. The last one that matches decides. Defaults to none.
+            on_error: With "skip", what cannot be read or written is left out, and the rest is
+                copied; `skipped` and the execution log name it. The file or folder itself, a full
+                disk and a lost connection are errors nevertheless. Defaults to "raise".
 
         Raises:
-            ValueError: If a path is empty or invalid, or `progress` is something else.
-            TypeError: If a path is neither a string nor an `os.PathLike` of one.
+            ValueError: If a path, a pattern or another argument is empty or invalid.
+            TypeError: If a path is neither a string nor an `os.PathLike` of one, or `exclude` is
+                not a list or tuple of strings.
         """
         local_path = checked_path(local_path, "The local path")
         if remote_path is None or remote_path == "":
             remote_path = "./"
         remote_path = checked_path(remote_path, "The remote path")
         progress = checked_progress(progress)
-        return self._add(SendFile(f"send {local_path}", None, local_path, remote_path, progress))
+        options = CopyOptions.checked(exclude=exclude, on_error=on_error)
+        name = f"send {local_path}"
+        return self._add(SendFile(name, None, local_path, remote_path, progress, options))
 
     def get_file(
         self,
@@ -370,6 +391,8 @@ class RuntimeTask:
         local_path: str | PathLike[str] | None = None,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
+        exclude: Sequence[str] = (),
+        on_error: str = "raise",
     ) -> RuntimeTask:
         """Add a step that gets a file or folder from the host, by the rules of `send_file`.
 
@@ -378,6 +401,8 @@ class RuntimeTask:
             local_path: The target: the path of the copy, or a folder to put it into. Defaults to
                 the current folder of this process when the execution begins, also for `""`.
             progress: A callable, True or None, as for `send_file`.
+            exclude: Patterns of what is left out, as for `send_file`.
+            on_error: "raise" or "skip", as for `send_file`.
         """
         remote_path = checked_path(remote_path, "The remote path")
         if local_path is None or local_path == "":
@@ -385,7 +410,9 @@ class RuntimeTask:
         else:
             local_path = checked_path(local_path, "The local path")
         progress = checked_progress(progress)
-        return self._add(GetFile(f"get {remote_path}", None, local_path, remote_path, progress))
+        options = CopyOptions.checked(exclude=exclude, on_error=on_error)
+        name = f"get {remote_path}"
+        return self._add(GetFile(name, None, local_path, remote_path, progress, options))
 
     def _add(self, step: Step) -> RuntimeTask:
         self._steps.append(step)

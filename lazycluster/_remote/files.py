@@ -40,11 +40,11 @@ def os_failure(error: "OSError") -> "Outcome":
     return {"failure": "os", "errno": error.errno, "message": message, "path": path}
 
 
-def send(path: "str", measured: "bool", value: "int") -> "Outcome":
+def send(path: "str", measured: "bool", options: "dict[str, Any]", value: "int") -> "Outcome":
     """Write a file or folder to the value pipe, as a stream; return the outcome."""
     from .._shared import tree_stream
 
-    for chunk in tree_stream.pack(paths.expand(to_native(path)), measured=measured):
+    for chunk in tree_stream.pack(paths.expand(to_native(path)), measured=measured, **options):
         streams.write_all(value, chunk)
     return {"result": None}
 

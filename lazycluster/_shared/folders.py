@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from typing import Callable, Iterator
 
     Attributes = tuple[int, int]  # mode, nanoseconds of the mtime
+    Choose = Callable[["Folder"], list[tuple[int, bytes]]]
 
-LEAVE = 3  # what `walk` yields behind a folder; no file type of `stat` has this value
+# What `walk` yields in place of a type; no file type of `stat` has such a value.
+LEAVE = 3  # behind a folder
+UNREADABLE = 5  # a folder that cannot be read
 
 TEMPORARY_PREFIX = b".lazycluster-"
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -83,7 +86,12 @@ class Folder:
             posix.close(fd)
 
 
-def walk(folder: "Folder", removing: "bool" = False) -> "Iterator[tuple[int, bytes]]":
+def walk(
+    folder: "Folder",
+    removing: "bool" = False,
+    choose: "Choose | None" = None,
+    on_error: "Callable[[OSError], object] | None" = None,
+) -> "Iterator[tuple[int, bytes]]":
     """Yield everything in a folder as (type, name), the type being S_IFREG or another of `stat`.
 
     `folder` moves along with the walk. A folder comes twice: as S_IFDIR once `folder` has entered
@@ -91,12 +99,23 @@ def walk(folder: "Folder", removing: "bool" = False) -> "Iterator[tuple[int, byt
     an entry that has vanished, and for a temporary of the library.
 
     With `removing` each folder is made readable and writable, temporaries are included, and a
-    folder that cannot be entered has the type 0.
+    folder that cannot be entered has the type 0. `choose` returns the entries of the current folder
+    to yield. `on_error` is called before a folder that cannot be read comes as UNREADABLE; without
+    it that is an OSError.
     """
     waiting = []  # type: list[list[bytes]]  # per level, the folders still to enter
     while True:
         waiting.append([])
-        for kind, name in _entries(folder.fd):
+        try:
+            found = entries(folder.fd) if choose is None else choose(folder)
+        except OSError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            folder.entry = b""
+            yield UNREADABLE, b""
+            found = []
+        for kind, name in found:
             if not removing and is_temporary_name(name):
                 kind = 0
             if kind == stat.S_IFDIR:
@@ -116,15 +135,19 @@ def walk(folder: "Folder", removing: "bool" = False) -> "Iterator[tuple[int, byt
                     call_if_supported(os.chmod, name, 0o700, dir_fd=folder.fd)
                 folder.enter(name)
             except OSError as error:
-                if not removing and not isinstance(error, FileNotFoundError):
+                if removing or isinstance(error, FileNotFoundError):
+                    yield 0, name
+                elif on_error is None:
                     raise
-                yield 0, name
+                else:
+                    on_error(error)
+                    yield UNREADABLE, name
             else:
                 yield stat.S_IFDIR, name
                 break
 
 
-def _entries(fd: "int") -> "list[tuple[int, bytes]]":
+def entries(fd: "int") -> "list[tuple[int, bytes]]":
     """Return type and name of each entry; a list, since the walk may change the folder."""
     found = []
     if sys.version_info < (3, 7):  # its scandir takes no descriptor
@@ -132,8 +155,8 @@ def _entries(fd: "int") -> "list[tuple[int, bytes]]":
             status = entry_status(name, fd)
             found.append((stat.S_IFMT(status.st_mode) if status else 0, os.fsencode(name)))
         return found
-    with os.scandir(fd) as entries:
-        for entry in entries:
+    with os.scandir(fd) as scanned:
+        for entry in scanned:
             if entry.is_file(follow_symlinks=False):
                 kind = stat.S_IFREG
             elif entry.is_dir(follow_symlinks=False):

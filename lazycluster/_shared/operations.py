@@ -26,7 +26,8 @@ STEP_MODULES = {
 
 # The modules that travel with a module because it imports them.
 IMPORTED_MODULES = {
-    "_shared.unpacker": ("_shared.tree_stream",),
+    "_shared.tree_stream": ("_shared.patterns",),
+    "_shared.unpacker": ("_shared.patterns", "_shared.tree_stream"),
     "_remote.call": (
         "_shared.by_value",
         "_remote.stand_ins",

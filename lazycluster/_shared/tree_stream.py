@@ -2,10 +2,11 @@
 
 The stream is a sequence of records: a head (kind, mode, mtime, length of the text) and the text,
 which is a name, a path, or a link's name and target with a NUL between. FILE is followed by chunks
-of its data, each with its length before it, the last one empty; no size is promised, so a file may
-change while it is read. FOLDER goes down into a new folder and LEAVE goes up again, so every name
-is a single one and the stream cannot name any other place. END is the last record. If progress is
-wanted, MEASURE is the first record, with the number of bytes to come.
+of its data, each with its length before it, the last one empty. No size is promised, so a file may
+change while it is read; BROKEN in place of a length says that it cannot be read to its end. FOLDER
+goes down into a new folder and LEAVE goes up again, so every name is a single one and the stream
+cannot name any other place. END is the last record. If progress is wanted, MEASURE is the first
+record, with the number of bytes to come.
 
 What travels: files, folders and links, with the permission bits (not setuid, setgid or the sticky
 bit) and the mtimes; not owners, access lists or extended attributes. Hard links become separate
@@ -19,17 +20,18 @@ import stat
 import struct
 import sys
 
-from . import folders
+from . import folders, patterns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, Optional
+    from typing import Callable, Iterable, Iterator, Optional
 
     OnData = Optional[Callable[[int], object]]  # called with the bytes of each chunk of a file
 
 HEAD = struct.Struct(">BHHqI")  # kind, mode, length of the text, mtime: seconds, nanoseconds
 LENGTH = struct.Struct(">I")
 NO_MORE_DATA = LENGTH.pack(0)
+BROKEN = 0xFFFFFFFF  # in place of a length: the file cannot be read to its end, SKIPPED follows
 CHUNK = 1 << 18  # bytes; the maximum of a chunk of the stream, and of a file's data at once
 READ = CHUNK - 2 * LENGTH.size  # bytes; so that a chunk of data fits into a chunk of the stream
 SMALL = 1 << 15  # bytes; up to this size a file is one record
@@ -38,13 +40,22 @@ FILE = 1
 FOLDER = 2
 LEAVE = folders.LEAVE
 LINK = 4
-SKIPPED = 5  # text: a path; mode: the index in SKIPS
-ERROR = 6  # text: a path and the name of an errno; nothing follows
+SKIPPED = 5  # text: a path, behind a NUL the name of an errno; mode: the index in SKIPS
+ERROR = 6  # text: a path, the name of an errno and what to say of it, if anything; nothing follows
 END = 7
 MEASURE = 8  # in place of the mtime's seconds: the approximate bytes of all files
 
-SKIPS = ("vanished while the folder was read", "FIFO", "socket", "device", "unfinished copy")
-VANISHED, FIFO, SOCKET, DEVICE, UNFINISHED = range(5)
+SKIPS = (
+    "vanished while the folder was read",
+    "FIFO",
+    "socket",
+    "device",
+    "unfinished copy",
+    "changed while it was read",  # and was not skipped
+    "cannot be read",  # if the errno has no other text
+    "became shorter while it was read",
+)
+VANISHED, FIFO, SOCKET, DEVICE, UNFINISHED, CHANGED, UNREADABLE, SHORTER = range(8)
 _SKIPS_BY_TYPE = {
     stat.S_IFIFO: FIFO,
     stat.S_IFSOCK: SOCKET,
@@ -59,27 +70,44 @@ class FormatError(ValueError):
     """A stream that `pack` never makes."""
 
 
-def pack(path: "str", on_data: "OnData" = None, measured: "bool" = False) -> "Iterator[bytes]":
+class ShorterError(OSError):
+    """A file became shorter while it was read."""
+
+    def __init__(self) -> "None":
+        super().__init__(errno.EIO, SKIPS[SHORTER])
+
+
+def pack(
+    path: "str",
+    on_data: "OnData" = None,
+    measured: "bool" = False,
+    *,
+    exclude: "Iterable[str]" = (),
+    skip_errors: "bool" = False,
+) -> "Iterator[bytes]":
     """Yield the stream of a file or a folder, in chunks of 1 byte to 256 KiB.
 
     A link given as `path` is followed, as scp does; a link below it travels as a link. An entry
     that is not a file, folder or link is named in the stream and not opened, and so is an entry
     that vanishes meanwhile or that an `Unpacker` is just writing. A file that grows is sent up to
-    the size that it had when it was opened; a file that shrinks is sent as far as it goes. An entry
-    that cannot be read ends the stream with its path and errno. `~` is not expanded. With
+    the size that it had when it was opened, and named. An entry that cannot be read, or a file that
+    becomes shorter meanwhile, ends the stream with its path and errno; with `skip_errors` it is
+    only named. What the patterns `exclude` is not in the stream. `~` is not expanded. With
     `measured` the stream begins with a MEASURE.
 
     Raises:
         OSError: If the file or folder itself cannot be read. Nothing was yielded then.
+        ValueError: If a pattern is invalid.
     """
+    packer = _Packer(os.fsencode(path), on_data, patterns.compile_patterns(exclude), skip_errors)
     chunks = []  # type: list[bytes]
     size = 0
     begun = False
     try:
         if measured:
-            chunks.append(HEAD.pack(MEASURE, 0, 0, measure(path), 0))
+            chunks.append(HEAD.pack(MEASURE, 0, 0, measure(path, exclude), 0))
             size += HEAD.size
-        for record in _records(os.fsencode(path), on_data):
+        for record in packer.records():
             if size + len(record) > CHUNK:
                 yield b"".join(chunks)
                 begun = True
@@ -92,22 +120,24 @@ def pack(path: "str", on_data: "OnData" = None, measured: "bool" = False) -> "It
             raise
         if chunks:
             yield b"".join(chunks)
-        name = errno.errorcode.get(error.errno or 0, "")
-        text = os.fsencode(error.filename)[-LONGEST_PATH:] + b"\0" + name.encode("ascii")
+        text = os.fsencode(error.filename)[-LONGEST_PATH:] + b"\0" + _symbol(error)
+        if isinstance(error.__cause__, ShorterError):
+            text += b"\0" + SKIPS[SHORTER].encode("ascii")
         chunks = [_record(ERROR, text)]
     yield b"".join(chunks)
 
 
-def measure(path: "str") -> "int":
+def measure(path: "str", exclude: "Iterable[str]" = ()) -> "int":
     """Return the bytes of a file, or of all files in a folder that can be read now."""
+    packer = _Packer(os.fsencode(path), None, patterns.compile_patterns(exclude), skip_errors=True)
     size = 0
-    folder = folders.Folder(-1)
+    folder = packer.folder
     try:
         status = os.stat(path)
         if not stat.S_ISDIR(status.st_mode):
             return status.st_size
         folder.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # follows a link, as `pack` does
-        for kind, name in folders.walk(folder):
+        for kind, name in packer.walk():
             if kind == stat.S_IFREG:
                 found = folders.entry_status(name, folder.fd)
                 size += found.st_size if found is not None else 0
@@ -125,93 +155,150 @@ def _record(kind: "int", text: "bytes" = b"", status: "os.stat_result | None" = 
     return HEAD.pack(kind, status.st_mode & 0o7777, len(text), seconds, nanoseconds) + text
 
 
-def _records(root: "bytes", on_data: "OnData") -> "Iterator[bytes]":
-    """Yield the stream in records of at most CHUNK bytes; its OSErrors have whole paths."""
-    folder = folders.Folder(-1)
-    try:
-        mode = os.stat(root).st_mode  # first, as opening a device may already have an effect
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise OSError(errno.EINVAL, "Neither a file nor a folder")
-        fd = os.open(root, os.O_RDONLY | os.O_NONBLOCK)
-        status = os.fstat(fd)
-        if stat.S_ISDIR(status.st_mode):
-            folder.fd = fd
-            yield _record(FOLDER, b"", status)
-            for kind, name in folders.walk(folder):
-                if kind == stat.S_IFDIR:
-                    yield _record(FOLDER, name, os.fstat(folder.fd))
-                elif kind == LEAVE:
-                    yield _record(LEAVE)
-                else:
-                    yield from _entry(folder, kind, name, root, on_data)
-            yield _record(LEAVE)
-        else:
-            yield from _file(fd, b"", status, on_data)
-        yield _record(END)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, folder.path(root)) from error
-    finally:
-        folder.close()
+def _symbol(error: "OSError") -> "bytes":
+    """Return the name of an errno, as numbers differ between systems."""
+    return errno.errorcode.get(error.errno or 0, "").encode("ascii")
 
 
-def _entry(
-    folder: "folders.Folder", kind: "int", name: "bytes", root: "bytes", on_data: "OnData"
-) -> "Iterator[bytes]":
-    """Yield the records of an entry that is not a folder, or why it was skipped."""
-    try:
-        if folders.is_temporary_name(name):
-            # A copy into a folder below its source would never end.
-            yield _skipped(folder, root, UNFINISHED)
-            return
-        if kind == stat.S_IFREG:
-            fd = os.open(name, _OPEN_TO_READ, dir_fd=folder.fd)
-            status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode):
-                yield from _file(fd, name, status, on_data)
-                return
-            posix.close(fd)
-        else:
-            status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-            if stat.S_ISLNK(status.st_mode):
-                target = os.readlink(name, dir_fd=folder.fd)
-                yield _record(LINK, name + b"\0" + target, status)
-                return
-        skip = _SKIPS_BY_TYPE.get(stat.S_IFMT(status.st_mode), VANISHED)
-    except FileNotFoundError:
-        skip = VANISHED
-    yield _skipped(folder, root, skip)
+class _Packer:
+    """Makes the records of one file or folder."""
 
+    def __init__(
+        self,
+        root: "bytes",
+        on_data: "OnData",
+        excludes: "patterns.Excludes | None",
+        skip_errors: "bool",
+    ) -> "None":
+        self.folder = folders.Folder(-1)
+        self._root = root
+        self._on_data = on_data
+        self._excludes = excludes
+        self._skip_errors = skip_errors
+        self._error = None  # type: OSError | None  # of the last folder that cannot be read
 
-def _skipped(folder: "folders.Folder", root: "bytes", skip: "int") -> "bytes":
-    path = os.fsencode(folder.path(root))[-LONGEST_PATH:]
-    return HEAD.pack(SKIPPED, skip, len(path), 0, 0) + path
-
-
-def _file(
-    fd: "int", name: "bytes", status: "os.stat_result", on_data: "OnData"
-) -> "Iterator[bytes]":
-    """Yield the records of an open file and close it."""
-    try:
-        # A file of /proc has the size 0 whatever it holds, so 0 says nothing.
-        left = status.st_size or sys.maxsize
-        data = os.read(fd, min(READ, left))
-        if on_data is not None:
-            on_data(len(data))
-        head = _record(FILE, name, status)
-        if len(data) == left <= SMALL:  # a sixth faster than three records
-            yield b"".join((head, LENGTH.pack(left), data, NO_MORE_DATA))
-            return
-        yield head
+    def records(self) -> "Iterator[bytes]":
+        """Yield the stream in records of at most CHUNK bytes; its OSErrors have whole paths."""
+        folder = self.folder
         try:
-            while data:
-                left -= len(data)
-                yield LENGTH.pack(len(data)) + data
-                data = os.read(fd, min(READ, left)) if left else b""
-                if on_data is not None:
-                    on_data(len(data))
-        except OSError:
-            yield NO_MORE_DATA
-            raise
-        yield NO_MORE_DATA
-    finally:
-        posix.close(fd)
+            mode = os.stat(self._root).st_mode  # first, as opening a device may have an effect
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise OSError(errno.EINVAL, "Neither a file nor a folder")
+            fd = os.open(self._root, os.O_RDONLY | os.O_NONBLOCK)
+            status = os.fstat(fd)
+            if stat.S_ISDIR(status.st_mode):
+                folder.fd = fd
+                yield _record(FOLDER, b"", status)
+                for kind, name in self.walk():
+                    if kind == stat.S_IFDIR:
+                        yield _record(FOLDER, name, os.fstat(folder.fd))
+                    elif kind == LEAVE:
+                        yield _record(LEAVE)
+                    elif kind == folders.UNREADABLE:
+                        yield self._skipped(UNREADABLE, self._error)
+                    else:
+                        yield from self._entry(kind, name)
+                yield _record(LEAVE)
+            else:
+                yield from self._file(fd, b"", status)
+            yield _record(END)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, folder.path(self._root)) from error
+        finally:
+            folder.close()
+
+    def walk(self) -> "Iterator[tuple[int, bytes]]":
+        """Walk the folder without what is excluded."""
+        choose = None if self._excludes is None else self._choose
+        on_error = self._note_error if self._skip_errors else None
+        return folders.walk(self.folder, choose=choose, on_error=on_error)
+
+    def _choose(self, folder: "folders.Folder") -> "list[tuple[int, bytes]]":
+        excludes = self._excludes
+        assert excludes is not None
+        above = b"".join(name + b"/" for name in folder.names)
+        return [
+            (kind, name)
+            for kind, name in folders.entries(folder.fd)
+            if not excludes(above + name, kind == stat.S_IFDIR)
+        ]
+
+    def _note_error(self, error: "OSError") -> "None":
+        self._error = error
+
+    def _entry(self, kind: "int", name: "bytes") -> "Iterator[bytes]":
+        """Yield the records of an entry that is not a folder, or why it was skipped."""
+        folder = self.folder
+        try:
+            if folders.is_temporary_name(name):
+                # A copy into a folder below its source would never end.
+                yield self._skipped(UNFINISHED)
+                return
+            if kind == stat.S_IFREG:
+                fd = os.open(name, _OPEN_TO_READ, dir_fd=folder.fd)
+                status = os.fstat(fd)
+                if stat.S_ISREG(status.st_mode):
+                    yield from self._file(fd, name, status)
+                    return
+                posix.close(fd)
+            else:
+                status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+                if stat.S_ISLNK(status.st_mode):
+                    target = os.readlink(name, dir_fd=folder.fd)
+                    yield _record(LINK, name + b"\0" + target, status)
+                    return
+            skip = _SKIPS_BY_TYPE.get(stat.S_IFMT(status.st_mode), VANISHED)
+        except FileNotFoundError:
+            skip = VANISHED
+        except ShorterError as error:
+            if not self._skip_errors:
+                raise
+            yield self._skipped(SHORTER, error)
+            return
+        except OSError as error:
+            if not self._skip_errors:
+                raise
+            yield self._skipped(UNREADABLE, error)
+            return
+        yield self._skipped(skip)
+
+    def _skipped(self, skip: "int", error: "OSError | None" = None) -> "bytes":
+        path = os.fsencode(self.folder.path(self._root))[-LONGEST_PATH:]
+        text = path + b"\0" + _symbol(error) if error is not None and skip == UNREADABLE else path
+        return HEAD.pack(SKIPPED, skip, len(text), 0, 0) + text
+
+    def _file(self, fd: "int", name: "bytes", status: "os.stat_result") -> "Iterator[bytes]":
+        """Yield the records of an open file and close it."""
+        try:
+            # A file of /proc has the size 0 whatever it holds, so 0 says nothing.
+            left = status.st_size or sys.maxsize
+            data = os.read(fd, min(READ, left))
+            if self._on_data is not None:
+                self._on_data(len(data))
+            head = _record(FILE, name, status)
+            if len(data) == left <= SMALL:  # a sixth faster than three records
+                yield b"".join((head, LENGTH.pack(left), data, NO_MORE_DATA))
+            else:
+                yield head
+                try:
+                    while data:
+                        left -= len(data)
+                        yield LENGTH.pack(len(data)) + data
+                        data = os.read(fd, min(READ, left)) if left else b""
+                        if self._on_data is not None:
+                            self._on_data(len(data))
+                    if left and _has_changed(fd, status) and status.st_size:
+                        raise ShorterError
+                except OSError:
+                    yield LENGTH.pack(BROKEN)
+                    raise
+                yield NO_MORE_DATA
+            if _has_changed(fd, status):
+                yield self._skipped(CHANGED)
+        finally:
+            posix.close(fd)
+
+
+def _has_changed(fd: "int", before: "os.stat_result") -> "bool":
+    now = os.fstat(fd)
+    return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)

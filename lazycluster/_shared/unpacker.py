@@ -62,6 +62,7 @@ class Unpacker:
         self._on_data = on_data
         self._rest = b""  # an incomplete record
         self._over = False
+        self._is_broken = False  # the file itself, which only an ERROR can follow
         self._made = False  # the temporary
         self._folder = folders.Folder(-1)  # the stream's current one
         self._attributes = []  # type: list[Attributes]  # of the current folder and its parents
@@ -138,9 +139,12 @@ class Unpacker:
                     break
                 (self._left,) = stream.LENGTH.unpack_from(view, at)
                 at += stream.LENGTH.size
-                if self._left > stream.CHUNK:
+                if self._left == stream.BROKEN:
+                    self._left = 0
+                    self._drop_file()
+                elif self._left > stream.CHUNK:
                     raise stream.FormatError("a chunk of {} bytes".format(self._left))
-                if not self._left:
+                elif not self._left:
                     self._end_file()
             else:
                 if self.is_complete:
@@ -179,16 +183,20 @@ class Unpacker:
             self._skipped_size += len(text) + 1
             if attributes[0] >= len(stream.SKIPS) or self._skipped_size > MOST_SKIPPED:
                 raise stream.FormatError("something skipped for no known reason, or too much of it")
-            self._skipped.append((os.fsdecode(text), stream.SKIPS[attributes[0]]))
-        elif kind == stream.ERROR:
             path, _, symbol = text.partition(b"\0")
-            # By its name, since numbers differ between systems.
-            number = getattr(errno, symbol.decode("ascii", "replace"), None)
-            number = number if isinstance(number, int) else errno.EIO
+            reason = stream.SKIPS[attributes[0]]
+            if symbol:
+                reason = os.strerror(_number(symbol))
+            self._skipped.append((os.fsdecode(path), reason))
+        elif kind == stream.ERROR:
+            path, _, said = text.partition(b"\0")
+            symbol, _, said = said.partition(b"\0")
+            number = _number(symbol)
+            message = said.decode("ascii", "replace") or os.strerror(number)
             self.failed_there = True
-            raise OSError(number, os.strerror(number), os.fsdecode(path))
+            raise OSError(number, message, os.fsdecode(path))
         else:
-            if not self._made or self._attributes:
+            if not self._made or self._attributes or self._is_broken:
                 raise stream.FormatError("an end before the end")
             self.is_complete = True
 
@@ -259,6 +267,16 @@ class Unpacker:
             call_if_supported(os.fsync, self._file)
         fd, self._file = self._file, -1
         posix.close(fd)  # NFS may report here that its disk is full
+        self._folder.entry = b""
+
+    def _drop_file(self) -> "None":
+        """Remove the current file, which could not be read to its end."""
+        fd, self._file = self._file, -1
+        posix.close(fd)
+        if self._attributes:
+            os.unlink(self._folder.entry, dir_fd=self._folder.fd)
+        else:
+            self._is_broken = True
         self._folder.entry = b""
 
     def _leave(self) -> "None":
@@ -345,6 +363,12 @@ def _unlock(fd: "int", attributes: "Attributes") -> "None":
     """Make a folder writable that will be read-only in the end and may be so already."""
     if not attributes[0] & stat.S_IWUSR:
         call_if_supported(os.fchmod, fd, 0o700)
+
+
+def _number(symbol: "bytes") -> "int":
+    """Return the errno of a name, since numbers differ between systems."""
+    number = getattr(errno, symbol.decode("ascii", "replace"), None)
+    return number if isinstance(number, int) else errno.EIO
 
 
 def _check_replaceable(mode: "int", for_folder: "bool") -> "None":

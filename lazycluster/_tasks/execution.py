@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from lazycluster._conversation.request import Request
 from lazycluster._interpreter_exit import stopped_with_main_thread
+from lazycluster._shared.tree_stream import CHANGED, SKIPS
 from lazycluster._tasks import unfinished
 from lazycluster._tasks.endings import step_error
 from lazycluster._tasks.log_records import LogRecords
@@ -403,13 +404,21 @@ class Execution(Record):
             skipped = list(outcome.skipped)
             if self._transfer is not None:
                 skipped += self._transfer.finish()
-            for path, kind in skipped:
-                line = f"skipped {path!r}: {kind}\n"
-                self.log.append(index, line.encode("utf-8", "backslashreplace"))
+            for path, reason in skipped:
+                self._note_skipped(index, path, reason)
         if len(request.outcomes) < len(steps):
             index = self._offset + len(request.outcomes)
             self._fail(LazyclusterError("It was stopped between two steps."), index)
         return len(steps)
+
+    def _note_skipped(self, index: int, path: str, reason: str) -> None:
+        """Name in the log what a copy has left out, or what it may have half of."""
+        line = f"skipped {path!r}: {reason}\n"
+        if reason == SKIPS[CHANGED]:
+            line = f"{path!r} {reason}\n"
+        else:
+            self.skipped.append((path, reason))
+        self.log.append(index, line.encode("utf-8", "backslashreplace"))
 
     def _named_side(self, error: Exception) -> Exception:
         """Add the side (manager or host) on which a copy failed to its OSError."""

@@ -40,6 +40,7 @@ class Record:
             failure.
         logged: True if the error has been logged.
         stopped_by: The number of the signal that stopped the execution; 0 if none did.
+        skipped: What copies have left out, as (path, reason).
         values: The values of the functions that have returned.
     """
 
@@ -55,6 +56,7 @@ class Record:
         self.error: TaskExecutionError | None = None
         self.logged: bool = False
         self.stopped_by: int = 0
+        self.skipped: list[tuple[str, str]] = []
         self.values: Values = Values()
         self._find_task: Callable[[], object] = weakref.ref(task)
         self._find_reader: Callable[[], object] | None = None
@@ -63,7 +65,7 @@ class Record:
 
     def __getstate__(self) -> dict[str, Any]:
         names = "host name number key joins headings functions log error logged stopped_by values"
-        return {name: getattr(self, name) for name in names.split()}
+        return {name: getattr(self, name) for name in [*names.split(), "skipped"]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Record.__init__(self, state["host"], state["name"], self)

@@ -13,6 +13,7 @@ from lazycluster._functions.payload import PickledCall, dump_by_value
 from lazycluster._shared import frames
 from lazycluster._shared.paths import absolute
 from lazycluster._spool import Spool
+from lazycluster._tasks.copy_options import DEFAULTS, CopyOptions
 from lazycluster._tasks.crashes import crash_stack, likely_reason
 from lazycluster._tasks.log_records import levels
 from lazycluster._tasks.outcomes import ending, failure_error
@@ -215,6 +216,7 @@ class _Copy(Step):
     local_path: str = ""
     remote_path: str = ""
     progress: Progress | None = None
+    options: CopyOptions = DEFAULTS
 
     copies: ClassVar[bool] = True
     kind: ClassVar[str] = "copy"
@@ -279,7 +281,8 @@ class SendFile(_Copy):
 
     def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
         """Yield the file or folder as a stream."""
-        return upload(self.local_path, None if transfer is None else transfer.meter)
+        meter = None if transfer is None else transfer.meter
+        return upload(self.local_path, meter, self.options)
 
 
 @dataclass(frozen=True)
@@ -292,7 +295,12 @@ class GetFile(_Copy):
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
-        return {"kind": "pack", "path": self.remote_path, "measured": bool(self.progress)}
+        return {
+            "kind": "pack",
+            "path": self.remote_path,
+            "measured": bool(self.progress),
+            "options": self.options.describe(),
+        }
 
     def transfer(self) -> Transfer:
         """Return what one execution of the copy needs on the manager."""

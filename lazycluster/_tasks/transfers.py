@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from lazycluster._shared.tree_stream import measure, pack
 from lazycluster._shared.unpacker import Unpacker
+from lazycluster._tasks.copy_options import CopyOptions
 from lazycluster._tasks.progress import Meter
 
 
@@ -18,16 +19,17 @@ def own_name(path: str) -> str | None:
     return None if is_home or not names or names[-1] == ".." else names[-1]
 
 
-def upload(local_path: str, meter: Meter | None) -> Iterator[bytes]:
+def upload(local_path: str, meter: Meter | None, options: CopyOptions) -> Iterator[bytes]:
     """Return a local file or folder as the chunks of a stream.
 
     Raises:
         OSError: If it cannot be read; raised with the first chunk.
     """
+    exclude, skip_errors = options.exclude, options.skip_errors
     if meter is None:
-        return pack(local_path)
-    meter.total = measure(local_path)
-    return pack(local_path, meter.add)
+        return pack(local_path, exclude=exclude, skip_errors=skip_errors)
+    meter.total = measure(local_path, exclude)
+    return pack(local_path, meter.add, exclude=exclude, skip_errors=skip_errors)
 
 
 class Transfer:

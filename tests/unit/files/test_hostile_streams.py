@@ -65,7 +65,8 @@ HOSTILE = {
     "kind 0": record(0),
     "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
     "long piece": record(FILE) + tree_stream.LENGTH.pack(tree_stream.CHUNK + 1),
-    "longest piece": ROOT + record(FILE, b"a") + tree_stream.LENGTH.pack(2**32 - 1),
+    "longest piece": ROOT + record(FILE, b"a") + tree_stream.LENGTH.pack(2**32 - 2),
+    "end of what is broken": record(FILE) + tree_stream.LENGTH.pack(2**32 - 1) + record(END),
     "too many nanoseconds": record(FILE, nanoseconds=10**9),
     "skipped for an unknown reason": ROOT + record(tree_stream.SKIPPED, b"a", mode=99),
 }

@@ -14,6 +14,9 @@ from support.hosts import await_step, commands, ended
 from support.processes import await_gone, await_recorded
 from support.waiting import wait_until
 
+# pytest-timeout's own method would set the alarm that these tests use.
+pytestmark = pytest.mark.timeout(method="thread")
+
 SOON = 0.3  # seconds
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -171,6 +173,20 @@ def make_sshd() -> Iterator[MakeSshd]:
     """Return a function that makes sshds, with the arguments of LoopbackSshd, for one test."""
     with ExitStack() as stack:
         yield lambda **arguments: stack.enter_context(_loopback_sshd(**arguments))
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
+    """Return a function that writes local modules, named by their paths, and imports the first."""
+    from support.local_modules import forgotten, write_modules  # imports lazycluster
+
+    def make(**sources: str) -> ModuleType:
+        write_modules(tmp_path, sources)
+        return importlib.import_module(next(iter(sources)).replace("/", "."))
+
+    monkeypatch.syspath_prepend(tmp_path)
+    with forgotten(tmp_path):
+        yield make
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-import textwrap
 
 import pytest
 
@@ -15,23 +13,6 @@ from support.hosts import run
 from support.waiting import TIMEOUT
 
 pytestmark = [pytest.mark.every_python, pytest.mark.separate_host]
-
-
-@pytest.fixture
-def local(tmp_path, monkeypatch):
-    """Write a local module, and import it."""
-    monkeypatch.syspath_prepend(tmp_path)
-    names = []
-
-    def make(name, source):
-        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source).lstrip())
-        importlib.invalidate_caches()
-        names.append(name)
-        return importlib.import_module(name)
-
-    yield make
-    for name in names:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -50,11 +31,11 @@ def sent_contents(monkeypatch):
 
 def test_module_is_sent_once_per_connection(make_runtime, local, sent_contents):
     """A changed one is sent again, and so is each to the next connection."""
-    module = local("lc_once", "def run():\n    return 1\n")
+    module = local(lc_once="def run():\n    return 1\n")
     runtime = make_runtime()
     assert [runtime.call(module.run) for _ in range(3)] == [1, 1, 1]
     assert len(sent_contents) == 1
-    local("lc_once", "def run():\n    return 22\n")
+    local(lc_once="def run():\n    return 22\n")
     module = importlib.reload(module)
     assert [runtime.call(module.run) for _ in range(2)] == [22, 22]
     assert len(sent_contents) == len(set(sent_contents)) == 2
@@ -66,20 +47,20 @@ def test_module_that_came_after_the_process_was_forked_is_there(make_runtime, lo
     """The process that waits for the next call gets it with its job."""
     runtime = make_runtime()
     for number in range(4):
-        module = local(f"lc_new_{number}", f"def run():\n    return {number}\n")
+        module = local(**{f"lc_new_{number}": f"def run():\n    return {number}\n"})
         assert runtime.call(module.run) == number
 
 
 def test_many_modules_at_once(make_runtime, local):
     """Each of several calls gets what it needs, whichever comes first."""
     runtime = make_runtime()
-    modules = [local(f"lc_many_{n}", f"def run():\n    return {n}\n") for n in range(20)]
+    modules = [local(**{f"lc_many_{n}": f"def run():\n    return {n}\n"}) for n in range(20)]
     futures = [runtime.submit(module.run) for module in modules * 2]
     assert [future.result(TIMEOUT) for future in futures] == [*range(20), *range(20)]
 
 
 # Only the manager has the file that it reads, and there it is no program.
-UNIMPORTABLE = """
+UNIMPORTABLE = """\
     import sys
     with open(__file__) as config:
         CONFIG = config.readline().strip()
@@ -102,7 +83,7 @@ FAILURES = {
 @pytest.mark.parametrize("way", ["call", "submit", "task", "asynchronous task"])
 def test_module_that_no_host_can_import_travels_by_value(make_runtime, local, how, way):
     """The function runs once, and what comes before it once, too."""
-    module = local(f"lc_{way.split()[0]}_{how}", UNIMPORTABLE.format(extra=FAILURES[how]))
+    module = local(**{f"lc_{way.split()[0]}_{how}": UNIMPORTABLE.format(extra=FAILURES[how])})
     runtime = make_runtime()
     path = run(runtime, "echo $PWD/ran")[0].strip()
     if way == "call":
@@ -122,7 +103,7 @@ def test_module_that_no_host_can_import_travels_by_value(make_runtime, local, ho
 
 
 def test_next_call_of_such_a_module_is_by_value_at_once(make_runtime, local, requests):
-    module = local("lc_remembered", UNIMPORTABLE.format(extra=""))
+    module = local(lc_remembered=UNIMPORTABLE.format(extra=""))
     runtime = make_runtime()
     requests.clear()
     assert runtime.call(module.run) == "import sys"
@@ -134,8 +115,7 @@ def test_next_call_of_such_a_module_is_by_value_at_once(make_runtime, local, req
 def test_module_that_can_travel_in_no_way_is_an_error_before_the_function(runtime, local):
     """With the object that cannot travel by value."""
     module = local(
-        "lc_no_way",
-        "import socket\nopen(__file__).close()\nSOCKET = socket.socket()\n"
+        lc_no_way="import socket\nopen(__file__).close()\nSOCKET = socket.socket()\n"
         "def run():\n    return SOCKET\n",
     )
     with module.SOCKET, pytest.raises(SerializationError, match="SOCKET"):
@@ -144,7 +124,7 @@ def test_module_that_can_travel_in_no_way_is_an_error_before_the_function(runtim
 
 def test_error_of_a_local_module_is_the_managers_class(runtime, local):
     """`except` works as with a process pool."""
-    module = local("lc_error", "class Own(Exception):\n    pass\ndef run():\n    raise Own(1, 2)\n")
+    module = local(lc_error="class Own(Exception):\n    pass\ndef run():\n    raise Own(1, 2)\n")
     with pytest.raises(module.Own) as caught:
         runtime.call(module.run)
     assert caught.value.args == (1, 2)

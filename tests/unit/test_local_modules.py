@@ -14,24 +14,17 @@ import pytest
 
 from lazycluster._functions.selection import NONE_NAMED
 from lazycluster._functions.sources import Sources, imported
+from support.local_modules import write_modules
 
 pytestmark = pytest.mark.every_python
 
 
 @pytest.fixture
-def local(tmp_path, monkeypatch):
-    """Write local modules, named by their paths."""
+def write(tmp_path, monkeypatch):
+    """Return a function that writes local modules, named by their paths; none is imported."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
-
-    def make(**sources):
-        for name, source in sources.items():
-            path = tmp_path / f"{name}.py"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(textwrap.dedent(source))
-        importlib.invalidate_caches()
-
-    yield make
+    yield lambda **sources: write_modules(tmp_path, sources)
     imported = set(sys.modules) - before
     assert not [name for name in imported if "4711" in name]
 
@@ -60,9 +53,9 @@ def found(body, package=""):
     return set(sent_modules(body, package))
 
 
-def test_import_in_a_body_is_found(local):
+def test_import_in_a_body_is_found(write):
     """The source has the text, the path, and whether it is a package."""
-    local(**{"one_4711": "X = 1\n", "two_4711/__init__": "", "three_4711/inner": ""})
+    write(**{"one_4711": "X = 1\n", "two_4711/__init__": "", "three_4711/inner": ""})
     modules = sent_modules("import one_4711, two_4711, three_4711.inner")
     code, text, path, is_package = modules["one_4711"]
     assert (text, is_package) == ("X = 1\n", False)
@@ -89,24 +82,24 @@ def test_import_in_a_body_is_found(local):
         ("import json, pytest, sys, no_such_4711, lazycluster.runtimes", set()),
     ],
 )
-def test_each_way_to_import(local, body, names):
+def test_each_way_to_import(write, body, names):
     """Modules that are not installed, with their whole package; no name made at run time."""
-    local(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
+    write(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
     assert found(body) == names
 
 
 @pytest.mark.parametrize("body", ["from . import sub", "from .sub import x", "from .. import q"])
-def test_relative_imports_are_of_the_package(local, body):
+def test_relative_imports_are_of_the_package(write, body):
     """Imports that leave the top package are ignored."""
-    local(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
+    write(**{"pack_4711/__init__": "", "pack_4711/sub": ""})
     expected = set() if ".. " in body else {"pack_4711", "pack_4711.sub"}
     assert found(body, "pack_4711") == expected
     assert found(body) == set()
 
 
-def test_what_local_modules_import_is_found_too(local):
+def test_what_local_modules_import_is_found_too(write):
     """They are followed at any depth, also in a circle."""
-    local(
+    write(
         one_4711="import two_4711, json\n",
         two_4711="def f():\n    from three_4711 import x\n",
         three_4711="import one_4711\n",
@@ -114,26 +107,26 @@ def test_what_local_modules_import_is_found_too(local):
     assert found("import one_4711") == {"one_4711", "two_4711", "three_4711"}
 
 
-def test_many_names_in_one_function(local):
+def test_many_names_in_one_function(write):
     """Bytecode has a prefix for numbers above 255."""
-    local(one_4711="")
+    write(one_4711="")
     names = "\n".join(f"n{number} = {number + 1000}" for number in range(300))
     assert found(f"global {', '.join(f'n{n}' for n in range(300))}\n{names}\nimport one_4711") == {
         "one_4711"
     }
 
 
-def test_changed_source_is_read_anew(local, tmp_path):
+def test_changed_source_is_read_anew(write, tmp_path):
     """The user edits it while the manager runs."""
     for text in ("X = 1\n", "X = 22\n"):
-        local(one_4711=text)
+        write(one_4711=text)
         assert sent_modules("import one_4711")["one_4711"][1] == text
 
 
 @pytest.mark.parametrize("text", ["no python here", "\0", "# coding: no-such\n"])
-def test_source_that_is_no_python_is_left_out(local, text):
+def test_source_that_is_no_python_is_left_out(write, text):
     """The import fails on the host as it would here."""
-    local(one_4711=text)
+    write(one_4711=text)
     assert found("import one_4711") == set()
 
 
@@ -144,7 +137,7 @@ def test_finder_that_raises_is_no_failure(monkeypatch):
     assert found("import no_such_4711") == set()
 
 
-def test_extension_module_does_not_travel(local, tmp_path):
+def test_extension_module_does_not_travel(write, tmp_path):
     """It has no Python source."""
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     (tmp_path / f"one_4711{suffix}").write_bytes(b"")
@@ -153,9 +146,9 @@ def test_extension_module_does_not_travel(local, tmp_path):
     assert found("import one_4711") == set()
 
 
-def test_a_module_that_does_not_exist_is_looked_for_once(local, tmp_path, monkeypatch):
+def test_a_module_that_does_not_exist_is_looked_for_once(write, tmp_path, monkeypatch):
     """Until one may be there: packages import many that they can do without."""
-    local(one_4711="try:\n    import json, later_4711, never_4711.part\nexcept ImportError: ...\n")
+    write(one_4711="try:\n    import json, later_4711, never_4711.part\nexcept ImportError: ...\n")
     sources = Sources(NONE_NAMED)
     assert len(sources.contents({"one_4711"})) == 1
     looked = []
@@ -171,14 +164,14 @@ def test_a_module_that_does_not_exist_is_looked_for_once(local, tmp_path, monkey
     looked.clear()
     assert len(sources.contents({"one_4711"})) == 1
     assert looked == ["one_4711"]
-    local(later_4711="X = 1\n")
+    write(later_4711="X = 1\n")
     os.utime(tmp_path, ns=(1, 1))
     assert len(sources.contents({"one_4711"})) == 2
 
 
-def test_folders_without_init_in_one_another(local):
+def test_folders_without_init_in_one_another(write):
     """None of them is loaded."""
-    local(**{"one_4711/two/three/mod": "X = 1\n", "one_4711/two/pack/__init__": ""})
+    write(**{"one_4711/two/three/mod": "X = 1\n", "one_4711/two/pack/__init__": ""})
     assert found("import one_4711.two.three.mod, one_4711.two.pack") == {
         "one_4711",
         "one_4711.two",

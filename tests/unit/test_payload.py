@@ -17,7 +17,6 @@ import math
 import pickle
 import subprocess
 import sys
-import textwrap
 import threading
 import types
 
@@ -36,27 +35,6 @@ from lazycluster.exceptions import SerializationError
 from support.bare_python import call_there
 
 pytestmark = pytest.mark.every_python
-
-
-@pytest.fixture
-def local(tmp_path, monkeypatch):
-    """Write local modules, named by their paths, and import the first."""
-    monkeypatch.syspath_prepend(tmp_path)
-    before = set(sys.modules)
-
-    def make(**sources):
-        for name, source in sources.items():
-            path = tmp_path / f"{name}.py"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(textwrap.dedent(source))
-        importlib.invalidate_caches()
-        return importlib.import_module(next(iter(sources)))
-
-    yield make
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-    _local_modules._known.clear()
 
 
 def test_function_of_the_standard_library_travels_by_name():

@@ -264,7 +264,8 @@ class Sources:
 
 def text_content(path: str, namespace: dict[str, Any]) -> tuple[str, bytes] | None:
     """Return the text of a file or notebook cell as content; None if there is none to show."""
-    if len(linecache.cache.get(path, ())) > 1:
+    is_no_file = path.startswith("<") and path.endswith(">")  # linecache's own rule
+    if is_no_file or len(linecache.cache.get(path, ())) > 1:
         lines = linecache.getlines(path, namespace)
     else:
         lines = read_apart(lambda: linecache.getlines(path, namespace))

@@ -3,13 +3,13 @@
 It has four pipes: the payload (to read: the job, then what the step reads), the value (to write,
 raw pickle or a stream), the report (to write, a JSON object per line, the outcome last), and the
 output, which is its fd 1 and 2. It may be forked before there is a job for it, since forking is
-most of the time that a call takes.
+most of the time that a call takes. It reports the outcome when it has closed everything else and
+has only to exit, and nothing waits for that, unless the outcome says so.
 """
 
 import contextlib
 import faulthandler
 import importlib
-import json
 import marshal
 import os
 import signal
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Outcome = dict[str, Any]  # see `frames`
 
 JOB_LENGTH = struct.Struct(">Q")
+JOB_FORMAT = 2  # of marshal; later ones would note each object to find it again
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # they end the supervisor
 
 # Bound before a function can replace it in `os`: a forked process that did not exit would go on as
@@ -78,9 +79,13 @@ def main(
 
     outcome = _work(output, value, report, payload, warm, contents, send, log)
     streams.flush_streams()
+    status = outcome.setdefault("exit_status", 1 if "failure" in outcome else 0)
+    outcome["over"] = streams.exits_quickly()
+    if streams.identity(report) == channel:
+        streams.close_all_but(report)
     if not send(outcome):
         streams.write_all(2, b"The function has closed the pipes that its value goes through.\n")
-    _exit(outcome.get("exit_status", 1 if "failure" in outcome else 0))
+    _exit(status)
 
 
 def go_on(sent: "list[bytes]", payload: "int", value: "int", report: "int") -> "None":
@@ -171,14 +176,14 @@ def encode_job(job: "dict[str, Any]", contents: "list[tuple[str, bytes]]") -> "b
     `contents` are those that it was forked too early to have.
     """
     job["contents"] = [(key, len(content)) for key, content in contents]
-    data = json.dumps(job).encode("ascii")
+    data = marshal.dumps(job, JOB_FORMAT)
     return b"".join([JOB_LENGTH.pack(len(data)), data, *(content for _, content in contents)])
 
 
 def _read_job(payload: "int") -> "dict[str, Any]":
     """Wait for the job and read exactly its bytes; exit at the end of the file."""
     (length,) = JOB_LENGTH.unpack(_read_exactly(payload, JOB_LENGTH.size))
-    return json.loads(_read_exactly(payload, length).decode("ascii"))  # type: ignore[no-any-return]
+    return marshal.loads(_read_exactly(payload, length))  # type: ignore[no-any-return]
 
 
 def _read_exactly(fd: "int", count: "int") -> "bytes":
@@ -211,6 +216,7 @@ def _warm_up() -> "None":
         _settle(job["working_dir"], job["environment"])
         outcome = call(job["step"], {"": text}, payload, os.dup(value), report=print)
         streams.flush_streams()
+        streams.exits_quickly()
         streams.send_report(value, outcome)
         for fd in (source, target, value):
             os.close(fd)

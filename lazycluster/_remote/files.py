@@ -37,6 +37,8 @@ def os_failure(error: "OSError") -> "Outcome":
     """Return an OSError as an outcome."""
     path = error.filename if error.filename is None else to_text(error.filename)
     message = error.strerror or str(error)
+    if error.errno and message.startswith(os.strerror(error.errno)):
+        message = os.strerror(error.errno)  # subprocess of Python 3.6 adds the path
     return {"failure": "os", "errno": error.errno, "message": message, "path": path}
 
 

@@ -7,12 +7,16 @@ import sys
 
 from .._shared import archive
 from .._shared.operations import STEP_MODULES
-from . import python_end
+from . import python_end, streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
     from typing import Any  # noqa: F401 - stands in a comment
+
+
+_PREFIX = __package__.rpartition(".")[0] + "."
+_CALLS = _PREFIX + STEP_MODULES["function"]
 
 
 class SentModules:
@@ -25,6 +29,7 @@ class SentModules:
         self._contents = {}  # type: dict[str, Any]  # for archive.execute
         self._missing = {}  # type: dict[str, str | None]
         self.count = 0  # of imports; a process forked before one does not have that module
+        self.decode = None  # type: Any  # see `local_modules`, which comes with the first call
         sys.meta_path.insert(0, self)
 
     def add(self, data: "bytes") -> "None":
@@ -54,9 +59,18 @@ class SentModules:
                 python_end.empty_free_lists()
         return self._missing[name]
 
+    def load_for_functions(self) -> "str | None":
+        """Import what calls need, once for all forked processes; return why it fails, or None."""
+        missing = self.load("cloudpickle")
+        if missing is None and _CALLS not in sys.modules:
+            self.load_own(STEP_MODULES["function"])
+            self.decode = sys.modules[_PREFIX + "_remote.local_modules"].decode
+            streams.note_modules()
+        return missing
+
     def load_own(self, name: "str") -> "str":
         """Import one of the library's modules; return its full name on the host."""
-        full_name = "{}.{}".format(__package__.rpartition(".")[0], name)
+        full_name = _PREFIX + name
         self.load(full_name)  # does nothing for a module of the bootstrap
         importlib.import_module(full_name)
         return full_name
@@ -81,8 +95,7 @@ def load_functions(archives: "list[bytes]") -> "None":
     modules = SentModules()
     for data in archives:
         modules.add(data)
-    if modules.load("cloudpickle") is None:
-        modules.load_own(STEP_MODULES["function"])
+    modules.load_for_functions()
 
 
 def is_own_python(python: "list[int]") -> "bool":

@@ -66,6 +66,8 @@ def read_at_start(environment: "dict[str, str]") -> "list[str]":
     can put into effect.
     """
     names = [name for name in environment if name in _LOCALE or _needs_start(name)]
+    if not names:
+        return []
     changed = {name: environment[name] for name in names if _differs(name, environment[name])}
     if _locale(changed) == _locale({}):
         return sorted(set(changed) - set(_LOCALE))

@@ -39,13 +39,12 @@ class LocalImportError(Exception):
 def install(contents: "Iterable[bytes]") -> "frozenset[str]":
     """Take what a call refers to, modules and texts of files; return the names of the modules."""
     modules = {}  # type: dict[str, Sent]
-    print_with_sent_lines()
     files = resources.Files()
     metadata = []  # type: list[dict[str, bytes]]
     for content in contents:
-        kind, *rest = marshal.loads(zlib.decompress(content))
+        kind, *rest = decode(content)
         if kind == "text":
-            show(*rest)
+            linecache.cache[rest[0]] = rest[1]
         elif kind == "files":
             files.add(*rest)
         else:
@@ -56,25 +55,43 @@ def install(contents: "Iterable[bytes]") -> "frozenset[str]":
     return frozenset(modules)
 
 
-def print_with_sent_lines() -> "None":
-    """Let uncaught exceptions show what `show` has: Python's own hooks read files of the host."""
+_decoded = {}  # type: dict[bytes, tuple[Any, ...]]  # by content
 
-    def print_of_thread(hook: "Any") -> "None":
-        if not issubclass(hook.exc_type, SystemExit):
-            name = hook.thread.name if hook.thread is not None else threading.get_ident()
-            print("Exception in thread {}:".format(name), file=sys.stderr)
-            traceback.print_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
 
-    sys.excepthook = traceback.print_exception
-    threading.excepthook = print_of_thread
+def decode(content: "bytes") -> "tuple[Any, ...]":
+    """Return the kind of a content and what it has; the supervisor does it for all calls."""
+    found = _decoded.get(content)
+    if found is None:
+        found = marshal.loads(zlib.decompress(content))
+        if found[0] == "text":
+            found = ("text", found[1], _lines(*found[1:]))
+        _decoded[content] = found
+    return found
+
+
+def _print_error_of_thread(hook: "Any") -> "None":
+    if not issubclass(hook.exc_type, SystemExit):
+        name = hook.thread.name if hook.thread is not None else threading.get_ident()
+        print("Exception in thread {}:".format(name), file=sys.stderr)
+        traceback.print_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
+
+
+# Uncaught exceptions show what `show` has: Python's own hooks read files of the host.
+sys.excepthook = traceback.print_exception
+threading.excepthook = _print_error_of_thread
 
 
 def show(path: "str", text: "str") -> "None":
     """Let tracebacks and `inspect` show a text, and never the host's file of that name."""
+    linecache.cache[path] = _lines(path, text)
+
+
+def _lines(path: "str", text: "str") -> "tuple[Any, ...]":
+    """Return a text as linecache has it."""
     lines = io.StringIO(text).readlines()
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
-    linecache.cache[path] = len(text), None, lines, path  # None: it is not checked on the disk
+    return len(text), None, lines, path  # None: it is not checked on the disk
 
 
 def load_code(data: "bytes") -> "types.CodeType":

@@ -24,8 +24,8 @@ class Sessions:
     def __init__(self, note: "Callable[[bytes], object]") -> "None":
         self._note = note
         self._led = set()  # type: set[int]  # those whose leaders have not been waited for
-        self._orphaned = {}  # type: dict[int, int]  # session → number of its task
-        self._ended = {}  # type: dict[int, float]  # session → end of its leader
+        self._orphaned = {}  # type: dict[int, int]  # session → number of the task that left it
+        self._ended = {}  # type: dict[int, float]  # session → end of its leader's step
 
     def add(self, pid: "int") -> "None":
         """Take a new step's process, which leads a session."""
@@ -33,11 +33,20 @@ class Sessions:
         self._note(b"+%d" % pid)
 
     def orphan(self, pid: "int", task: "int") -> "None":
-        """Take the end of a leader that was waited for; a kill of the task concerns its session."""
-        self._led.discard(pid)
+        """Take the end of a leader's step; a kill of the task concerns its session.
+
+        The leader has been waited for, or is about to exit.
+        """
         self._orphaned[pid] = task
         self._ended[pid] = time.monotonic()
-        self._note(b"~%d" % pid)
+        if pid not in self._led:
+            self._note(b"~%d" % pid)
+
+    def lose_leader(self, pid: "int") -> "None":
+        """Take the pid of a child that has been waited for: from now on it may be given again."""
+        self._led.discard(pid)
+        if pid in self._orphaned:
+            self._note(b"~%d" % pid)
 
     def signal_task(self, number: "int", task: "int", pid: "int") -> "None":
         """Send a signal to a task's orphaned sessions, and to the leader `pid` unless it is 0."""
@@ -53,7 +62,7 @@ class Sessions:
     def forget_empty(self) -> "None":
         """Forget orphaned sessions without a process, before their numbers are given again."""
         living = living_groups(set(self._orphaned))
-        for session in set(self._orphaned) - set(living):
+        for session in set(self._orphaned) - set(living) - self._led:
             del self._orphaned[session], self._ended[session]
             self._note(b"-%d" % session)
 
@@ -63,7 +72,9 @@ class Sessions:
         def look() -> "tuple[set[int], dict[int, float]]":
             for pid, _ in ended_children():
                 on_reaped(pid)
-                if pid in self._led:
+                is_new = pid in self._led and pid not in self._orphaned
+                self.lose_leader(pid)
+                if is_new:
                     self.orphan(pid, 0)
             self.forget_empty()
             return self._led, self._ended

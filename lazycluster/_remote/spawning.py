@@ -70,8 +70,6 @@ def load(contents: "list[bytes]", source: "BinaryIO", size: "int") -> "Any":
         size: Bytes of the payload.
     """
     global _call
-    if _call is None:
-        _prepare()
     payload = source.read(size) if size <= KEPT_PAYLOAD else None
     call = unpickler.load_call(contents, source if payload is None else io.BytesIO(payload))
     _call = contents, payload if rebuild.has_modules() else b""
@@ -88,7 +86,6 @@ def install(contents: "list[bytes]", payload: "bytes") -> "None":
     if payload:
         load(contents, io.BytesIO(payload), len(payload))
     else:
-        _prepare()
         _call = contents, payload
         local_modules.install(contents)
 
@@ -113,17 +110,6 @@ class StarterFinder:
         return spec
 
 
-def _prepare() -> "None":
-    """Change the modules that start processes, now or when they are imported.
-
-    Importing them here would take longer than a call.
-    """
-    for name in _STARTERS:
-        if name in sys.modules:
-            _change(sys.modules[name])
-    sys.meta_path.insert(0, StarterFinder())
-
-
 def _change(module: "Any") -> "None":
     original = module.get_preparation_data
 
@@ -134,3 +120,11 @@ def _change(module: "Any") -> "None":
         return data
 
     module.get_preparation_data = get_preparation_data
+
+
+# Change the modules that start processes, now or when they are imported. Importing them here would
+# take longer than a call.
+for _name in _STARTERS:
+    if _name in sys.modules:
+        _change(sys.modules[_name])
+sys.meta_path.insert(0, StarterFinder())

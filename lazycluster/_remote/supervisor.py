@@ -17,6 +17,8 @@ from .._shared import folders, frames, paths
 from .._shared.operations import OPERATIONS, STEP_MODULES
 from . import child, files, interpreter
 from .cleanup_process import CleanupProcess
+from .contents import Contents
+from .exits import Exits
 from .files import to_bytes
 from .imports import SentModules, is_own_python
 from .loop import Loop
@@ -80,10 +82,11 @@ class Supervisor:
         self.last_request = 0
         self.waiting = collections.deque()  # type: collections.deque[Request]  # for a resource
         self.running = {}  # type: dict[int, Request]  # by the pid of its running step
+        self.exits = Exits(self.loop.call_later)
         self.preforked = None  # type: StepProcess | None
         self.scripts = None  # type: str | None  # the folder of commands too long for an argv
         self.modules = SentModules()
-        self.contents = {}  # type: dict[str, bytes]  # what calls refer to, in the order of coming
+        self.contents = Contents()
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
         # Of the kernel, one and two heartbeats ago.
@@ -111,6 +114,8 @@ class Supervisor:
     def _reap(self) -> "None":
         for pid, status in ended_children():
             self.cleanup.handle_reaped(pid)
+            self.sessions.lose_leader(pid)
+            self.exits.handle_reaped(pid)
             if pid in self.running:
                 request = self.running.pop(pid)
                 request.process.status = status
@@ -141,14 +146,16 @@ class Supervisor:
         elif kind == frames.MODULES:
             self.modules.add(payload)
         elif kind == frames.CONTENT:
-            key = payload[: frames.KEY_SIZE].hex()
-            self.contents[key] = self.contents.get(key, b"") + payload[frames.KEY_SIZE :]
+            self.contents.add(payload)
 
     # Starting steps
 
     def _start_step(self, request: "Request") -> "None":
         if request.killed:
             self._finish(request)
+            return
+        if self.exits.are_too_many:
+            self.waiting.append(request)
             return
         step = request.steps[request.index]
         is_command = step["kind"] == "command"
@@ -159,7 +166,7 @@ class Supervisor:
             self._end_step(request, {"failure": "os", "message": message})
             return
         except OSError as error:
-            if error.errno in SHORTAGES and (self.running or self.preforked):
+            if error.errno in SHORTAGES and (self.running or self.exits or self.preforked):
                 self.waiting.append(request)
                 self._dismiss_preforked()
             else:
@@ -218,15 +225,15 @@ class Supervisor:
         if kind == "function":
             request.want_input(step["input"])
             if is_own_python(step["python"]):
-                missing = self.modules.load("cloudpickle")
-                if missing is None:
-                    self.modules.load_own(STEP_MODULES[kind])  # once for all forked processes
+                missing = self.modules.load_for_functions()
+                self.contents.decode = self.modules.decode
                 variables = interpreter.read_at_start(request.environment)
         else:
             name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]
             module = self.modules.load_own(name)
             if kind == "unpack":
                 request.want_input(sys.maxsize)  # the stream says where it ends
+        self.contents.expect(step.get("contents", ()))
         arguments = dict(step.get("arguments", {}))
         if step.get("operation") == "make_private_directory":
             # Known before it is created, so that no way of ending leaves it behind.
@@ -236,9 +243,8 @@ class Supervisor:
         job["arguments"] = arguments
         job.update(working_dir=request.working_dir, environment=request.environment)
         request.process = self._take_process()
-        known = list(self.contents)[: 0 if variables else request.process.contents]
-        lacking = [key for key in step.get("contents", ()) if key not in known]
-        data = child.encode_job(job, [(key, self.contents[key]) for key in lacking])
+        known = 0 if variables else request.process.contents
+        data = child.encode_job(job, self.contents.after(step.get("contents", ()), known))
         if variables:
             snapshot = interpreter.snapshot()
             job.update(variables=variables, snapshot=len(snapshot))
@@ -256,8 +262,8 @@ class Supervisor:
 
     def _fork(self, warm: "bool") -> "StepProcess":
         process = StepProcess()
-        process.modules, process.contents = self.modules.count, len(self.contents)
-        process.start_fork(self._close_all, warm, self.contents)
+        process.modules, process.contents = self.modules.count, len(self.contents.complete)
+        process.start_fork(self._close_all, warm, self.contents.complete)
         self.loop.add_reader(process.output, lambda _: self._read_output(process))
         self.loop.add_reader(process.value, lambda _: self._read_value(process))
         self.loop.add_reader(process.report, lambda _: self._read_report(process))
@@ -329,6 +335,7 @@ class Supervisor:
     def _read_report(self, process: "StepProcess") -> "bool":
         request = process.request
         data = read_some(process.report, frames.CHUNK)
+        is_over = False
         if data and request is not None:
             try:
                 for content in request.split_reports(data):
@@ -336,6 +343,7 @@ class Supervisor:
                         request.temporary = files.to_native(content["temporary"])
                         self.cleanup.add_temporary(request.temporary)
                     else:
+                        is_over = content.pop("over", False)
                         request.outcome = content
             except ValueError:
                 data = b""  # a function writes to the pipe; the status says how it ended
@@ -345,9 +353,23 @@ class Supervisor:
                 self.loop.send(frames.LOGGED, request.number, chunk, may_wait=True)
         if data == b"" or request is None:
             self._close_pipe(process, "report")
+        if is_over and request is not None and self.running.get(process.pid) is request:
+            self._end_before_exit(request)
         return bool(data)
 
     # The ends of steps
+
+    def _end_before_exit(self, request: "Request") -> "None":
+        """End the step of a process that has only its own exit left to do.
+
+        A killed request ends with its processes.
+        """
+        if request.killed:
+            return
+        pid = request.process.pid
+        del self.running[pid]
+        self.exits.add(pid)
+        self._handle_leader_end(request)
 
     def _handle_leader_end(self, request: "Request") -> "None":
         """End the step with its leader; the rest of its session may live as long as we do."""

@@ -7,9 +7,9 @@ import importlib
 import pickle
 import sys
 
-import cloudpickle
+import cloudpickle.cloudpickle
 
-from .._shared import by_value  # noqa: F401 - once for all forked processes
+from .._shared import by_value
 from . import rebuild, stand_ins
 from .local_modules import LocalImportError, install, load_code
 
@@ -17,8 +17,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
-_REBUILD = "lazycluster._functions.rebuild"
-_SHARED = "lazycluster._shared."
+# What most calls name, by module and name as the manager has them.
+_OURS = {("builtins", "bool"): bool, ("marshal", "loads"): load_code}  # type: dict[tuple[str, str], Any]
+for _module, _contents in (
+    ("lazycluster._functions.rebuild", vars(rebuild)),
+    ("lazycluster._shared.by_value", vars(by_value)),
+    ("cloudpickle.cloudpickle", vars(cloudpickle.cloudpickle)),
+):
+    for _name in _contents:
+        _OURS[_module, _name] = _contents[_name]
 
 
 def load_call(contents: "list[bytes]", source: "BinaryIO") -> "Any":
@@ -42,17 +49,13 @@ class CallUnpickler(pickle.Unpickler):
 
     def find_class(self, module_name: "str", global_name: "str") -> "Any":
         """See pickle.Unpickler."""
-        if module_name == _REBUILD:
-            if global_name == "namespace_of_import":
-                return self._namespace_of_import
-            return getattr(rebuild, global_name)
-        if module_name.startswith(_SHARED):
-            name = "_" + module_name
-            return getattr(importlib.import_module(name), global_name)
-        if module_name == "marshal":
-            return load_code
-        if global_name == "subimport" and module_name.startswith("cloudpickle."):
+        found = _OURS.get((module_name, global_name))
+        if found is rebuild.namespace_of_import:
+            return self._namespace_of_import
+        if found is cloudpickle.cloudpickle.subimport:
             return self._import
+        if found is not None:
+            return found
         try:
             self._load(module_name)
             return super().find_class(module_name, global_name)

@@ -30,8 +30,8 @@ def pack(sources: "dict[str, str]", seldom: "Container[str]" = ()) -> "bytes":
     codes = {}  # type: dict[str, Any]
     for name, source in sources.items():
         codes[name] = source if name in seldom else _compile(name, source)
-    code = zlib.compress(marshal.dumps(codes), 9)
-    text = zlib.compress(marshal.dumps(sources, TEXT_FORMAT), 9)
+    code = zlib.compress(marshal.dumps(codes))
+    text = zlib.compress(marshal.dumps(sources, TEXT_FORMAT))
     return marshal.dumps((_tag(), code, text), TEXT_FORMAT)
 
 

@@ -69,6 +69,8 @@ BOOTSTRAP_MODULES = (
     "_remote.step_process",
     "_remote.loop",
     "_remote.request",
+    "_remote.contents",
+    "_remote.exits",
     "_remote.predecessors",
     "_remote.supervisor",
 )

@@ -8,13 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
 
 from lazycluster._checks import (
     check_seconds,
     checked_input,
     checked_path,
-    checked_port,
     command_line,
 )
 from lazycluster._conversation.login import Login
@@ -31,7 +30,8 @@ from lazycluster.exceptions import (
 # What it takes to log in is imported at the first login: it is half of the time of our import.
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
-    from lazycluster._ssh.forwarding import HostPorts, PortState
+    from lazycluster._ssh.endpoints import PortOrPath, Route
+    from lazycluster._ssh.host_side import HostSide
     from lazycluster._ssh.run import Ending
     from lazycluster._ssh.transport import Transport
     from lazycluster.forwards import Forward
@@ -339,63 +339,99 @@ class Connection(Login):
 
         self._use(lambda transport: scp.get(transport, remote, local))
 
-    def forward_local(self, port: int, to_port: int) -> Forward:
-        """Forward a port of the manager to a port of the host (`-L`).
+    def forward_local(
+        self,
+        port: PortOrPath,
+        to_port: PortOrPath,
+        *,
+        to_host: str | None = None,
+        bind_address: str | None = None,
+    ) -> Forward:
+        """Forward a port of the manager to a port of the host, or of a third host (`-L`).
 
-        A connection to 127.0.0.1 and `port` here leads to localhost and `to_port`, IPv4 or IPv6, on
-        the host. No server has to listen there yet. When this returns, the port is listened on:
-        that is verified without connecting to `to_port`, except on a host that forbids other ports
-        (PermitOpen), which gets one connection to it.
+        A connection to `port` of 127.0.0.1 or ::1 here leads to `to_port` of the host's localhost.
+        No server has to listen there yet. When this returns, the port is listened on: that is
+        verified without connecting to `to_port`, except on a host that forbids others (PermitOpen),
+        and for a socket that is served there: these get one connection.
+
+        In place of a port, the path of a unix socket can be given on either side. It contains a
+        slash, and is absolute on the host. A socket that is listened on is made by ssh, for its
+        account alone, and removed at the end. What is at its path already is an error.
 
         Args:
-            port: The port to listen on; 0 for any free port.
-            to_port: The port to lead to.
+            port: The port to listen on, 0 for any free port; or the path of a socket.
+            to_port: The port to lead to; or the path of a socket.
+            to_host: A host or address that the host reaches, to lead to. Defaults to None, the
+                host's localhost by any of its names: localhost, 127.0.0.1 and ::1.
+            bind_address: The address to listen on: an IP address, `localhost`, or `*` for all.
+                Defaults to None, 127.0.0.1 and ::1.
 
         Returns:
             The forward, which lives until it is cancelled or the connection ends.
 
         Raises:
-            PortInUseError: If the port is in use on the side that should listen.
+            PortInUseError: If the port or path is in use on the side that should listen.
             ForwardError: If the forward cannot be made, for ssh's reason.
             ConnectionLostError: If the connection ended meanwhile.
             ConnectError: If no connection came up.
-            ValueError: If a port is out of range.
+            ValueError: If a port is out of range, a path too long, or a host or address is none.
         """
-        return self._forward(port, to_port, on_host=False)
+        from lazycluster._ssh.endpoints import checked_route
 
-    def forward_remote(self, port: int, to_port: int) -> Forward:
+        ends = {"to_host": to_host, "bind_address": bind_address}
+        return self._forward(checked_route(port, to_port, on_host=False, **ends))
+
+    def forward_remote(
+        self,
+        port: PortOrPath,
+        to_port: PortOrPath,
+        *,
+        to_host: str | None = None,
+        bind_address: str | None = None,
+    ) -> Forward:
         """Forward a port of the host to a port of the manager (`-R`); see `forward_local`.
 
-        On a host without Python it cannot be verified that the port is listened on.
+        On a host without Python it cannot be verified that the port is listened on, and a socket
+        there is not removed.
 
         Args:
-            port: The port of the host to listen on; 0 for any free port.
-            to_port: The port of the manager's localhost to lead to.
+            port: The port of the host to listen on, 0 for any free port; or the path of a socket.
+            to_port: The port of the manager to lead to; or the path of a socket.
+            to_host: A host or address that the manager reaches, to lead to. Defaults to None, the
+                manager's localhost.
+            bind_address: The address of the host to listen on, see `forward_local`; its sshd must
+                have `GatewayPorts clientspecified`. Defaults to None, its loopback addresses.
         """
-        return self._forward(port, to_port, on_host=True)
+        from lazycluster._ssh.endpoints import checked_route
 
-    def _forward(self, port: int, to_port: int, *, on_host: bool) -> Forward:
-        checked_port(port, lowest=0)
-        checked_port(to_port, "to_port")
-        from lazycluster._ssh.forwarding import Route, close_forward, open_forward
+        ends = {"to_host": to_host, "bind_address": bind_address}
+        return self._forward(checked_route(port, to_port, on_host=True, **ends))
+
+    def _forward(self, wanted: Route) -> Forward:
+        from lazycluster._ssh.forwarding import close_forward, open_forward
         from lazycluster.forwards import Forward
 
         def make(conversation: Conversation) -> Forward:
             transport = conversation.transport
-            host_ports = _host_ports(conversation)
-            route = open_forward(transport, Route(port, to_port, on_host), host_ports)
+            listener = open_forward(transport, wanted, _host_side(conversation))
 
             def close(forward: Forward) -> None:
                 self._check_owner()  # refers to this connection, which lives as long as the forward
 
                 def on_end() -> None:
-                    transport.remove_dependent(forward._end)
+                    transport.remove_dependent(end)
                     forward._end(False)
 
-                close_forward(transport, route, host_ports, on_end)
+                close_forward(listener, on_end)
 
-            forward = Forward(self.host, route.port, to_port, on_host, close)
-            transport.add_dependent(forward._end)
+            def end(lost: bool) -> str:
+                if not wanted.on_host:
+                    listener.remove_socket()
+                return forward._end(lost)
+
+            made = wanted._replace(listen=wanted.listen._replace(port=listener.end.port))
+            forward = Forward(self.host, made, close)
+            transport.add_dependent(end)
             return forward
 
         return self._retried(make)
@@ -413,20 +449,18 @@ class Connection(Login):
         return use(self._open())
 
 
-def _host_ports(conversation: Conversation) -> HostPorts:
-    """Return a function that asks the host for the state of a port; None without Python there."""
+def _host_side(conversation: Conversation) -> HostSide | None:
+    """Return what asks the host about its ports; None without Python there."""
     if not conversation.has_python:
         return None
+    from lazycluster._ssh.host_side import HostSide
+    from lazycluster._ssh.mux import CONTROL_TIMEOUT
 
-    def ask(port: int) -> PortState:
-        from lazycluster._ssh.forwarding import PortState
-        from lazycluster._ssh.mux import CONTROL_TIMEOUT
-
+    def operate(operation: str, arguments: Mapping[str, Any]) -> Any:
         deadline = time.monotonic() + CONTROL_TIMEOUT
-        result = conversation.operate("port_state", {"port": port}, deadline=deadline)
-        return PortState(bool(result["free"]), list(result["listeners"] or []))
+        return conversation.operate(operation, arguments, deadline=deadline)
 
-    return ask
+    return HostSide(operate)
 
 
 def _command_error(host: str, command: str, ending: Ending, timeout: float | None) -> CommandError:

@@ -1,4 +1,4 @@
-"""Forward: the handle of a port that leads to a port on the other side of a connection."""
+"""Forward: the handle of a port or socket that leads to the other side of a connection."""
 
 from __future__ import annotations
 
@@ -9,30 +9,38 @@ from typing import NoReturn
 
 from lazycluster._checks import checked_wait
 from lazycluster._interpreter_exit import wait_for
+from lazycluster._ssh.endpoints import Route
 from lazycluster._tracebacks import short_tracebacks
 
 
 @short_tracebacks
 class Forward:
-    """A forwarded TCP port, made by `Connection.forward_local` and `forward_remote`.
+    """A forwarded port or socket, made by `Connection.forward_local` and `forward_remote`.
 
     It lives until `cancel`, or as long as its connection. While it lives, its connection is not
     garbage-collected. As a context manager it cancels itself. It can be used from many threads.
 
     Attributes:
         host: The host, as it was given.
-        port: The port that is listened on, on 127.0.0.1.
-        to_port: The port of the other side's localhost that it leads to.
+        port: The port that is listened on; 0 for a socket.
+        path: The absolute path of the socket that is listened on; "" for a port.
+        bind_address: The address that is listened on, as it was given; "" for loopback.
+        to_port: The port that it leads to; 0 for a socket.
+        to_path: The absolute path of the socket that it leads to; "" for a port.
+        to_host: The host that it leads to, as it was given; "" for the other side's localhost.
         on_host: True if the host listens (`-R`), False if the manager does (`-L`).
     """
 
-    def __init__(
-        self, host: str, port: int, to_port: int, on_host: bool, close: Callable[[Forward], None]
-    ) -> None:
+    def __init__(self, host: str, route: Route, close: Callable[[Forward], None]) -> None:
         self.host: str = host
-        self.port: int = port
-        self.to_port: int = to_port
-        self.on_host: bool = on_host
+        self.port: int = route.listen.port
+        self.path: str = route.listen.path
+        self.bind_address: str = route.listen.host
+        self.to_port: int = route.to.port
+        self.to_path: str = route.to.path
+        self.to_host: str = route.to.host
+        self.on_host: bool = route.on_host
+        self._route = route
         self._close = close
         self._cancelling = threading.Lock()
         self._changed = threading.Condition()
@@ -44,9 +52,11 @@ class Forward:
         return f"<{self}, {state}>"
 
     def __str__(self) -> str:
+        listen, to = self._route.listen, self._route.to
         if self.on_host:
-            return f"Forward of port {self.port} of {self.host} to port {self.to_port} here"
-        return f"Forward of port {self.port} here to port {self.to_port} of {self.host}"
+            return f"Forward of {listen} of {self.host} to {to} here"
+        way = "through" if to.host else "of"
+        return f"Forward of {listen} here to {to} {way} {self.host}"
 
     _stays_here = True  # see `_functions.pickler`
 

@@ -137,13 +137,23 @@ class PortExposure:
 
     @property
     def port(self) -> int:
-        """Return the port that is listened on; a real port, also where 0 was given."""
+        """Return the port that is listened on, also where 0 was given; 0 for a socket."""
         return self._forward.port
 
     @property
+    def path(self) -> str:
+        """Return the absolute path of the socket that is listened on; "" for a port."""
+        return self._forward.path
+
+    @property
     def to_port(self) -> int:
-        """Return the port of the service."""
+        """Return the port of the service; 0 for a socket."""
         return self._forward.to_port
+
+    @property
+    def to_path(self) -> str:
+        """Return the absolute path of the service's socket; "" for a port."""
+        return self._forward.to_path
 
     @property
     def exitcode(self) -> int | None:

@@ -5,7 +5,9 @@ It reads what is to be cleaned up from a pipe that only the supervisor writes to
     +PID   a step's process leads a session
     ~PID   this leader has been waited for; its session may have more processes
     tPATH  the absolute path (in hex) is temporary
-    -PID, -PATH  the session has no process left; the path is kept, or has been removed
+    sPATH:IDENTITY  the socket there was made by sshd for a forward; see `_shared.sockets`
+    -PID, -PATH, -PATH:IDENTITY  the session has no process left; the path is kept, or has been
+           removed
 
 At the end of the pipe it does what the supervisor would have done. If no process can be forked, the
 supervisor works without it.
@@ -15,13 +17,13 @@ import os
 import signal
 import time
 
-from .._shared import folders
+from .._shared import folders, sockets
 from .child import END_SIGNALS, fork
 from .sessions import end_sessions, living_groups, signal_sessions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Callable, Sequence
 
 NOTES_INTERVAL = 0.1  # seconds between two reads; a short step must not wake the process each time
 NOTES_LIMIT = 1 << 20  # bytes that may wait for the pipe
@@ -32,10 +34,12 @@ class CleanupProcess:
 
     Attributes:
         temporary: The paths that are to be removed in the end.
+        sockets: The sockets that are to be removed in the end, unless replaced by then.
     """
 
     def __init__(self) -> "None":
         self.temporary = set()  # type: set[str]
+        self.sockets = set()  # type: set[tuple[str, tuple[int, ...]]]
         self._pid = 0
         self._notes = -1
         self._waiting = bytearray()
@@ -70,6 +74,23 @@ class CleanupProcess:
         """Note that a path is not, or no longer, to be removed."""
         self.temporary.discard(path)
         self.note(b"-" + os.fsencode(path).hex().encode())
+
+    def add_socket(self, path: "str", identity: "Sequence[int]") -> "None":
+        """Note that a socket is to be removed in the end."""
+        self.sockets.add((path, tuple(identity)))
+        self.note(b"s" + _socket_note(path, identity))
+
+    def drop_socket(self, path: "str", identity: "Sequence[int]") -> "None":
+        """Note that a socket has been removed, or replaced by another."""
+        self.sockets.discard((path, tuple(identity)))
+        self.note(b"-" + _socket_note(path, identity))
+
+    def remove_all(self) -> "None":
+        """Remove what is temporary, in the supervisor."""
+        for path in self.temporary:
+            folders.remove_tree(path)
+        for path, identity in self.sockets:
+            _remove_socket(path, identity)
 
     def note(self, note: "bytes") -> "None":
         """Write a line to the process; it waits here while the pipe is full."""
@@ -136,4 +157,22 @@ def _clean_up_at_end(notes: "int") -> "None":
     end_sessions(look)
     for path, (kind, _) in noted.items():
         if kind == b"t":
-            folders.remove_tree(os.fsdecode(bytes.fromhex(path.decode("ascii"))))
+            folders.remove_tree(_path_of(path))
+        elif kind == b"s":
+            path, *identity = path.split(b":")
+            _remove_socket(_path_of(path), [int(number) for number in identity])
+
+
+def _path_of(note: "bytes") -> "str":
+    return os.fsdecode(bytes.fromhex(note.decode("ascii")))
+
+
+def _socket_note(path: "str", identity: "Sequence[int]") -> "bytes":
+    return b":".join([os.fsencode(path).hex().encode(), *(b"%d" % number for number in identity)])
+
+
+def _remove_socket(path: "str", identity: "Sequence[int]") -> "None":
+    try:
+        sockets.remove_socket(path, identity)
+    except OSError:  # its folder may not be written any more
+        pass

@@ -107,8 +107,7 @@ class Supervisor:
         self._dismiss_preforked()
         self.sessions.end(self.cleanup.handle_reaped)
         self.loop.close_readers()  # removing a folder takes descriptors
-        for path in self.cleanup.temporary:
-            folders.remove_tree(path)
+        self.cleanup.remove_all()
         self.cleanup.dismiss()
 
     def _reap(self) -> "None":
@@ -404,6 +403,12 @@ class Supervisor:
         step = request.steps[request.index]
         if step.get("operation") == "remove_tree" and outcome.get("result"):
             self.cleanup.keep(files.to_native(step["arguments"]["path"]))
+        if step.get("operation") == "socket_identity" and outcome.get("result"):
+            path = files.to_native(step["arguments"]["path"])
+            self.cleanup.add_socket(path, outcome["result"])
+        elif step.get("operation") == "remove_socket" and "result" in outcome:
+            arguments = step["arguments"]
+            self.cleanup.drop_socket(files.to_native(arguments["path"]), arguments["identity"])
         if request.temporary is not None:
             if "result" not in outcome:  # else it has been renamed to its destination
                 folders.remove_tree(request.temporary)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lazycluster._checks import checked_port
+from lazycluster._checks import checked_path
 from lazycluster._runtime.calls import CallingHost
+from lazycluster._ssh.endpoints import checked_end, is_path
 from lazycluster._tasks.history import EXECUTIONS_KEPT
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.processes import (
@@ -19,6 +20,7 @@ from lazycluster.processes import (
 )
 
 if TYPE_CHECKING:
+    from lazycluster._ssh.endpoints import PortOrPath
     from lazycluster._tasks.execution import Execution
     from lazycluster.connection import Connection
     from lazycluster.forwards import Forward
@@ -32,61 +34,101 @@ class ProcessHost(CallingHost):
         super().__init__(connection)
         self._processes: dict[str, TaskProcess | PortExposure] = {}
 
-    def expose_port_to_runtime(self, local_port: int, runtime_port: int | None = None) -> str:
+    def expose_port_to_runtime(
+        self,
+        local_port: PortOrPath,
+        runtime_port: PortOrPath | None = None,
+        *,
+        to_host: str | None = None,
+        bind_address: str | None = None,
+    ) -> str:
         """Make a service of the manager reachable on the host (a remote forward, `-R`).
 
-        The host listens on its loopback address, which its other users can reach too. The listener
-        is verified before this returns. The exposure ends when it is stopped or with the
+        The host listens on its loopback addresses, which its other users can reach too. The
+        listener is verified before this returns. The exposure ends when it is stopped or with the
         connection.
 
+        In place of a port, the path of a unix socket can be given on either side. It contains a
+        slash; on the host it is relative to the working directory, and a leading `~`, `$HOME/` or
+        `${HOME}/` is the home directory. The listening side makes the socket, for its account
+        alone, and removes it at the end. What is at its path already is an error.
+
         Args:
-            local_port: The port of the service on the manager's loopback address.
-            runtime_port: The port to listen on; 0 for any free port, which the key has. Defaults to
-                `local_port`.
+            local_port: The port of the service on the manager's loopback address; or its socket.
+            runtime_port: The port to listen on, 0 for any free port, which the key has; or the path
+                of a socket. Defaults to `local_port`.
+            to_host: A host or address that the manager reaches, whose service it is. Defaults to
+                None, the manager itself.
+            bind_address: The address of the host to listen on: an IP address, `localhost`, or `*`
+                for all; its sshd must have `GatewayPorts clientspecified`. Defaults to None,
+                127.0.0.1 and ::1.
 
         Returns:
             The process key, for `stop_process`. `""` if there is nothing to do: the host is written
             `localhost` and is the manager itself, and both ports have one number.
 
         Raises:
-            ValueError: If a port is invalid.
-            PortInUseError: If the port is in use on the host.
+            ValueError: If a port is invalid, a path too long, or a host or address is none.
+            PortInUseError: If the port or path is in use on the host.
             ForwardError: If ssh cannot forward the port; the message has the reason.
         """
         port = local_port if runtime_port is None else runtime_port
-        if self._is_own_port(port, local_port):
+        if self._is_own_port(port, local_port, to_host, bind_address):
             return ""
-        forward = self._connection.forward_remote(port, local_port)
+        forward = self._connection.forward_remote(
+            self._on_host(port), local_port, to_host=to_host, bind_address=bind_address
+        )
         return self._add_exposure(PORT_TO_RUNTIME, forward)
 
-    def expose_port_from_runtime(self, runtime_port: int, local_port: int | None = None) -> str:
+    def expose_port_from_runtime(
+        self,
+        runtime_port: PortOrPath,
+        local_port: PortOrPath | None = None,
+        *,
+        to_host: str | None = None,
+        bind_address: str | None = None,
+    ) -> str:
         """Make a service of the host reachable on the manager (a local forward, `-L`).
 
-        The counterpart of `expose_port_to_runtime`: the manager listens on its loopback address.
+        The counterpart of `expose_port_to_runtime`: the manager listens on its loopback addresses.
 
         Args:
-            runtime_port: The port of the service on the host's loopback address.
-            local_port: The port to listen on; 0 for any free port, which the key has. Defaults to
-                `runtime_port`.
+            runtime_port: The port of the service on the host's loopback address; or its socket.
+            local_port: The port to listen on, 0 for any free port, which the key has; or the path
+                of a socket. Defaults to `runtime_port`.
+            to_host: A host or address that the host reaches, whose service it is. Defaults to None,
+                the host itself by any of its names: localhost, 127.0.0.1 and ::1.
+            bind_address: The address of the manager to listen on, see `expose_port_to_runtime`.
 
         Returns:
             The process key, for `stop_process`, or `""` as for `expose_port_to_runtime`.
         """
         port = runtime_port if local_port is None else local_port
-        if self._is_own_port(port, runtime_port):
+        if self._is_own_port(port, runtime_port, to_host, bind_address):
             return ""
-        forward = self._connection.forward_local(port, runtime_port)
+        forward = self._connection.forward_local(
+            port, self._on_host(runtime_port), to_host=to_host, bind_address=bind_address
+        )
         return self._add_exposure(PORT_FROM_RUNTIME, forward)
 
-    def _is_own_port(self, port: int, to_port: int) -> bool:
-        """Return True if a port would lead to itself, because the host is the manager."""
-        checked_port(to_port, "to_port")
-        if port != to_port or self.host != self.LOCALHOST:
+    def _is_own_port(
+        self, port: PortOrPath, to_port: PortOrPath, to_host: str | None, bind_address: str | None
+    ) -> bool:
+        """Return True if a port or socket would lead to itself, because the host is the manager."""
+        checked_end(to_port, "to_port", lowest=1, on_host=False)
+        if port != to_port or self.host != self.LOCALHOST or to_host or bind_address:
             return False
         from lazycluster._shared.ports import network_id
 
         own = network_id()
         return own is not None and own == self._operate("network_id")
+
+    def _on_host(self, port: PortOrPath) -> PortOrPath:
+        """Return the port, or the absolute path of a socket on the host."""
+        if isinstance(port, int) or not is_path(port):
+            return port
+        path = checked_path(port, "The path of a socket on the host")
+        return path if path.startswith("/") else str(self._operate("expand", path=path))
 
     def _add_process(self, execution: Execution) -> TaskProcess:
         with self._lock:
@@ -95,9 +137,8 @@ class ProcessHost(CallingHost):
         return process
 
     def _add_exposure(self, direction: str, forward: Forward) -> str:
-        ports = (self.host, direction, str(forward.port), str(forward.to_port))
         with self._lock:
-            key = self._new_key(*ports)
+            key = self._new_key(self.host, direction, *forward._route.keys)
             self._processes[key] = PortExposure(key, forward)
             exposures = [p for p in self._processes.values() if isinstance(p, PortExposure)]
             ended = [exposure.name for exposure in exposures if not exposure.is_alive()]

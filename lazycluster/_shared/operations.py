@@ -6,6 +6,7 @@ OPERATIONS = {
     "make_private_directory": "_shared.paths",
     "expand_variables": "_shared.paths",
     "contains": "_shared.folders",
+    "expand": "_shared.paths",
     "remove_tree": "_shared.folders",
     "delete_directory": "_shared.folders",
     "read_host_info": "_remote.host_info",
@@ -13,6 +14,11 @@ OPERATIONS = {
     "port_is_free": "_shared.ports",
     "port_state": "_shared.ports",
     "first_free_port": "_shared.ports",
+    "service_address": "_shared.ports",
+    "path_is_taken": "_shared.sockets",
+    "socket_accepts": "_shared.sockets",
+    "socket_identity": "_shared.sockets",
+    "remove_socket": "_shared.sockets",
     "network_id": "_shared.ports",
     "read_versions": "_shared.versions",
 }
@@ -56,6 +62,7 @@ SELDOM_IMPORTED_MODULES = {
 BOOTSTRAP_MODULES = (
     "_shared.paths",
     "_shared.folders",
+    "_shared.sockets",
     "_shared.frames",
     "_shared.operations",
     "_remote.streams",

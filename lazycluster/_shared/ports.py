@@ -7,14 +7,16 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Sequence
 
 CONNECT_TIMEOUT = 0.5  # seconds; loopback answers at once unless a firewall drops the packets
 SYSCTL_TIMEOUT = 10.0  # seconds
 LOOPBACK = ("127.0.0.1", "::1")
+ALL_ADDRESSES = ("0.0.0.0", "::")
 SOCKET_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")  # Linux
 BOOT_ID = "/proc/sys/kernel/random/boot_id"  # Linux
 NETWORK_NAMESPACE = "/proc/self/ns/net"  # Linux
+LOOPBACK_OF = dict(zip(ALL_ADDRESSES, LOOPBACK))  # to connect to
 LISTENING = b"0A"  # the state of a socket in these tables
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM)  # a port below 1024, SELinux
@@ -26,29 +28,58 @@ def first_free_port(ports: "list[int]") -> "int | None":
     return next(filter(port_is_free, ports), None)
 
 
-def port_is_free(port: "int") -> "bool":
-    """Return True if a server could listen on the port, on all addresses of IPv4 and IPv6.
+def port_is_free(port: "int", addresses: "Sequence[str]" = ALL_ADDRESSES) -> "bool":
+    """Return True if a server could listen on the port, on all of the addresses.
 
-    A port is in use if it is bound on any address, and also if connecting to it on loopback meets
-    anything but a refusal: a firewall rule can serve a port that no process has bound, as Docker
-    publishes ports. What is left of closed connections (TIME_WAIT) does not matter as long as a
-    server with SO_REUSEADDR could bind the port: Linux allows it if the earlier socket had it too.
-    An account that may not bind the port (below 1024, for example) cannot see a socket that is
-    bound but does not listen.
+    By default these are all addresses of IPv4 and IPv6. A port is in use if it is bound on one of
+    the addresses, and also if connecting to it there meets anything but a refusal: a firewall rule
+    can serve a port that no process has bound, as Docker publishes ports. What is left of closed
+    connections (TIME_WAIT) does not matter as long as a server with SO_REUSEADDR could bind the
+    port: Linux allows it if the earlier socket had it too. An account that may not bind the port
+    (below 1024, for example) cannot see a socket that is bound but does not listen.
 
     Raises:
         OSError: If the check failed, for lack of file descriptors for example.
     """
-    return not _is_bound(port) and not any(_answers(address, port) for address in LOOPBACK)
+    return not any(_is_bound(address, port) for address in addresses) and not any(
+        _answers(LOOPBACK_OF.get(address, address), port) for address in addresses
+    )
 
 
-def port_state(port: "int") -> "dict[str, Any]":
+def port_state(port: "int", addresses: "Sequence[str]" = ALL_ADDRESSES) -> "dict[str, Any]":
     """Return `free`, see `port_is_free`, and `listeners`.
 
     These are the addresses of the port's listening sockets, such as "127.0.0.1", "::1" and
-    "::ffff:127.0.0.1"; None where the system has no socket tables.
+    "::ffff:127.0.0.1", on any address; None where the system has no socket tables.
     """
-    return {"free": port_is_free(port), "listeners": _listeners(port)}
+    return {"free": port_is_free(port, addresses), "listeners": _listeners(port)}
+
+
+def is_listened_on(address: "str", port: "int") -> "bool":
+    """Return True if a socket listens on the port of the address, without connecting to it.
+
+    Unlike `port_is_free`, what is left of connections does not count. An account that may not bind
+    the port cannot look, and gets True.
+    """
+    return _bind(address, port, reuse=True) in (errno.EADDRINUSE, *NOT_ALLOWED)
+
+
+def service_address(port: "int") -> "str":
+    """Return the name or address by which a client on this host reaches what listens on a port.
+
+    It is "localhost", unless that is unknown here or does not lead to the only address that is
+    listened on: then it is "127.0.0.1" or "::1".
+    """
+    try:
+        found = socket.getaddrinfo("localhost", port, 0, socket.SOCK_STREAM)
+    except OSError:
+        found = []
+    known = [str(info[4][0]) for info in found]
+    listeners = _listeners(port) or []
+    reached = [address for address in LOOPBACK if _covering(address) & set(listeners)]
+    if set(known) & set(reached or known):
+        return "localhost"
+    return (reached or LOOPBACK)[0]
 
 
 def network_id() -> "list[str] | None":
@@ -81,30 +112,35 @@ def _boot_session() -> "str":
     return printed.decode("ascii", "replace").strip()
 
 
-def _is_bound(port: "int") -> "bool":
-    for family in (socket.AF_INET, socket.AF_INET6):
-        obstacle = _bind(family, port, reuse=False)
-        if obstacle == errno.EADDRINUSE:
-            if _bind(family, port, reuse=True) == errno.EADDRINUSE:
-                return True
-            # Closed connections are left over, or a socket is bound with SO_REUSEADDR and does not
-            # listen yet. The socket tables list only the former.
-            if _sockets(port) == []:
-                return True
-        elif obstacle in NOT_ALLOWED and _listeners(port):
-            return True
+def _is_bound(address: "str", port: "int") -> "bool":
+    obstacle = _bind(address, port, reuse=False)
+    if obstacle == errno.EADDRINUSE:
+        # Else closed connections are left over, or a socket is bound with SO_REUSEADDR and does not
+        # listen yet. The socket tables list only the former.
+        return _bind(address, port, reuse=True) == errno.EADDRINUSE or _sockets(port) == []
+    if obstacle in NOT_ALLOWED:
+        listeners = set(_listeners(port) or ())
+        return bool(listeners if address in ALL_ADDRESSES else listeners & _covering(address))
     return False
 
 
-def _bind(family: "socket.AddressFamily", port: "int", reuse: "bool") -> "int | None":
-    """Bind and release the port on all addresses of the family; return the errno of a failure."""
+def _covering(address: "str") -> "set[str]":
+    """Return the addresses of listeners that a connection to this address reaches."""
+    if ":" in address:
+        return {address.partition("%")[0], "::"}
+    return {address, "0.0.0.0", "::", "::ffff:" + address, "::ffff:0.0.0.0"}
+
+
+def _bind(address: "str", port: "int", reuse: "bool") -> "int | None":
+    """Bind and release the port of an address; return the errno of a failure."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             if reuse:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:  # IPv4 has a probe of its own
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+            probe.bind((address, port))
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, *NOT_ALLOWED, *NO_SUCH_FAMILY):
             return error.errno

@@ -12,7 +12,14 @@ import re
 import shlex
 
 from lazycluster._shared.paths import absolute
-from lazycluster._ssh.options import MASTER_OPTIONS, PROMPTS_NAME_HOSTS, SCP_WITH_SFTP, Version
+from lazycluster._ssh.endpoints import Route, forward_text
+from lazycluster._ssh.options import (
+    EXPANDS_SOCKET_PATHS,
+    MASTER_OPTIONS,
+    PROMPTS_NAME_HOSTS,
+    SCP_WITH_SFTP,
+    Version,
+)
 from lazycluster._ssh.settings import Settings
 
 # The destination of every mux client. Any name works: the control socket decides on the host.
@@ -124,21 +131,18 @@ def check_argv(control_path: str) -> list[str]:
     return _client_argv(control_path, "-O", "check")
 
 
-def forward_argv(
-    control_path: str, action: str, flag: str, listen_port: int, to_port: int
-) -> list[str]:
-    """Make the argv of a mux client that makes the master begin or end a forward on loopback.
+def forward_argv(control_path: str, version: Version, action: str, route: Route) -> list[str]:
+    """Make the argv of a mux client that makes the master begin or end a forward.
 
-    `action` is "forward" or "cancel", `flag` "-L" or "-R". Only with "-R" can `listen_port` be 0.
-    The connection to the other side's localhost may be IPv4 or IPv6.
+    `action` is "forward" or "cancel".
     """
-    forward = f"127.0.0.1:{listen_port}:localhost:{to_port}"
-    return _client_argv(control_path, "-O", action, flag, forward)
+    forward = forward_text(route, expands_paths=version >= EXPANDS_SOCKET_PATHS)
+    return _client_argv(control_path, "-O", action, route.flag, forward)
 
 
-def probe_argv(control_path: str, port: int) -> list[str]:
-    """Make the argv of a mux client that makes the host connect to one of its own ports (`-W`)."""
-    return _client_argv(control_path, "-W", f"localhost:{port}")
+def probe_argv(control_path: str, host: str, port: int) -> list[str]:
+    """Make the argv of a mux client that makes the host connect to a TCP port (`-W`)."""
+    return _client_argv(control_path, "-W", f"[{host}]:{port}")
 
 
 def sftp_argv(control_path: str) -> list[str]:

@@ -14,6 +14,8 @@
 # The last line of the log is that status: another part of the manager may reap the guard.
 # Links in the folder lead to unfinished copies from the host.
 # The process that removes a link, guard or manager, removes the copy.
+# Links called socket-INODE-… lead to sockets of forwards, which ssh does not remove.
+# A later socket there has another inode number, or is newer than the file made-INODE-….
 #
 # The environment is the user's, and ssh gets it as it is. In bash it may hold options (SHELLOPTS,
 # BASHOPTS, and so no pattern for files), functions with the name of a command, and TMOUT, which
@@ -30,6 +32,12 @@ echo "$ssh" >"$folder/pid"
 trap : TERM
 exec 9<&- >/dev/null
 PATH=/bin:/usr/bin:$PATH
+same_socket() {
+    number=${2%%-*}
+    # shellcheck disable=SC2046 # the first word is the inode number
+    set -- "$1" "$2" $(ls -di "$1" 2>/dev/null)
+    [ -S "$1" ] && [ ! -h "$1" ] && [ "$3" = "$number" ] && [ ! "$1" -nt "$folder/made-$2" ]
+}
 tidy() {
     # shellcheck disable=SC2045 # no name has a blank, and a pattern depends on the environment
     for name in $(ls -A "$folder"); do
@@ -37,6 +45,8 @@ tidy() {
             path=$(readlink "$folder/$name") && rm "$folder/$name" && {
                 rm -rf "$path" || { chmod -R u+rwx "$path"; rm -rf "$path"; }
             } ;;
+        socket-*)
+            path=$(readlink "$folder/$name") && same_socket "$path" "${name#socket-}" && rm "$path" ;;
         esac
     done
     rm -rf "$folder"

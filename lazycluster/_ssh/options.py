@@ -21,6 +21,8 @@ class Version(NamedTuple):
 
 # Older versions lack -J and the value "none" of some keywords, and are not tested.
 OLDEST_VERSION = Version(7, 0)
+# From this version on, `%` in the path of a forwarded socket is expanded.
+EXPANDS_SOCKET_PATHS = Version(8, 3)
 # The first version that knows SSH_ASKPASS_REQUIRE.
 ASKPASS_REQUIRE = Version(8, 4)
 # From this version on, a question that the host worded begins with "(user@host)", so it cannot be

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from lazycluster._interpreter_exit import Wait, stopped_with_main_thread, wait_for
 from lazycluster._ssh import lifelines
@@ -100,6 +100,8 @@ class Transport:
         state: The stage that it has reached.
         session_ended: The end of the last mux client's session, by time.monotonic().
         forwarding: Held while a forward is made or ended, so that two of one port do not cross.
+        listeners: Those of the forwards that have been made and not cancelled; see
+            `_ssh.forwarding`.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Transport:
         self.state = State.LOGGING_IN
         self.session_ended = -math.inf
         self.forwarding = threading.Lock()
+        self.listeners: list[Any] = []
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._error: LazyclusterError | None = None

@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-import lazycluster.connection as connections
-from lazycluster._ssh import forwarding
+from lazycluster._ssh import host_listeners, listeners
+from lazycluster._ssh.host_side import HostSide, PortState
 from lazycluster.exceptions import (
     ForwardError,
     LazyclusterError,
@@ -233,7 +233,8 @@ def test_port_0_is_free_on_all_addresses(
             return found
 
         name = "_dynamic_port" if on_host else "_free_port"
-        monkeypatch.setattr(forwarding, name, functools.partial(take, getattr(forwarding, name)))
+        module = host_listeners if on_host else listeners
+        monkeypatch.setattr(module, name, functools.partial(take, getattr(module, name)))
         forward = make_forward(connect(one_session_sshd), 0, service.port, on_host)
         assert forward.port != chosen[0]
         assert fetch(forward.port) == b"service %d" % service.port
@@ -241,14 +242,13 @@ def test_port_0_is_free_on_all_addresses(
 
 
 def ports_with_one_free(port):
-    """Replace `_host_ports` by one that finds this port free."""
-    original, free = connections._host_ports, forwarding.PortState(True, [])
+    """Replace `HostSide.port_state` by one that at first finds this port free."""
+    original, free = HostSide.port_state, [PortState(True, [])]
 
-    def host_ports(conversation):
-        ask = original(conversation)
-        return lambda asked: free if asked == port else ask(asked)
+    def port_state(self, asked, *more):
+        return free.pop() if asked == port and free else original(self, asked, *more)
 
-    return host_ports
+    return port_state
 
 
 @BOTH
@@ -259,14 +259,15 @@ def test_a_port_in_use_for_a_moment(connect, one_session_sshd, service, on_host,
         in_use.bind(("127.0.0.1", 0))
         taken = in_use.getsockname()[1]
         if on_host:
-            monkeypatch.setattr(connections, "_host_ports", ports_with_one_free(taken))
+            monkeypatch.setattr(HostSide, "port_state", ports_with_one_free(taken))
         else:
-            monkeypatch.setattr(forwarding.ports, "port_is_free", lambda port: True)
+            monkeypatch.setattr(listeners.ports, "port_is_free", lambda port, addresses: True)
             with pytest.raises(PortInUseError):
                 connection.forward_local(taken, service.port)
         name = "_dynamic_port" if on_host else "_free_port"
         chosen = [taken, free_port()]
-        monkeypatch.setattr(forwarding, name, functools.partial(chosen.pop, 0))
+        module = host_listeners if on_host else listeners
+        monkeypatch.setattr(module, name, lambda *_: chosen.pop(0))
         forward = make_forward(connection, 0, service.port, on_host)
         assert (forward.port != taken, chosen) == (True, [])
         assert fetch(forward.port) == b"service %d" % service.port
@@ -277,26 +278,26 @@ def test_a_port_in_use_for_a_moment(connect, one_session_sshd, service, on_host,
 def test_a_listener_that_is_gone_at_once(connect, one_session_sshd, service, ended, monkeypatch):
     """If ssh has ended, the forward is made on a new connection; else it is an error."""
     connection = connect(one_session_sshd)
-    look, looks = forwarding._is_listened_on_here, []
+    look, looks = listeners.ports.is_listened_on, []
 
-    def is_listened_on(port):
-        looks.append(port)
+    def is_listened_on(address, port):
+        looks.append((address, port))
         if len(looks) > 1:
-            return look(port)
+            return look(address, port)
         if ended:
             for pid in sshs(one_session_sshd):
                 os.kill(pid, signal.SIGKILL)
         return False
 
     connection.open()
-    monkeypatch.setattr(forwarding, "_is_listened_on_here", is_listened_on)
+    monkeypatch.setattr(listeners.ports, "is_listened_on", is_listened_on)
     if ended:
         assert fetch(connection.forward_local(0, service.port).port) == b"service %d" % service.port
         assert logins(one_session_sshd) == 2
         return
     with pytest.raises(ForwardError, match="reports success"):
         connection.forward_local(0, service.port)
-    assert not look(looks[0])
+    assert not look(*looks[0])
 
 
 @BOTH

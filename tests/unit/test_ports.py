@@ -13,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from lazycluster._shared import ports
+from support.machine import may_bind as may_bind_address
 from support.machine import needs_ipv6
 
 ADDRESSES = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"]
@@ -225,7 +226,7 @@ def test_leftovers_that_nobody_can_bind_over_are_not_free(listen, connect):
 @pytest.fixture
 def not_allowed(monkeypatch):
     """Every port is as those below 1024 are."""
-    monkeypatch.setattr(ports, "_bind", lambda family, port, reuse: errno.EACCES)
+    monkeypatch.setattr(ports, "_bind", lambda address, port, reuse: errno.EACCES)
 
 
 @pytest.fixture
@@ -259,7 +260,7 @@ def as_nobody(port):
     code = (
         "import ports, errno, os, socket\n"
         f"if os.getuid() == 0: os.setuid({NOBODY})\n"
-        f"may_not = ports._bind(socket.AF_INET, {port}, False) == errno.EACCES\n"
+        f"may_not = ports._bind('0.0.0.0', {port}, False) == errno.EACCES\n"
         f"print(may_not, ports.port_is_free({port}))"
     )
     may_not, free = python_prints(sys.executable, code).split()
@@ -363,7 +364,7 @@ def test_broken_tables_do_not_matter(monkeypatch, tmp_path, free_port, content):
     table = tmp_path / "tcp"
     table.write_bytes(content)
     monkeypatch.setattr(ports, "SOCKET_TABLES", (str(table),))
-    monkeypatch.setattr(ports, "_bind", lambda family, port, reuse: errno.EACCES)
+    monkeypatch.setattr(ports, "_bind", lambda address, port, reuse: errno.EACCES)
     assert ports.port_is_free(free_port)
 
 
@@ -518,3 +519,52 @@ def test_without_proc_the_boot_session_counts(monkeypatch, tmp_path, script, fou
         )
         (tmp_path / "sysctl").chmod(0o755)
     assert ports.network_id() == found
+
+
+# --- Some addresses alone ---
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_port_is_taken_on_the_addresses_that_a_listener_covers(listen, address):
+    """A wildcard covers all addresses of its family, an address itself."""
+    port = port_of(listen(address))
+    for asked in ("127.0.0.1", "127.0.0.2", "::1"):
+        if not may_bind_address(asked):
+            continue
+        wildcard = "::" if ":" in asked else "0.0.0.0"
+        assert ports.port_is_free(port, [asked]) == (address not in (asked, wildcard))
+        assert ports.is_listened_on(asked, port) == (address in (asked, wildcard))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="needs /proc/net/tcp")
+@pytest.mark.parametrize(
+    ("known", "listener", "expected"),
+    [
+        (["127.0.0.1"], "127.0.0.1", "localhost"),
+        (["127.0.0.1"], "0.0.0.0", "localhost"),
+        (["127.0.0.1"], None, "localhost"),
+        (["127.0.0.1"], "::1", "::1"),
+        (["127.0.0.1"], "127.0.0.2", "localhost"),
+        (["::1"], "127.0.0.1", "127.0.0.1"),
+        (["::1"], "0.0.0.0", "127.0.0.1"),
+        (["::1", "127.0.0.1"], "::1", "localhost"),
+        ([], "127.0.0.1", "127.0.0.1"),
+        ([], "::1", "::1"),
+        ([], None, "127.0.0.1"),
+    ],
+)
+def test_a_service_is_reached_by_a_name_or_an_address(
+    monkeypatch, listen, free_port, known, listener, expected
+):
+    """By localhost if that leads there; what is unknown there, or leads elsewhere, is no help."""
+    if listener == "::1" and not may_bind_address("::1"):
+        pytest.skip("needs ::1")
+
+    def getaddrinfo(host, port, *arguments):
+        if not known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(0, 0, 0, "", (address, port)) for address in known]
+
+    port = free_port if listener is None else port_of(listen(listener))
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert ports.service_address(port) == expected

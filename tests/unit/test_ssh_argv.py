@@ -22,10 +22,18 @@ from lazycluster._ssh.argv import (
     sftp_argv,
 )
 from lazycluster._ssh.askpass import login_environment
+from lazycluster._ssh.endpoints import Endpoint, Route
 from lazycluster._ssh.options import PROMPTS_NAME_HOSTS, RESERVED_OPTIONS, Version, ssh_version
 from lazycluster._ssh.settings import Settings
 
 NEW = Version(10, 0)
+
+
+def route(port, to_port, *, on_host):
+    """A forward on loopback."""
+    return Route(Endpoint("localhost", port), Endpoint("localhost", to_port), on_host)
+
+
 HOSTILE = """\
 Host *
   RemoteCommand tmux attach
@@ -361,9 +369,9 @@ def test_reserved_options_are_all_those_that_the_master_gets():
 CLIENTS = [
     run_argv("/run/x/s", "/run/x/log", "true"),
     check_argv("/run/x/s"),
-    forward_argv("/run/x/s", "forward", "-L", 1, 2),
-    forward_argv("/run/x/s", "cancel", "-R", 0, 2),
-    probe_argv("/run/x/s", 1),
+    forward_argv("/run/x/s", NEW, "forward", route(1, 2, on_host=False)),
+    forward_argv("/run/x/s", NEW, "cancel", route(1, 2, on_host=True)),
+    probe_argv("/run/x/s", "::1", 1),
     sftp_argv("/run/x/s"),
     scp_argv("/run/x/s", NEW, "a", "b", to_host=True),
 ]
@@ -392,9 +400,26 @@ def test_a_client_takes_the_control_path_literally(path):
 @pytest.mark.parametrize(("action", "flag"), [("forward", "-L"), ("cancel", "-R")])
 def test_a_forward_is_asked_for_on_loopback(action, flag):
     """Never on all addresses, whatever GatewayPorts says; to IPv4 or IPv6."""
-    words = forward_argv("/s", action, flag, 80, 8080)
+    words = forward_argv("/s", NEW, action, route(80, 8080, on_host=flag == "-R"))
     assert words[words.index("-O") + 1] == action
-    assert words[words.index(flag) + 1] == "127.0.0.1:80:localhost:8080"
+    assert words[words.index(flag) + 1] == "[localhost]:80:[localhost]:8080"
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize(
+    ("ends", "version", "text"),
+    [
+        ((Endpoint("*", 1), Endpoint("db", 2)), NEW, "[*]:1:[db]:2"),
+        ((Endpoint("::1", 1), Endpoint("fe80::1%lo", 2)), NEW, "[::1]:1:[fe80::1%lo]:2"),
+        ((Endpoint("", 0, "/a:b\\c"), Endpoint("db", 2)), NEW, "/a\\:b\\\\c:[db]:2"),
+        ((Endpoint("::", 1), Endpoint("", 0, "/%h")), NEW, "[::]:1:/%%h"),
+        ((Endpoint("", 0, "/%h"), Endpoint("", 0, "/b")), Version(8, 2), "/%h:/b"),
+    ],
+)
+def test_the_ends_of_a_forward_are_literal(ends, version, text, on_host):
+    """A colon in a path does not end it, and `%` is none of ssh's."""
+    words = forward_argv("/s", version, "forward", Route(*ends, on_host))
+    assert words[words.index("-R" if on_host else "-L") + 1] == text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lazycluster import Runtime, RuntimeTask
+from lazycluster._ssh.endpoints import Endpoint, Route
 from lazycluster._tasks.execution import Execution
 from lazycluster.forwards import Forward
 from lazycluster.processes import PortExposure, TaskProcess
@@ -331,7 +332,7 @@ def test_bad_timeout_of_a_wait_is_refused(timeout):
     """A ValueError; 0 looks without waiting, and infinity is no bound."""
     execution = Execution("t", (), "host", task=RuntimeTask())
     process = TaskProcess("key", execution)
-    forward = Forward("host", 1, 2, False, lambda _: None)
+    forward = Forward("host", Route(Endpoint("", 1), Endpoint("", 2), False), lambda _: None)
     for wait in (process.join, forward.wait, PortExposure("key", forward).join):
         with pytest.raises(ValueError, match="timeout"):
             wait(timeout)

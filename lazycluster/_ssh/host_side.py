@@ -1,0 +1,54 @@
+"""What the host reports about its ports and sockets, where it has Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class PortState(NamedTuple):
+    """What the host reports about one of its ports; see `_shared.ports.port_state`."""
+
+    free: bool
+    listeners: list[str]  # addresses; empty where the host has no socket tables
+
+
+class HostSide:
+    """Operations of the host that forwards need; each method raises LazyclusterError or OSError.
+
+    Args:
+        operate: Runs an operation (see `_shared.operations`) with its arguments.
+    """
+
+    def __init__(self, operate: Callable[[str, Mapping[str, Any]], Any]) -> None:
+        self._operate = operate
+
+    def port_state(self, port: int, addresses: Sequence[str]) -> PortState:
+        """Return whether the port is free on the addresses, and who listens on it."""
+        result = self._operate("port_state", {"port": port, "addresses": list(addresses)})
+        return PortState(bool(result["free"]), list(result["listeners"] or []))
+
+    def service_address(self, port: int) -> str:
+        """Return "localhost", or the only address by which the service on a port is reached."""
+        return str(self._operate("service_address", {"port": port}))
+
+    def path_is_taken(self, path: str) -> bool:
+        """Return True if there is anything at the path."""
+        return bool(self._operate("path_is_taken", {"path": path}))
+
+    def socket_accepts(self, path: str) -> bool:
+        """Return True if a server accepts a connection at the path."""
+        return bool(self._operate("socket_accepts", {"path": path}))
+
+    def claim_socket(self, path: str) -> list[int] | None:
+        """Make the host remove the socket at the path in the end; None if there is none.
+
+        Returns:
+            What distinguishes it from a later socket there.
+        """
+        identity: list[int] | None = self._operate("socket_identity", {"path": path})
+        return identity
+
+    def remove_socket(self, path: str, identity: Sequence[int]) -> None:
+        """Remove a socket that was claimed, unless another one is at its path."""
+        self._operate("remove_socket", {"path": path, "identity": list(identity)})

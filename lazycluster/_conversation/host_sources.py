@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import types
+import zipimport
 from functools import cache
+from importlib.machinery import SourceFileLoader
 
 from lazycluster._shared import archive
 from lazycluster._shared.operations import (
@@ -26,7 +29,8 @@ def read_source(name: str) -> bytes:
 @cache
 def bootstrap_archive() -> bytes:
     """Return the archive of the modules that every connection needs."""
-    return archive.pack({name: read_source(name).decode() for name in BOOTSTRAP_MODULES})
+    sources = {name: read_source(name).decode() for name in BOOTSTRAP_MODULES}
+    return archive.pack(sources, find_code=_read_code)
 
 
 @cache
@@ -61,4 +65,28 @@ def module_archive(name: str) -> bytes:
     sources = {f"{HOST_PACKAGE}.{name}": read_source(name).decode() for name in names}
     if name == STEP_MODULES["function"]:
         sources.update(cloudpickle_sources())
-    return archive.pack(sources, {f"{HOST_PACKAGE}.{name}" for name in seldom})
+    return archive.pack(sources, {f"{HOST_PACKAGE}.{name}" for name in seldom}, _read_code)
+
+
+def _read_code(name: str) -> types.CodeType | None:
+    """Return the bytecode of a module from its .pyc, which takes a tenth of the time to compile it.
+
+    Only a plain loader's: one of a tool may change the code, and the host lacks the tool.
+    """
+    is_own = not name.startswith("cloudpickle")
+    full = f"lazycluster.{name.removeprefix(f'{HOST_PACKAGE}.')}" if is_own else name
+    spec = importlib.util.find_spec(full)
+    loader = None if spec is None else spec.loader
+    if type(loader) not in (SourceFileLoader, zipimport.zipimporter):
+        return None
+    assert isinstance(loader, (SourceFileLoader, zipimport.zipimporter))
+    code = loader.get_code(full)
+    return None if code is None else _renamed(code, archive.file_name(name))
+
+
+def _renamed(code: types.CodeType, file_name: str) -> types.CodeType:
+    constants = (
+        _renamed(constant, file_name) if isinstance(constant, types.CodeType) else constant
+        for constant in code.co_consts
+    )
+    return code.replace(co_filename=file_name, co_consts=tuple(constants))

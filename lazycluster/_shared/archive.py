@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
     from collections.abc import Container
-    from typing import Any
+    from typing import Any, Callable
 
 TEXT_FORMAT = 2  # of marshal, which every Python reads
 
@@ -22,14 +22,21 @@ TEXT_FORMAT = 2  # of marshal, which every Python reads
 sources = []  # type: list[bytes]
 
 
-def pack(sources: "dict[str, str]", seldom: "Container[str]" = ()) -> "bytes":
+def pack(
+    sources: "dict[str, str]",
+    seldom: "Container[str]" = (),
+    find_code: "Callable[[str], types.CodeType | None]" = lambda _: None,
+) -> "bytes":
     """Return an archive of modules, given by their names.
 
-    Those that are `seldom` imported are compiled where that happens.
+    Args:
+        sources: Their texts.
+        seldom: Those that are seldom imported. They are compiled where that happens.
+        find_code: Returns the bytecode of a module, or None; then it is compiled.
     """
     codes = {}  # type: dict[str, Any]
     for name, source in sources.items():
-        codes[name] = source if name in seldom else _compile(name, source)
+        codes[name] = source if name in seldom else find_code(name) or _compile(name, source)
     code = zlib.compress(marshal.dumps(codes))
     text = zlib.compress(marshal.dumps(sources, TEXT_FORMAT))
     return marshal.dumps((_tag(), code, text), TEXT_FORMAT)
@@ -89,9 +96,14 @@ def _register(module: "types.ModuleType") -> "types.ModuleType":
     return module
 
 
+def file_name(name: "str") -> "str":
+    """Return what stands for the file of a module in its code."""
+    return "<lazycluster>/" + name
+
+
 def _compile(name: "str", text: "str") -> "types.CodeType":
     """Compile without docstrings, which are an eighth of the compressed bytecode."""
-    return compile(text, "<lazycluster>/" + name, "exec", dont_inherit=True, optimize=2)
+    return compile(text, file_name(name), "exec", dont_inherit=True, optimize=2)
 
 
 def _tag() -> "bytes":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import types
+from importlib.machinery import SourceFileLoader
 
 import pytest
 
+from lazycluster._conversation import host_sources
 from lazycluster._shared import archive
 
 pytestmark = pytest.mark.every_python
@@ -53,3 +56,31 @@ def test_bytecode_is_for_the_python_that_made_it(data, request):
 def test_half_an_archive_is_none(data, cut):
     with pytest.raises(ValueError):  # noqa: PT011 - whichever
         archive.unpack(data[:cut])
+
+
+def code_of(code):
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from code_of(constant)
+
+
+def test_bytecode_comes_from_a_plain_loader_and_has_our_file_name():
+    """The file names of the manager mean nothing on a host, and are hidden in tracebacks."""
+    code = host_sources._read_code("_remote.call")
+    assert {each.co_filename for each in code_of(code)} == {"<lazycluster>/_remote.call"}
+    code = host_sources._read_code("_lazycluster._remote.call")
+    assert {each.co_filename for each in code_of(code)} == {
+        "<lazycluster>/_lazycluster._remote.call"
+    }
+    assert host_sources._read_code("cloudpickle.cloudpickle") is not None
+
+
+def test_bytecode_of_a_tool_is_not_sent(monkeypatch):
+    class Rewriting(SourceFileLoader):
+        """As those of beartype, typeguard and pytest."""
+
+    spec = importlib.util.find_spec("lazycluster._remote.call")
+    spec.loader = Rewriting(spec.loader.name, spec.loader.path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
+    assert host_sources._read_code("_remote.call") is None

@@ -350,6 +350,7 @@ class Runtime(ProcessHost):
         *,
         progress: Callable[[int, int], object] | bool | None = None,
         exclude: Sequence[str] = (),
+        only_changed: bool = False,
         on_error: str = "raise",
     ) -> RuntimeTask:
         """Send a file or folder to the host; see `RuntimeTask.send_file` for the other arguments.
@@ -360,6 +361,7 @@ class Runtime(ProcessHost):
             execute_async: If True, return at once. Defaults to False.
             progress: A callable, True or None.
             exclude: Patterns of what is left out.
+            only_changed: If True, leave out what the target has already.
             on_error: "raise" or "skip".
 
         Returns:
@@ -373,7 +375,12 @@ class Runtime(ProcessHost):
         local_path = checked_path(local_path, "The local path")
         task = RuntimeTask(f"send-file-{local_path}-to-{self.host}")
         task.send_file(
-            local_path, remote_path, progress=progress, exclude=exclude, on_error=on_error
+            local_path,
+            remote_path,
+            progress=progress,
+            exclude=exclude,
+            only_changed=only_changed,
+            on_error=on_error,
         )
         return self.execute_task(task, execute_async)
 
@@ -385,6 +392,7 @@ class Runtime(ProcessHost):
         *,
         progress: Callable[[int, int], object] | bool | None = None,
         exclude: Sequence[str] = (),
+        only_changed: bool = False,
         on_error: str = "raise",
     ) -> RuntimeTask:
         """Get a file or folder from the host; see `RuntimeTask.get_file` and `send_file`.
@@ -395,13 +403,19 @@ class Runtime(ProcessHost):
             execute_async: If True, return at once. Defaults to False.
             progress: A callable, True or None.
             exclude: Patterns of what is left out.
+            only_changed: If True, leave out what the target has already.
             on_error: "raise" or "skip".
         """
         check_flags(execute_async=execute_async)
         remote_path = checked_path(remote_path, "The remote path")
         task = RuntimeTask(f"get-file-{remote_path}-from-{self.host}")
         task.get_file(
-            remote_path, local_path, progress=progress, exclude=exclude, on_error=on_error
+            remote_path,
+            local_path,
+            progress=progress,
+            exclude=exclude,
+            only_changed=only_changed,
+            on_error=on_error,
         )
         return self.execute_task(task, execute_async)
 

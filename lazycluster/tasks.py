@@ -344,6 +344,7 @@ class RuntimeTask:
         *,
         progress: Callable[[int, int], object] | bool | None = None,
         exclude: Sequence[str] = (),
+        only_changed: bool = False,
         on_error: str = "raise",
     ) -> RuntimeTask:
         """Add a step that sends a file or folder to the host.
@@ -367,6 +368,9 @@ class RuntimeTask:
                 it is installed: `lazycluster[progress]`). Defaults to None, no report.
             exclude: Patterns of what is left out of a folder, as in a `.gitignore`: `["*.pyc",
                 "/build/", "!keep.pyc"]`. The last one that matches decides. Defaults to none.
+            only_changed: If True, leave out what the target has already: files of the same size and
+                time of modification, and links with the same target and time. A time is compared as
+                exactly as both sides keep it. Defaults to False.
             on_error: With "skip", what cannot be read or written is left out, and the rest is
                 copied; `skipped` and the execution log name it. The file or folder itself, a full
                 disk and a lost connection are errors nevertheless. Defaults to "raise".
@@ -381,7 +385,7 @@ class RuntimeTask:
             remote_path = "./"
         remote_path = checked_path(remote_path, "The remote path")
         progress = checked_progress(progress)
-        options = CopyOptions.checked(exclude=exclude, on_error=on_error)
+        options = CopyOptions.checked(exclude=exclude, only_changed=only_changed, on_error=on_error)
         name = f"send {local_path}"
         return self._add(SendFile(name, None, local_path, remote_path, progress, options))
 
@@ -392,6 +396,7 @@ class RuntimeTask:
         *,
         progress: Callable[[int, int], object] | bool | None = None,
         exclude: Sequence[str] = (),
+        only_changed: bool = False,
         on_error: str = "raise",
     ) -> RuntimeTask:
         """Add a step that gets a file or folder from the host, by the rules of `send_file`.
@@ -402,6 +407,7 @@ class RuntimeTask:
                 the current folder of this process when the execution begins, also for `""`.
             progress: A callable, True or None, as for `send_file`.
             exclude: Patterns of what is left out, as for `send_file`.
+            only_changed: If True, leave out what the target has already, as for `send_file`.
             on_error: "raise" or "skip", as for `send_file`.
         """
         remote_path = checked_path(remote_path, "The remote path")
@@ -410,7 +416,7 @@ class RuntimeTask:
         else:
             local_path = checked_path(local_path, "The local path")
         progress = checked_progress(progress)
-        options = CopyOptions.checked(exclude=exclude, on_error=on_error)
+        options = CopyOptions.checked(exclude=exclude, only_changed=only_changed, on_error=on_error)
         name = f"get {remote_path}"
         return self._add(GetFile(name, None, local_path, remote_path, progress, options))
 

@@ -147,7 +147,9 @@ def _work(
         if kind == "unpack":
             return files.receive(payload, report, step["target"], step["name"])
         if kind == "pack":
-            return files.send(step["path"], step["measured"], step["options"], value)
+            return files.send(step["path"], step["measured"], step["options"], payload, value)
+        if kind == "list":
+            return files.list_destination(step["target"], step["name"], value)
         operation = getattr(importlib.import_module(job["module"]), step["operation"])
         arguments = job["arguments"].items()
         native = {k: files.to_native(v) if isinstance(v, str) else v for k, v in arguments}

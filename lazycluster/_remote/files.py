@@ -42,11 +42,31 @@ def os_failure(error: "OSError") -> "Outcome":
     return {"failure": "os", "errno": error.errno, "message": message, "path": path}
 
 
-def send(path: "str", measured: "bool", options: "dict[str, Any]", value: "int") -> "Outcome":
-    """Write a file or folder to the value pipe, as a stream; return the outcome."""
-    from .._shared import tree_stream
+def list_destination(target: "str", name: "str | None", value: "int") -> "Outcome":
+    """Write the list of what is where a copy goes to the value pipe; return the outcome."""
+    from .._shared import listing
 
-    for chunk in tree_stream.pack(paths.expand(to_native(path)), measured=measured, **options):
+    native = None if name is None else to_native(name)
+    for piece in listing.make_list(paths.copy_path(to_native(target), native)):
+        streams.write_all(value, piece)
+    return {"result": None}
+
+
+def send(
+    path: "str", measured: "bool", options: "dict[str, Any]", payload: "int", value: "int"
+) -> "Outcome":
+    """Write a file or folder to the value pipe, as a stream; return the outcome.
+
+    With `only_changed` the list of the destination comes through the payload pipe.
+    """
+    from .._shared import listing, tree_stream
+
+    only_changed = options.pop("only_changed", False)
+    packer = tree_stream.Packer(paths.expand(to_native(path)), **options)
+    if only_changed:
+        packer.scan()
+        packer.compare(listing.read_framed(lambda count: os.read(payload, count)))
+    for chunk in packer.stream(measured):
         streams.write_all(value, chunk)
     return {"result": None}
 

@@ -185,7 +185,7 @@ class Supervisor:
         if process.payload >= 0:
             if request.wanted > frames.CHUNK:
                 frames.enlarge_pipe_buffer(process.payload)
-            if step["kind"] == "pack":
+            if step["kind"] in ("list", "pack"):
                 frames.enlarge_pipe_buffer(process.value)
             request.feed()
 
@@ -230,8 +230,8 @@ class Supervisor:
         else:
             name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]
             module = self.modules.load_own(name)
-            if kind == "unpack":
-                request.want_input(sys.maxsize)  # the stream says where it ends
+            if kind == "unpack" or step.get("options", {}).get("only_changed"):
+                request.want_input(sys.maxsize)  # the stream or the list says where it ends
         self.contents.expect(step.get("contents", ()))
         arguments = dict(step.get("arguments", {}))
         if step.get("operation") == "make_private_directory":

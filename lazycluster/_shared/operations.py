@@ -26,14 +26,15 @@ OPERATIONS = {
 # The modules that kinds of steps need in addition to the modules of the bootstrap.
 STEP_MODULES = {
     "function": "_remote.call",
+    "list": "_shared.listing",
     "pack": "_shared.tree_stream",
     "unpack": "_shared.unpacker",
 }
 
 # The modules that travel with a module because it imports them.
 IMPORTED_MODULES = {
-    "_shared.tree_stream": ("_shared.patterns",),
-    "_shared.unpacker": ("_shared.patterns", "_shared.tree_stream"),
+    "_shared.tree_stream": ("_shared.listing", "_shared.patterns"),
+    "_shared.unpacker": ("_shared.listing", "_shared.patterns", "_shared.tree_stream"),
     "_remote.call": (
         "_shared.by_value",
         "_remote.stand_ins",

@@ -91,6 +91,11 @@ def make_private_directory(path: "str") -> "str":
     return path
 
 
+def copy_path(target: "str", name: "str | None") -> "str":
+    """Return the absolute path that a copy gets; see `destination`."""
+    return expand(destination(target, name, os.path.isdir(expand(target))))
+
+
 def destination(target: "str", name: "str | None", is_folder: "bool") -> "str":
     """Return where a file or folder goes; the rule is equal in both directions.
 

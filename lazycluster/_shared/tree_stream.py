@@ -6,7 +6,7 @@ of its data, each with its length before it, the last one empty. No size is prom
 change while it is read; BROKEN in place of a length says that it cannot be read to its end. FOLDER
 goes down into a new folder and LEAVE goes up again, so every name is a single one and the stream
 cannot name any other place. END is the last record. If progress is wanted, MEASURE is the first
-record, with the number of bytes to come.
+record, with the number of bytes to come. KEPT names what the receiver has already.
 
 What travels: files, folders and links, with the permission bits (not setuid, setgid or the sticky
 bit) and the mtimes; not owners, access lists or extended attributes. Hard links become separate
@@ -20,12 +20,13 @@ import stat
 import struct
 import sys
 
-from . import folders, patterns
+from . import folders, listing, patterns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterable, Iterator, Optional
 
+    OnError = Optional[Callable[[OSError], object]]
     OnData = Optional[Callable[[int], object]]  # called with the bytes of each chunk of a file
 
 HEAD = struct.Struct(">BHHqI")  # kind, mode, length of the text, mtime: seconds, nanoseconds
@@ -44,6 +45,7 @@ SKIPPED = 5  # text: a path, behind a NUL the name of an errno; mode: the index 
 ERROR = 6  # text: a path, the name of an errno and what to say of it, if anything; nothing follows
 END = 7
 MEASURE = 8  # in place of the mtime's seconds: the approximate bytes of all files
+KEPT = 9  # text: names in the current folder, with NULs between; empty for the file itself
 
 SKIPS = (
     "vanished while the folder was read",
@@ -62,6 +64,7 @@ _SKIPS_BY_TYPE = {
     stat.S_IFCHR: DEVICE,
     stat.S_IFBLK: DEVICE,
 }
+MOST_NAMES = 15  # in one record, whose text is shorter than 64 KiB
 LONGEST_PATH = 65000  # bytes; a longer path is sent without its beginning
 _OPEN_TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW  # it may have become a FIFO meanwhile
 
@@ -85,101 +88,137 @@ def pack(
     exclude: "Iterable[str]" = (),
     skip_errors: "bool" = False,
 ) -> "Iterator[bytes]":
-    """Yield the stream of a file or a folder, in chunks of 1 byte to 256 KiB.
+    """Yield the stream of a file or a folder; see `Packer`."""
+    return Packer(path, on_data, exclude=exclude, skip_errors=skip_errors).stream(measured)
+
+
+class Packer:
+    """Make the stream of a file or a folder, in chunks of 1 byte to 256 KiB.
 
     A link given as `path` is followed, as scp does; a link below it travels as a link. An entry
     that is not a file, folder or link is named in the stream and not opened, and so is an entry
     that vanishes meanwhile or that an `Unpacker` is just writing. A file that grows is sent up to
     the size that it had when it was opened, and named. An entry that cannot be read, or a file that
     becomes shorter meanwhile, ends the stream with its path and errno; with `skip_errors` it is
-    only named. What the patterns `exclude` is not in the stream. `~` is not expanded. With
-    `measured` the stream begins with a MEASURE.
+    only named. What the patterns `exclude` is not in the stream. `~` is not expanded.
 
-    Raises:
-        OSError: If the file or folder itself cannot be read. Nothing was yielded then.
-        ValueError: If a pattern is invalid.
+    To send only what has changed, call `scan` and then `compare`, before `measure` and `stream`.
+    What is equal is then not opened. With `keeps_names` the stream names it.
     """
-    packer = _Packer(os.fsencode(path), on_data, patterns.compile_patterns(exclude), skip_errors)
-    chunks = []  # type: list[bytes]
-    size = 0
-    begun = False
-    try:
-        if measured:
-            chunks.append(HEAD.pack(MEASURE, 0, 0, measure(path, exclude), 0))
-            size += HEAD.size
-        for record in packer.records():
-            if size + len(record) > CHUNK:
-                yield b"".join(chunks)
-                begun = True
-                chunks = []
-                size = 0
-            chunks.append(record)
-            size += len(record)
-    except OSError as error:
-        if error.filename == path and not begun:
-            raise
-        if chunks:
-            yield b"".join(chunks)
-        text = os.fsencode(error.filename)[-LONGEST_PATH:] + b"\0" + _symbol(error)
-        if isinstance(error.__cause__, ShorterError):
-            text += b"\0" + SKIPS[SHORTER].encode("ascii")
-        chunks = [_record(ERROR, text)]
-    yield b"".join(chunks)
-
-
-def measure(path: "str", exclude: "Iterable[str]" = ()) -> "int":
-    """Return the bytes of a file, or of all files in a folder that can be read now."""
-    packer = _Packer(os.fsencode(path), None, patterns.compile_patterns(exclude), skip_errors=True)
-    size = 0
-    folder = packer.folder
-    try:
-        status = os.stat(path)
-        if not stat.S_ISDIR(status.st_mode):
-            return status.st_size
-        folder.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # follows a link, as `pack` does
-        for kind, name in packer.walk():
-            if kind == stat.S_IFREG:
-                found = folders.entry_status(name, folder.fd)
-                size += found.st_size if found is not None else 0
-    except OSError:
-        pass  # `pack` reports it
-    finally:
-        folder.close()
-    return size
-
-
-def _record(kind: "int", text: "bytes" = b"", status: "os.stat_result | None" = None) -> "bytes":
-    if status is None:
-        return HEAD.pack(kind, 0, len(text), 0, 0) + text
-    seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
-    return HEAD.pack(kind, status.st_mode & 0o7777, len(text), seconds, nanoseconds) + text
-
-
-def _symbol(error: "OSError") -> "bytes":
-    """Return the name of an errno, as numbers differ between systems."""
-    return errno.errorcode.get(error.errno or 0, "").encode("ascii")
-
-
-class _Packer:
-    """Makes the records of one file or folder."""
 
     def __init__(
         self,
-        root: "bytes",
-        on_data: "OnData",
-        excludes: "patterns.Excludes | None",
-        skip_errors: "bool",
+        path: "str",
+        on_data: "OnData" = None,
+        *,
+        exclude: "Iterable[str]" = (),
+        skip_errors: "bool" = False,
+        keeps_names: "bool" = False,
     ) -> "None":
-        self.folder = folders.Folder(-1)
-        self._root = root
+        """Read nothing yet; a ValueError if a pattern is invalid."""
+        self._path = path
+        self._root = os.fsencode(path)
         self._on_data = on_data
-        self._excludes = excludes
+        self._excludes = patterns.compile_patterns(exclude)
         self._skip_errors = skip_errors
+        self._keeps_names = keeps_names
+        self._folder = folders.Folder(-1)
         self._error = None  # type: OSError | None  # of the last folder that cannot be read
+        self._found = {}  # type: dict[bytes, list[listing.Entry]]  # by section of a list
+        # By section: what has changed, and the names of the rest.
+        self._changes = {}  # type: dict[bytes, tuple[list[tuple[int, bytes]], list[bytes]]]
+        self._kept = []  # type: list[bytes]  # names in the current folder to be sent as KEPT
 
-    def records(self) -> "Iterator[bytes]":
+    def scan(self) -> "None":
+        """Read all folders, to be compared later; what cannot be read `stream` reports."""
+
+        def choose(folder: "folders.Folder") -> "list[tuple[int, bytes]]":
+            entries = listing.scan(folder.fd)
+            if self._excludes is not None:
+                entries = [entry for entry in entries if self._is_chosen(folder, *entry[:2])]
+            self._found[listing.section(folder)] = entries
+            return [(kind, name) for kind, name, _ in entries if kind == stat.S_IFDIR]
+
+        try:
+            status = self._open_folder()
+            if status is not None:
+                self._found[b""] = [(stat.S_IFREG, b"", listing.line_of(status, b"", None))]
+                return
+            for _ in folders.walk(self._folder, choose=choose, on_error=self._note_error):
+                pass
+        except OSError:
+            pass
+        finally:
+            self._folder.close()
+
+    def compare(self, found_there: "bytes") -> "None":
+        """Find what differs from the list of the destination, see `listing`."""
+        known = listing.parse(found_there)
+        for section, entries in self._found.items():
+            self._changes[section] = listing.split(entries, known.get(section, []))
+        self._found.clear()
+
+    def measure(self) -> "int":
+        """Return the bytes of a file, or of all files in a folder that can be read now."""
+        size = 0
+        try:
+            status = self._open_folder()
+            if status is not None:
+                return 0 if self._is_kept() else status.st_size
+            for kind, name in self._walk(self._note_error):
+                if kind == stat.S_IFREG:
+                    found = folders.entry_status(name, self._folder.fd)
+                    size += found.st_size if found is not None else 0
+        except OSError:
+            pass  # `stream` reports it
+        finally:
+            self._folder.close()
+        return size
+
+    def stream(self, measured: "bool" = False) -> "Iterator[bytes]":
+        """Yield the stream; with `measured` it begins with a MEASURE.
+
+        Raises:
+            OSError: If the file or folder itself cannot be read. Nothing was yielded then.
+        """
+        chunks = []  # type: list[bytes]
+        size = 0
+        begun = False
+        try:
+            if measured:
+                chunks.append(HEAD.pack(MEASURE, 0, 0, self.measure(), 0))
+                size += HEAD.size
+            for record in self._records():
+                if size + len(record) > CHUNK:
+                    yield b"".join(chunks)
+                    begun = True
+                    chunks = []
+                    size = 0
+                chunks.append(record)
+                size += len(record)
+        except OSError as error:
+            if error.filename == self._path and not begun:
+                raise
+            if chunks:
+                yield b"".join(chunks)
+            text = os.fsencode(error.filename)[-LONGEST_PATH:] + b"\0" + _symbol(error)
+            if isinstance(error.__cause__, ShorterError):
+                text += b"\0" + SKIPS[SHORTER].encode("ascii")
+            chunks = [_record(ERROR, text)]
+        yield b"".join(chunks)
+
+    def _open_folder(self) -> "os.stat_result | None":
+        """Open a folder, to be walked; return the status of anything else."""
+        status = os.stat(self._path)
+        if not stat.S_ISDIR(status.st_mode):
+            return status
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)  # follows a link, as a copy does
+        self._folder = folders.Folder(fd)
+        return None
+
+    def _records(self) -> "Iterator[bytes]":
         """Yield the stream in records of at most CHUNK bytes; its OSErrors have whole paths."""
-        folder = self.folder
+        folder = self._folder
         try:
             mode = os.stat(self._root).st_mode  # first, as opening a device may have an effect
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -189,7 +228,9 @@ class _Packer:
             if stat.S_ISDIR(status.st_mode):
                 folder.fd = fd
                 yield _record(FOLDER, b"", status)
-                for kind, name in self.walk():
+                for kind, name in self._walk(self._note_error if self._skip_errors else None):
+                    if self._kept:
+                        yield from self._take_kept()
                     if kind == stat.S_IFDIR:
                         yield _record(FOLDER, name, os.fstat(folder.fd))
                     elif kind == LEAVE:
@@ -198,7 +239,11 @@ class _Packer:
                         yield self._skipped(UNREADABLE, self._error)
                     else:
                         yield from self._entry(kind, name)
+                yield from self._take_kept()
                 yield _record(LEAVE)
+            elif self._is_kept():
+                posix.close(fd)
+                yield _record(KEPT)
             else:
                 yield from self._file(fd, b"", status)
             yield _record(END)
@@ -207,28 +252,42 @@ class _Packer:
         finally:
             folder.close()
 
-    def walk(self) -> "Iterator[tuple[int, bytes]]":
-        """Walk the folder without what is excluded."""
-        choose = None if self._excludes is None else self._choose
-        on_error = self._note_error if self._skip_errors else None
-        return folders.walk(self.folder, choose=choose, on_error=on_error)
+    def _walk(self, on_error: "OnError") -> "Iterator[tuple[int, bytes]]":
+        """Walk the folder without what is excluded or equal."""
+        plain = self._excludes is None and not self._changes
+        return folders.walk(self._folder, False, None if plain else self._choose, on_error)
 
     def _choose(self, folder: "folders.Folder") -> "list[tuple[int, bytes]]":
-        excludes = self._excludes
-        assert excludes is not None
-        above = b"".join(name + b"/" for name in folder.names)
-        return [
-            (kind, name)
-            for kind, name in folders.entries(folder.fd)
-            if not excludes(above + name, kind == stat.S_IFDIR)
-        ]
+        changes = self._changes.get(listing.section(folder)) if self._changes else None
+        if changes is not None:  # else it is new since the scan
+            self._kept = changes[1]
+            return changes[0]
+        entries = folders.entries(folder.fd)
+        return [entry for entry in entries if self._is_chosen(folder, *entry)]
+
+    def _is_chosen(self, folder: "folders.Folder", kind: "int", name: "bytes") -> "bool":
+        if self._excludes is None:
+            return True
+        path = b"/".join([*folder.names, name])
+        return not self._excludes(path, kind == stat.S_IFDIR)
+
+    def _is_kept(self) -> "bool":
+        """Return True for a file that the receiver has already."""
+        return bool(self._changes.get(b"", ([], []))[1])
+
+    def _take_kept(self) -> "Iterator[bytes]":
+        """Yield the names in the current folder that the receiver has already."""
+        names, self._kept = self._kept, []
+        if self._keeps_names:
+            for start in range(0, len(names), MOST_NAMES):
+                yield _record(KEPT, b"\0".join(names[start : start + MOST_NAMES]))
 
     def _note_error(self, error: "OSError") -> "None":
         self._error = error
 
     def _entry(self, kind: "int", name: "bytes") -> "Iterator[bytes]":
         """Yield the records of an entry that is not a folder, or why it was skipped."""
-        folder = self.folder
+        folder = self._folder
         try:
             if folders.is_temporary_name(name):
                 # A copy into a folder below its source would never end.
@@ -263,7 +322,7 @@ class _Packer:
         yield self._skipped(skip)
 
     def _skipped(self, skip: "int", error: "OSError | None" = None) -> "bytes":
-        path = os.fsencode(self.folder.path(self._root))[-LONGEST_PATH:]
+        path = os.fsencode(self._folder.path(self._root))[-LONGEST_PATH:]
         text = path + b"\0" + _symbol(error) if error is not None and skip == UNREADABLE else path
         return HEAD.pack(SKIPPED, skip, len(text), 0, 0) + text
 
@@ -297,6 +356,23 @@ class _Packer:
                 yield self._skipped(CHANGED)
         finally:
             posix.close(fd)
+
+
+def _record(kind: "int", text: "bytes" = b"", status: "os.stat_result | None" = None) -> "bytes":
+    if status is None:
+        return HEAD.pack(kind, 0, len(text), 0, 0) + text
+    seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
+    return HEAD.pack(kind, status.st_mode & 0o7777, len(text), seconds, nanoseconds) + text
+
+
+def measure(path: "str", exclude: "Iterable[str]" = ()) -> "int":
+    """Return the bytes of a file, or of all files in a folder that can be read now."""
+    return Packer(path, exclude=exclude).measure()
+
+
+def _symbol(error: "OSError") -> "bytes":
+    """Return the name of an errno, as numbers differ between systems."""
+    return errno.errorcode.get(error.errno or 0, "").encode("ascii")
 
 
 def _has_changed(fd: "int", before: "os.stat_result") -> "bool":

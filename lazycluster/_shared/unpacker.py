@@ -52,8 +52,7 @@ class Unpacker:
     def __init__(
         self, target: "str", name: "str | None", on_data: "Callable[[int], object] | None" = None
     ) -> "None":
-        is_folder = os.path.isdir(paths.expand(target))
-        self.path = paths.expand(paths.destination(target, name, is_folder))
+        self.path = paths.copy_path(target, name)
         name = os.fsdecode(folders.TEMPORARY_PREFIX) + os.urandom(8).hex()
         self.temporary = os.path.join(os.path.dirname(self.path), name)
         self.is_complete = False  # whether the stream has come to its end
@@ -62,6 +61,7 @@ class Unpacker:
         self._on_data = on_data
         self._rest = b""  # an incomplete record
         self._over = False
+        self._is_kept = False  # the file itself is there already
         self._is_broken = False  # the file itself, which only an ERROR can follow
         self._made = False  # the temporary
         self._folder = folders.Folder(-1)  # the stream's current one
@@ -152,7 +152,7 @@ class Unpacker:
                 if end - at < stream.HEAD.size:
                     break
                 kind, mode, length, seconds, nanoseconds = stream.HEAD.unpack_from(view, at)
-                if not stream.FILE <= kind <= stream.MEASURE or nanoseconds >= 10**9:
+                if not stream.FILE <= kind <= stream.KEPT or nanoseconds >= 10**9:
                     raise stream.FormatError("a record of unknown kind {}".format(kind))
                 stop = at + stream.HEAD.size + length
                 if stop > end:
@@ -165,6 +165,8 @@ class Unpacker:
     def _handle_record(self, kind: "int", text: "bytes", attributes: "Attributes") -> "None":
         if kind in (stream.FILE, stream.FOLDER, stream.LINK):
             name, _, link = text.partition(b"\0") if kind == stream.LINK else (text, b"", b"")
+            if self._is_kept:
+                raise stream.FormatError("something behind a file that is kept")
             if not self._made:
                 self._begin(kind, name)
             else:
@@ -173,6 +175,10 @@ class Unpacker:
                 self._file_attributes = attributes
             elif kind == stream.FOLDER:
                 self._attributes.append(attributes)
+        elif kind == stream.KEPT:
+            if not text and self._made:
+                raise stream.FormatError("a file that is kept, in a folder")
+            self._is_kept |= not text
         elif kind == stream.LEAVE:
             self._leave()
         elif kind == stream.MEASURE:
@@ -196,7 +202,7 @@ class Unpacker:
             self.failed_there = True
             raise OSError(number, message, os.fsdecode(path))
         else:
-            if not self._made or self._attributes or self._is_broken:
+            if not (self._made or self._is_kept) or self._attributes or self._is_broken:
                 raise stream.FormatError("an end before the end")
             self.is_complete = True
 
@@ -294,6 +300,8 @@ class Unpacker:
     def _move(self) -> "None":
         if not self.is_complete:
             raise OSError(errno.EIO, "The copy ended before it was complete")
+        if self._is_kept:
+            return
         if self._merging is not None:
             there = folders.Folder(os.open(self.path, folders.OPEN_FOLDER))
             with contextlib.closing(there):

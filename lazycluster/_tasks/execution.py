@@ -32,7 +32,7 @@ from lazycluster._tasks.printing import LivePrinter
 from lazycluster._tasks.progress import REPORT_INTERVAL, ProgressError
 from lazycluster._tasks.record import Record
 from lazycluster._tasks.steps import Step
-from lazycluster._tasks.transfers import Transfer
+from lazycluster._tasks.transfers import Transfer, Upload
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
     ConnectionLostError,
@@ -134,6 +134,7 @@ class Execution(Record):
         self._on_end = on_end
         self._debug = debug
         self._timeout = timeout
+        self._end: float | None = None  # when it has passed
         self.raised: TaskExecutionError | None = None
         self._in_background = False
         self._thread = 0  # the identifier of the thread that runs it
@@ -266,14 +267,12 @@ class Execution(Record):
         return isinstance(error, OSError) and error.errno is not None
 
     def _run_steps(self, find_target: Callable[[], Target]) -> None:
-        end = None if self._timeout is None else time.monotonic() + self._timeout
+        self._end = None if self._timeout is None else time.monotonic() + self._timeout
         with contextlib.ExitStack() as stack:
             printer = stack.enter_context(LivePrinter(self.log)) if self._debug else None
-            self._run_requests(find_target, end, printer)
+            self._run_requests(find_target, printer)
 
-    def _run_requests(
-        self, find_target: Callable[[], Target], end: float | None, printer: LivePrinter | None
-    ) -> None:
+    def _run_requests(self, find_target: Callable[[], Target], printer: LivePrinter | None) -> None:
         target: Target | None = None
         while self._offset < len(self._steps):
             steps = self._next_steps()
@@ -281,7 +280,7 @@ class Execution(Record):
             if self.stopped_by:  # `stop` may have come before there was a request to kill.
                 request.kill(self._grace)
             try:
-                self._follow(request, end, printer)
+                self._follow(request, printer)
             finally:
                 self._note_returns(request)
             self._offset += self._check_outcomes(request, steps)
@@ -312,6 +311,9 @@ class Execution(Record):
         if transfer is not None:
             transfer.leave_to_guard(target.conversation.control_folder)
         self.values.come_from(target.conversation, target.environment)
+        listed = steps[0].describe_list()
+        if listed is not None and isinstance(transfer, Upload):
+            self._compare(target, listed, transfer)
         self._request = request = target.conversation.request(
             [step.describe() for step in steps],
             working_dir=target.working_dir,
@@ -328,6 +330,32 @@ class Execution(Record):
         self._first_request = self._first_request or request.number
         return request
 
+    def _compare(self, target: Target, description: dict[str, Any], transfer: Upload) -> None:
+        """Find what has changed: the host lists the destination while we read the source."""
+        index = self._offset
+        self._request = request = target.conversation.request(
+            [description],
+            working_dir=target.working_dir,
+            environment=target.environment,
+            cwd=target.cwd,
+            task=self._first_request,
+            on_output=lambda _, data: self.log.append(index, data),
+            on_value=lambda _, data: transfer.feed(data),
+        )
+        self._first_request = self._first_request or request.number
+        if self.stopped_by:
+            request.kill(self._grace)
+        transfer.scan()
+        self._follow(request, None)
+        for outcome in request.outcomes:
+            tail = functools.partial(self.log.tail, index, OUTPUT_IN_ERRORS)
+            error = self._steps[index].error(self.host, outcome, tail)
+            if error is not None:
+                self._fail(error, index)
+        if self.stopped_by or not request.outcomes:
+            self._fail(LazyclusterError("It was stopped before the copy."), index)
+        transfer.compare()
+
     def _store_value(self, index: int, data: memoryview) -> None:
         if self._transfer is not None:
             self._transfer.feed(data)
@@ -339,10 +367,10 @@ class Execution(Record):
         if index < len(self._steps) and self._steps[index].returns:
             self._records.append(data)
 
-    def _follow(self, request: Request, end: float | None, printer: LivePrinter | None) -> None:
+    def _follow(self, request: Request, printer: LivePrinter | None) -> None:
         """Wait for the end of the request, print new output, enforce the timeouts."""
         while not request.finished:
-            timeout, deadline = self._deadline(request, end)
+            timeout, deadline = self._deadline(request)
             index = self._offset + len(request.outcomes)
             self._wait(request, deadline)
             if request.step is not None:
@@ -373,8 +401,9 @@ class Execution(Record):
         request.wait(due if deadline is None else min(due, deadline))
         meter.report()
 
-    def _deadline(self, request: Request, end: float | None) -> tuple[float | None, float | None]:
+    def _deadline(self, request: Request) -> tuple[float | None, float | None]:
         """Return the timeout that passes next, and when; (None, None) without one."""
+        end = self._end
         index = self._offset + len(request.outcomes)
         if index < len(self._steps) and request.step == len(request.outcomes):
             timeout = self._steps[index].timeout

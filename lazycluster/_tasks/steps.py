@@ -18,7 +18,7 @@ from lazycluster._tasks.crashes import crash_stack, likely_reason
 from lazycluster._tasks.log_records import levels
 from lazycluster._tasks.outcomes import ending, failure_error
 from lazycluster._tasks.progress import Meter, Progress
-from lazycluster._tasks.transfers import Download, Transfer, own_name, upload
+from lazycluster._tasks.transfers import Download, Transfer, Upload, own_name
 from lazycluster._text import command_message, escaped, one_line
 from lazycluster.exceptions import (
     CommandError,
@@ -75,6 +75,10 @@ class Step:
 
     def transfer(self) -> Transfer | None:
         """Return what one execution of a copy needs on the manager; None for another step."""
+        return None
+
+    def describe_list(self) -> dict[str, Any] | None:
+        """Return the step that lists the destination before the copy; None if none does."""
         return None
 
     def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
@@ -231,7 +235,12 @@ class _Copy(Step):
 
     def transfer(self) -> Transfer:
         """Return what one execution of the copy needs on the manager."""
-        return Transfer(self._meter())
+        raise NotImplementedError
+
+    def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
+        """Yield what the host gets."""
+        assert transfer is not None
+        return transfer.chunks()
 
     def _meter(self) -> Meter | None:
         return Meter(self.progress, self.name) if self.progress else None
@@ -276,13 +285,19 @@ class SendFile(_Copy):
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
-        name = own_name(self.local_path)
-        return {"kind": "unpack", "target": self.remote_path, "name": name}
+        return {"kind": "unpack", **self._destination}
 
-    def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
-        """Yield the file or folder as a stream."""
-        meter = None if transfer is None else transfer.meter
-        return upload(self.local_path, meter, self.options)
+    @property
+    def _destination(self) -> dict[str, Any]:
+        return {"target": self.remote_path, "name": own_name(self.local_path)}
+
+    def describe_list(self) -> dict[str, Any] | None:
+        """Return the step that lists the destination before the copy; None if none does."""
+        return {"kind": "list", **self._destination} if self.options.only_changed else None
+
+    def transfer(self) -> Upload:
+        """Return what one execution of the copy needs on the manager."""
+        return Upload(self._meter(), self.local_path, self.options)
 
 
 @dataclass(frozen=True)
@@ -299,9 +314,9 @@ class GetFile(_Copy):
             "kind": "pack",
             "path": self.remote_path,
             "measured": bool(self.progress),
-            "options": self.options.describe(),
+            "options": self.options.for_sender(),
         }
 
     def transfer(self) -> Transfer:
         """Return what one execution of the copy needs on the manager."""
-        return Download(self._meter(), self.local_path, self.remote_path)
+        return Download(self._meter(), self.local_path, self.remote_path, self.options)

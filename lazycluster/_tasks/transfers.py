@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Iterator
 
-from lazycluster._shared.tree_stream import measure, pack
+from lazycluster._shared import listing
+from lazycluster._shared.tree_stream import Packer
 from lazycluster._shared.unpacker import Unpacker
 from lazycluster._tasks.copy_options import CopyOptions
 from lazycluster._tasks.progress import Meter
@@ -17,19 +18,6 @@ def own_name(path: str) -> str | None:
     names = [name for name in path.split("/") if name not in ("", ".")]
     is_home = path.rstrip("/") in ("~", "$HOME", "${HOME}")
     return None if is_home or not names or names[-1] == ".." else names[-1]
-
-
-def upload(local_path: str, meter: Meter | None, options: CopyOptions) -> Iterator[bytes]:
-    """Return a local file or folder as the chunks of a stream.
-
-    Raises:
-        OSError: If it cannot be read; raised with the first chunk.
-    """
-    exclude, skip_errors = options.exclude, options.skip_errors
-    if meter is None:
-        return pack(local_path, exclude=exclude, skip_errors=skip_errors)
-    meter.total = measure(local_path, exclude)
-    return pack(local_path, meter.add, exclude=exclude, skip_errors=skip_errors)
 
 
 class Transfer:
@@ -47,6 +35,10 @@ class Transfer:
 
     def leave_to_guard(self, folder: str) -> None:
         """Let the guard remove an incomplete copy if the manager dies."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return what is sent to the host."""
+        raise NotImplementedError
 
     def feed(self, data: bytes | memoryview) -> None:
         """Write the next chunk; only a hostile host sends one of what it receives."""
@@ -68,6 +60,55 @@ class Transfer:
             self.meter.close()
 
 
+class Upload(Transfer):
+    """Send a file or folder.
+
+    Args:
+        meter: Counts the bytes; None without a progress callback.
+        local_path: The source.
+        options: What the user has said of the copy.
+    """
+
+    def __init__(self, meter: Meter | None, local_path: str, options: CopyOptions) -> None:
+        super().__init__(meter)
+        self._packer = Packer(
+            local_path,
+            None if meter is None else meter.add,
+            exclude=options.exclude,
+            skip_errors=options.skip_errors,
+        )
+        self._list = bytearray()
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the list of the destination.
+
+        Raises:
+            ValueError: If the list is too long.
+        """
+        self._list += data
+        if len(self._list) > listing.MOST_BYTES:
+            raise ValueError("a list of the destination without end")
+
+    def scan(self) -> None:
+        """Read the folders while the host lists the destination."""
+        self._packer.scan()
+
+    def compare(self) -> None:
+        """Find what differs from the list of the destination."""
+        self._packer.compare(bytes(self._list))
+        self._list.clear()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return the chunks of the stream.
+
+        Raises:
+            OSError: If the source cannot be read; raised with the first chunk.
+        """
+        if self.meter is not None:
+            self.meter.total = self._packer.measure()
+        return self._packer.stream()
+
+
 class Download(Transfer):
     """Receive a file or folder under a temporary name and rename it once it is complete.
 
@@ -76,13 +117,17 @@ class Download(Transfer):
         local_path: The target, see `paths.destination`.
         remote_path: The path that was asked for. The copy gets its last part as the name in a
             target folder, never a name that the host sends.
+        options: What the user has said of the copy.
 
     Raises:
         ValueError: If the target is a folder and the remote path has no name of its own.
     """
 
-    def __init__(self, meter: Meter | None, local_path: str, remote_path: str) -> None:
+    def __init__(
+        self, meter: Meter | None, local_path: str, remote_path: str, options: CopyOptions
+    ) -> None:
         super().__init__(meter)
+        self._options = options
         on_data = None if meter is None else meter.add
         self._unpacker = Unpacker(local_path, own_name(remote_path), on_data)
         self._link: str | None = None
@@ -108,6 +153,12 @@ class Download(Transfer):
         except OSError:  # The connection has ended, or the disk is full: the copy goes on without.
             return
         self._link = link
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return the list of the destination, if the host needs it."""
+        if self._options.only_changed:
+            return listing.frame(listing.make_list(self._unpacker.path))
+        return iter(())
 
     def feed(self, data: bytes | memoryview) -> None:
         """Write the next chunk of the stream.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from lazycluster import FileTransferError, RuntimeTask
+from lazycluster._shared import tree_stream
 from support.transfers import both_ways
 
 
@@ -79,3 +81,88 @@ def test_what_cannot_be_read_is_skipped(way, runtime, here, base):
     assert (str(source / "current"), reason) in task.skipped
     assert f"skipped {str(source / 'current')!r}: {reason}\n" in task.execution_log[0]
     assert (base / "attr").is_dir()
+
+
+@both_ways
+def test_only_what_has_changed_is_copied(way, runtime, elsewhere, base):
+    """A file of the same size and time is not looked into; twice is the same as once."""
+    source = make(elsewhere / "source")
+    (source / "fifo").unlink()
+    reports = []
+
+    def copy_it():
+        copy(
+            *(way, runtime, source, "./"),
+            only_changed=True,
+            progress=lambda done, total: reports.append((done, total)),
+        )
+        return reports[-1]
+
+    size = len("a.pya.pycsub/b.pycsub/c")
+    assert copy_it() == (size, size)
+    assert copy_it() == (0, 0)
+    status = (source / "a.py").stat()
+    (source / "a.py").write_text("A.py")
+    os.utime(source / "a.py", ns=(status.st_mtime_ns, status.st_mtime_ns))
+    assert copy_it() == (0, 0)
+    (source / "sub/c").write_text("longer")
+    (base / "source/sub/b.pyc").unlink()
+    assert copy_it() == (15, 15)
+    assert (base / "source/a.py").read_text() == "a.py"
+    assert (base / "source/sub/c").read_text() == "longer"
+    assert (base / "source/sub/b.pyc").read_text() == "sub/b.pyc"
+
+
+@both_ways
+def test_only_a_file_that_has_changed_is_copied(way, runtime, elsewhere, base):
+    source = elsewhere / "file"
+    source.write_text("data")
+    for _ in range(2):
+        copy(way, runtime, source, "new", only_changed=True)
+        assert (base / "new").read_text() == "data"
+    inode = (base / "new").stat().st_ino
+    copy(way, runtime, source, "new", only_changed=True)
+    assert (base / "new").stat().st_ino == inode
+    source.write_text("other")
+    copy(way, runtime, source, "new", only_changed=True)
+    assert (base / "new").read_text() == "other"
+
+
+@both_ways
+def test_steps_around_a_copy_of_what_has_changed(way, runtime, elsewhere, base):
+    """The list of the destination is neither a step nor output."""
+    (elsewhere / "file").write_text("data")
+    task = RuntimeTask().run_command("echo before")
+    copy(way, task, elsewhere / "file", "new", only_changed=True)
+    copy(way, task, elsewhere / "file", "new", only_changed=True)
+    task.run_command("echo after")
+    runtime.execute_task(task, execute_async=False)
+    assert task.execution_log == ["before\n", "", "", "after\n"]
+
+
+@both_ways
+def test_a_source_that_is_missing_is_an_error(way, runtime, elsewhere, base):
+    with pytest.raises(FileNotFoundError):
+        copy(way, runtime, elsewhere / "nothing", "new", only_changed=True)
+    assert list(base.iterdir()) == []
+
+
+@both_ways
+def test_a_copy_of_what_has_changed_can_be_stopped(way, own_runtime, tmp_path, monkeypatch):
+    """Also while the folders are compared."""
+    scanning, go_on = threading.Event(), threading.Event()
+
+    def scan(self):
+        scanning.set()
+        assert go_on.wait(60)
+
+    if way == "get":
+        pytest.skip("the host compares, which is a process that is killed")
+    monkeypatch.setattr(tree_stream.Packer, "scan", scan)
+    source = make(tmp_path / "source")
+    task = copy(way, own_runtime, source, "new", only_changed=True, execute_async=True)
+    assert scanning.wait(60)
+    threading.Timer(0.1, go_on.set).start()
+    task.stop()
+    assert isinstance(task.error, FileTransferError)
+    assert not os.path.exists(f"{own_runtime.working_dir}/new")

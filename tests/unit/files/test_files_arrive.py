@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazycluster._shared import folders, paths, patterns, tree_stream
+from lazycluster._shared import folders, listing, paths, patterns, tree_stream
 from lazycluster._shared import unpacker as unpacker_module
 from lazycluster._shared.unpacker import Unpacker
 from support.machine import longest_name, needs_deep_folders, needs_link_counts
@@ -348,7 +348,8 @@ def test_each_python_copies_alike(place, host_python):
     os.mkfifo(place / "source/fifo")
     os.utime(place / "source", ns=(TIME, TIME))  # the FIFO has changed it
     sources = [
-        module.__file__ for module in (paths, folders, patterns, tree_stream, unpacker_module)
+        module.__file__
+        for module in (paths, folders, patterns, listing, tree_stream, unpacker_module)
     ]
     command = [
         host_python,

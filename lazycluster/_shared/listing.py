@@ -1,0 +1,188 @@
+"""List what a folder holds, and find what has changed against such a list.
+
+A copy with `only_changed` sends what the other side does not have. The receiving side makes a list
+of what is at the destination, and the sending side compares: names, sizes and times of files,
+targets and times of links. So no entry of the destination is opened, and only one list travels.
+
+The list is text. A section for each folder, with two NULs behind it, begins with a slash and the
+folder's path below the destination; a line for each file or link follows, each with a NUL before
+it: `f<time> <size>/<name>` or `l<time> <target>/<name>`. A destination that is a file is one line
+without a folder. Equal lines mean an equal entry, so that sets do most of the work.
+"""
+
+import errno
+import os
+import stat
+import struct
+import sys
+
+from . import folders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator
+
+    Entry = tuple[int, bytes, bytes]  # the type as of `stat`, the name, the line
+
+_LENGTH = struct.Struct(">I")
+PIECE = 20  # folders; so that the other side can begin to read
+MOST_BYTES = 1 << 30  # of a list; some ten million entries
+
+# What file systems keep of times, in nanoseconds: ext3 and HFS+, SMB, NFS and FUSE, NTFS.
+_RESOLUTIONS = (10**9, 10**6, 10**3, 100)
+
+
+def make_list(path: "str") -> "Iterator[bytes]":
+    """Yield the list of a folder or a file in pieces; nothing if it does not exist.
+
+    What cannot be read is left out: the copy will say why.
+    """
+    pieces = []  # type: list[bytes]
+    folder = folders.Folder(-1)
+
+    def choose(folder: "folders.Folder") -> "list[tuple[int, bytes]]":
+        found = scan(folder.fd)
+        lines = [line for _, _, line in found if line]
+        pieces.append(b"\0".join([section(folder), *lines, b"", b""]))
+        return [(kind, name) for kind, name, _ in found if kind == stat.S_IFDIR]
+
+    try:
+        status = os.stat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            yield line_of(status, b"", None)
+            return
+        folder.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        for _ in folders.walk(folder, choose=choose, on_error=lambda _: None):
+            if len(pieces) >= PIECE:
+                yield b"".join(pieces)
+                pieces.clear()
+    except OSError:  # it has gone, or was moved
+        pass
+    finally:
+        folder.close()
+    yield b"".join(pieces)
+
+
+def frame(listing: "Iterator[bytes]") -> "Iterator[bytes]":
+    """Yield a list so that its end can be seen."""
+    for piece in listing:
+        if piece:
+            yield _LENGTH.pack(len(piece)) + piece
+    yield _LENGTH.pack(0)
+
+
+def read_framed(read: "Callable[[int], bytes]") -> "bytes":
+    """Return the list of which `read` returns the next bytes, up to as many as are asked for.
+
+    Raises:
+        OSError: If it ends before its end.
+    """
+    pieces = []  # type: list[bytes]
+    while True:
+        (length,) = _LENGTH.unpack(_read_exactly(read, _LENGTH.size))
+        if not length:
+            return b"".join(pieces)
+        pieces.append(_read_exactly(read, length))
+
+
+def _read_exactly(read: "Callable[[int], bytes]", count: "int") -> "bytes":
+    data = b""
+    while len(data) < count:
+        more = read(count - len(data))
+        if not more:
+            raise OSError(errno.EIO, "The list of the destination ended before it was complete")
+        data += more
+    return data
+
+
+def section(folder: "folders.Folder") -> "bytes":
+    """Return what the section of the current folder begins with."""
+    return b"/" + b"/".join(folder.names)
+
+
+def scan(fd: "int") -> "list[Entry]":
+    """Return the entries of a folder; what is neither a file nor a link has no line."""
+    found = []
+    if sys.version_info < (3, 7):  # its scandir takes no descriptor
+        for name in os.listdir(fd):
+            status = folders.entry_status(name, fd)
+            if status is not None:
+                found.append(_entry(status, os.fsencode(name), fd))
+        return found
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            found.append(_entry(status, os.fsencode(entry.name), fd))
+    return found
+
+
+def _entry(status: "os.stat_result", name: "bytes", fd: "int") -> "Entry":
+    kind = stat.S_IFMT(status.st_mode)
+    if folders.is_temporary_name(name):
+        return 0, name, b""
+    return kind, name, line_of(status, name, fd)
+
+
+def line_of(status: "os.stat_result", name: "bytes", fd: "int | None") -> "bytes":
+    """Return the line of an entry; an empty one of what is neither a file nor a link."""
+    if stat.S_ISREG(status.st_mode):
+        return b"f%d %d/%s" % (status.st_mtime_ns, status.st_size, name)
+    if stat.S_ISLNK(status.st_mode):
+        try:
+            return b"l%d %s/%s" % (status.st_mtime_ns, os.readlink(name, dir_fd=fd), name)
+        except OSError:  # it has gone
+            pass
+    return b""
+
+
+def parse(listing: "bytes") -> "dict[bytes, list[bytes]]":
+    """Return the lines of each section, by what the section begins with; b"" of a file."""
+    found = {}
+    for part in listing.split(b"\0\0"):
+        if part[:1] == b"/":
+            head, *lines = part.split(b"\0")
+            found[head] = lines
+        elif part:
+            found[b""] = [part]
+    return found
+
+
+def split(
+    entries: "list[Entry]", lines: "list[bytes]"
+) -> "tuple[list[tuple[int, bytes]], list[bytes]]":
+    """Return what differs from the lines of the same folder, as (type, name), and other names."""
+    different = []
+    equal = []
+    known = set(lines)
+    by_name = None  # type: dict[bytes, bytes] | None
+    for kind, name, line in entries:
+        if line and line not in known:
+            if by_name is None:
+                by_name = {other.rpartition(b"/")[2]: other for other in lines}
+            if not _is_equal(line, by_name.get(name, b"")):
+                line = b""
+        if line:
+            equal.append(name)
+        else:
+            different.append((kind, name))
+    return different, equal
+
+
+def _is_equal(line: "bytes", other: "bytes") -> "bool":
+    """Return True for lines of one name that differ only in what a file system keeps of a time."""
+    if line[:1] != other[:1]:
+        return False
+    time, _, rest = line[1:].partition(b" ")
+    other_time, _, other_rest = other[1:].partition(b" ")
+    return rest == other_rest and is_same_time(int(time), int(other_time))
+
+
+def is_same_time(one: "int", other: "int") -> "bool":
+    """Compare two times in nanoseconds in the coarser one's resolution."""
+    for step in _RESOLUTIONS:
+        if not one % step or not other % step:
+            return one // step == other // step
+    return one == other

@@ -349,15 +349,17 @@ class RuntimeTask:
     ) -> RuntimeTask:
         """Add a step that sends a file or folder to the host.
 
-        The copy is written under a temporary name in the target's folder and renamed when it is
-        complete, so that it arrives complete or not at all. Modes and times are kept. Anything but
-        files, folders and links is skipped and listed in the execution log. Every name is taken
-        literally.
+        A file, or a folder that is new, is written under a temporary name in the target's folder
+        and renamed when it is complete, so that it arrives complete or not at all. A folder that
+        exists is written into, and each file in it arrives complete. Modes and times are kept.
+        Anything but files, folders and links is skipped and listed in the execution log. Every name
+        is taken literally.
 
         Args:
-            local_path: The file or folder. A relative path starts at the current folder of this
-                process when the execution begins; a leading `~` is expanded. It must exist when the
-                step begins, because an earlier step may create it.
+            local_path: The file or folder, or with a `/` or `/.` at its end the contents of the
+                folder, which go into the target itself. A relative path starts at the current
+                folder of this process when the execution begins; a leading `~` is expanded. It must
+                exist when the step begins, because an earlier step may create it.
             remote_path: The target: the path of the copy, or a folder to put it into (an existing
                 one, or a path with a trailing slash). Relative to the working directory; a leading
                 `~`, `$HOME/` or `${HOME}/` is the home directory; missing folders are made.

@@ -75,9 +75,13 @@ def receive(payload: "int", report: "int", target: "str", name: "str | None") ->
     """Write the stream from the payload pipe to its destination; return the outcome."""
     from .._shared.unpacker import Unpacker
 
-    unpacker = Unpacker(to_native(target), None if name is None else to_native(name))
-    # If this process is killed, the supervisor removes the incomplete copy.
-    streams.send_report(report, {"temporary": to_text(unpacker.temporary)})
+    def note(path: "str") -> "None":
+        # If this process is killed, the supervisor removes the temporary.
+        streams.send_report(report, {"temporary": to_text(path)})
+
+    unpacker = Unpacker(
+        to_native(target), None if name is None else to_native(name), on_temporary=note
+    )
     buffer = memoryview(bytearray(READ))
     try:
         while not unpacker.is_complete:

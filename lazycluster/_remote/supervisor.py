@@ -339,8 +339,7 @@ class Supervisor:
             try:
                 for content in request.split_reports(data):
                     if "temporary" in content:
-                        request.temporary = files.to_native(content["temporary"])
-                        self.cleanup.add_temporary(request.temporary)
+                        self._note_temporary(request, files.to_native(content["temporary"]))
                     else:
                         is_over = content.pop("over", False)
                         request.outcome = content
@@ -355,6 +354,14 @@ class Supervisor:
         if is_over and request is not None and self.running.get(process.pid) is request:
             self._end_before_exit(request)
         return bool(data)
+
+    def _note_temporary(self, request: "Request", path: "str | None") -> "None":
+        """Note where a copy has its temporary now; where it had one before, there is none."""
+        if request.temporary is not None:
+            self.cleanup.keep(request.temporary)
+        request.temporary = path
+        if path is not None:
+            self.cleanup.add_temporary(path)
 
     # The ends of steps
 
@@ -412,7 +419,7 @@ class Supervisor:
         if request.temporary is not None:
             if "result" not in outcome:  # else it has been renamed to its destination
                 folders.remove_tree(request.temporary)
-            self.cleanup.keep(request.temporary)
+            self._note_temporary(request, None)
         request.reset_step()
         self.loop.send_json(frames.ENDED, request.number, outcome)
         if step["kind"] == "function":

@@ -14,9 +14,10 @@ from . import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator
+    from typing import Callable, Iterator, Optional
 
     Attributes = tuple[int, int]  # mode, nanoseconds of the mtime
+    Changes = tuple[Optional[int], int]  # the same, and None for a mode that stays
     Choose = Callable[["Folder"], list[tuple[int, bytes]]]
 
 # What `walk` yields in place of a type; no file type of `stat` has such a value.
@@ -54,7 +55,7 @@ class Folder:
         self.entry = b""
         self._above.append((status.st_dev, status.st_ino))
 
-    def leave(self, attributes: "Attributes | None" = None) -> "bytes":
+    def leave(self, attributes: "Changes | None" = None) -> "bytes":
         """Set the folder's attributes, if given, and go up; return the name of the folder.
 
         Raises:
@@ -230,14 +231,20 @@ def entry_status(path: "str | bytes", folder: "int | None" = None) -> "os.stat_r
         return None
 
 
-def set_attributes(fd: "int", attributes: "Attributes") -> "None":
-    """Set mode and mtime; a setgid bit that a folder inherited from its parent stays."""
-    inherited = os.fstat(fd).st_mode & stat.S_ISGID
-    call_if_supported(os.fchmod, fd, attributes[0] & 0o777 | inherited)
+def set_attributes(fd: "int", attributes: "Changes") -> "None":
+    """Set mode and mtime; a setgid bit that a folder inherited from its parent stays.
+
+    A folder may get the sticky bit, too.
+    """
+    mode = attributes[0]
+    if mode is not None:
+        now = os.fstat(fd).st_mode
+        mode &= 0o1777 if stat.S_ISDIR(now) else 0o777
+        call_if_supported(os.fchmod, fd, mode | now & stat.S_ISGID)
     call_if_supported(os.utime, fd, ns=(attributes[1], attributes[1]))
 
 
-def set_link_time(name: "bytes", folder: "int", attributes: "Attributes") -> "None":
+def set_link_time(name: "bytes", folder: "int | None", attributes: "Attributes") -> "None":
     """Set the mtime of a link where the system can."""
     if os.utime in os.supports_follow_symlinks:
         ns = (attributes[1], attributes[1])

@@ -34,7 +34,12 @@ STEP_MODULES = {
 # The modules that travel with a module because it imports them.
 IMPORTED_MODULES = {
     "_shared.tree_stream": ("_shared.listing", "_shared.patterns"),
-    "_shared.unpacker": ("_shared.listing", "_shared.patterns", "_shared.tree_stream"),
+    "_shared.unpacker": (
+        "_shared.listing",
+        "_shared.patterns",
+        "_shared.tree_stream",
+        "_shared.tree_writer",
+    ),
     "_remote.call": (
         "_shared.by_value",
         "_remote.stand_ins",

@@ -92,37 +92,44 @@ def make_private_directory(path: "str") -> "str":
 
 
 def copy_path(target: "str", name: "str | None") -> "str":
-    """Return the absolute path that a copy gets; see `destination`."""
-    return expand(destination(target, name, os.path.isdir(expand(target))))
+    """Return the absolute path that a copy gets, without a slash at its end; see `destination`."""
+    path = expand(destination(target, name, os.path.isdir(expand(target))))
+    return path.rstrip("/") or "/"
 
 
 def destination(target: "str", name: "str | None", is_folder: "bool") -> "str":
     """Return where a file or folder goes; the rule is equal in both directions.
 
-    The target is the path that the user gave, and `name` the source's own, None if it has none, as
-    `/`. `is_folder` says whether the target is a folder or a link to one.
+    The target is the path that the user gave, and `name` the source's own; None if the contents of
+    a folder are to go into the target. `is_folder` says whether the target is a folder or a link
+    to one.
 
-    | `target`                                    | goes to         |
-    | ------------------------------------------- | --------------- |
-    | an existing folder, or a link to one        | `target`/`name` |
-    | ends with `/`, or is or ends with `.`, `..` | `target`/`name` |
-    | anything else, existing or not              | `target`        |
+    | `target`                                    | goes to                               |
+    | ------------------------------------------- | ------------------------------------- |
+    | an existing folder, or a link to one        | `target`/`name`; contents: `target`   |
+    | ends with `/`, or is or ends with `.`, `..` | `target`/`name`; contents: `target`   |
+    | anything else, existing or not              | `target`                              |
 
     If the destination exists: a file replaces a file, and a link (not its target); a folder is
-    merged into a folder, file by file, but not into a link to a folder; anything else is an error.
-    An existing read-only folder is an error, unless the folder to merge into it is read-only, too.
+    written into a folder, file by file, but not into a link to a folder unless the contents go to
+    the target; anything else is an error. An existing read-only folder is an error, unless the
+    folder to be written into it is read-only, too.
 
     Raises:
         ValueError: If the target is empty, or the name is needed and is not one safe name.
     """
     if not target:
         raise ValueError("the target is an empty path")
-    if not is_folder and os.path.basename(target) not in ("", ".", ".."):
+    if name is None or (not is_folder and os.path.basename(target) not in ("", ".", "..")):
         return target
-    if name is None or not is_entry_name(os.fsencode(name)):
-        raise ValueError(
-            "{!r} cannot be the name of an entry in the folder {!r}".format(name, target)
-        )
+    if not is_entry_name(os.fsencode(name)):
+        message = "{!r} cannot be the name of an entry in the folder {!r}".format(name, target)
+        if not name:
+            message = (
+                "the source has no name for its copy in the folder {!r}; with a slash at the end "
+                "of the source its contents are copied".format(target)
+            )
+        raise ValueError(message)
     return os.path.join(target, name)
 
 

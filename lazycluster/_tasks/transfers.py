@@ -14,10 +14,15 @@ from lazycluster._tasks.progress import Meter
 
 
 def own_name(path: str) -> str | None:
-    """Return the name that a copy gets in a target folder; None if the path does not have one."""
-    names = [name for name in path.split("/") if name not in ("", ".")]
-    is_home = path.rstrip("/") in ("~", "$HOME", "${HOME}")
-    return None if is_home or not names or names[-1] == ".." else names[-1]
+    """Return the name that a copy gets in a target folder; None if its contents go there.
+
+    As for rsync, the contents are meant by a path that ends with `/`, or is or ends with `.` or
+    `..`. The home directory of the host has a name that is not known here: the name is empty.
+    """
+    name = os.path.basename(path)
+    if name in ("~", "$HOME", "${HOME}") and name == path:
+        return ""
+    return None if name in ("", ".", "..") else name
 
 
 class Transfer:
@@ -129,7 +134,8 @@ class Download(Transfer):
         super().__init__(meter)
         self._options = options
         on_data = None if meter is None else meter.add
-        self._unpacker = Unpacker(local_path, own_name(remote_path), on_data)
+        self._unpacker = Unpacker(local_path, own_name(remote_path), on_data, self._guard)
+        self._control_folder: str | None = None
         self._link: str | None = None
 
     @property
@@ -140,16 +146,26 @@ class Download(Transfer):
     def leave_to_guard(self, folder: str) -> None:
         """Let the guard remove an incomplete copy if the manager dies.
 
-        A link in the control folder leads to the copy. After `kill -9` of the manager only the
-        guard is left to remove it. An unnamed temporary file (O_TMPFILE) would go by itself, but
-        cannot be a folder and cannot replace an old file.
+        A link in the control folder leads to the temporary of the copy. After `kill -9` of the
+        manager only the guard is left to remove it. An unnamed temporary file (O_TMPFILE) would go
+        by itself, but cannot be a folder and cannot replace an old file.
 
         Args:
             folder: The control folder, which the guard removes at the end of the connection.
         """
-        link = os.path.join(folder, os.path.basename(self._unpacker.temporary))
+        self._control_folder = folder
+
+    def _guard(self, temporary: str) -> None:
+        """Make the link to a temporary, or let it lead to one in another folder."""
+        if self._control_folder is None:
+            return
+        link = os.path.join(self._control_folder, os.path.basename(temporary))
         try:
-            os.symlink(self._unpacker.temporary, link)
+            if self._link is None:
+                os.symlink(temporary, link)
+            else:
+                os.symlink(temporary, link + "-next")
+                os.replace(link + "-next", link)
         except OSError:  # The connection has ended, or the disk is full: the copy goes on without.
             return
         self._link = link

@@ -282,14 +282,31 @@ def test_folder_does_not_take_the_place_of_a_file(runtime, way, base, elsewhere)
 
 
 @both_ways
-def test_folder_that_does_not_fit_changes_nothing(runtime, way, base, elsewhere):
-    """It is looked at before the first file is moved."""
+def test_folder_that_does_not_fit(runtime, way, base, elsewhere):
+    """The error says why, and what is in its place; nothing else is there."""
     make_tree(elsewhere / "source")
     (base / "source" / "sub" / "data").mkdir(parents=True)
     (base / "source" / "text").write_text("old")
-    before = picture(base)
-    with pytest.raises(FileTransferError):
+    with pytest.raises(FileTransferError, match="It is a folder, and a file or link") as caught:
         copy_of(elsewhere / "source", runtime, way, None)
-    after = picture(base)
-    assert set(after) == set(before)
-    assert (base / "source" / "text").read_text() == "old"
+    assert caught.value.errno == errno.EISDIR
+    assert caught.value.filename == str(base / "source" / "sub" / "data")
+    assert "entries are in place already, the last one is" in str(caught.value)
+    assert picture(base / "source" / "text") == picture(elsewhere / "source" / "text")
+    assert os.listdir(base / "source" / "sub" / "data") == []
+    assert not unfinished(base)
+
+
+@both_ways
+def test_contents_of_a_folder_twice(runtime, way, base, elsewhere):
+    """As once, and what was in the target stays."""
+    make_tree(elsewhere / "source")
+    (base / "target" / "sub").mkdir(parents=True, mode=0o700)
+    (base / "target" / "sub" / "kept").write_text("kept")
+    expected = picture(elsewhere / "source")
+    kind, _, mtime, content = expected[b"/sub"]
+    expected[b"/sub"] = (kind, 0o700, mtime, content)
+    expected[b"/sub/kept"] = look_at(base / "target" / "sub" / "kept")
+    for _ in range(2):
+        copy_of(f"{elsewhere}/source/", runtime, way, "target")
+        assert picture(base / "target") == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -62,15 +63,44 @@ TARGETS_OF_A_FOLDER = [
 
 
 @both_ways
-@pytest.mark.parametrize("slash", ["", "/", "/."])
 @pytest.mark.parametrize(("target", "path"), TARGETS_OF_A_FOLDER)
-def test_target_of_a_folder(runtime, way, base, elsewhere, target, path, slash):
-    """The same rules; how the source is written changes nothing."""
+def test_target_of_a_folder(runtime, way, base, elsewhere, target, path):
+    """The same rules."""
     (base / "folder").mkdir()
     (base / "link").symlink_to("folder")
     make_tree(elsewhere / "source")
-    copy_of(f"{elsewhere}/source{slash}", runtime, way, target)
+    copy_of(elsewhere / "source", runtime, way, target)
     assert picture(base / path) == picture(elsewhere / "source")
+
+
+TARGETS_OF_CONTENTS = [
+    (None, "."),
+    (".", "."),
+    ("new", "new"),
+    ("new/", "new"),
+    ("a/b/new/.", "a/b/new"),
+    ("folder", "folder"),
+    ("folder/", "folder"),
+    ("link", "folder"),
+]
+
+
+@both_ways
+@pytest.mark.parametrize("end", ["/", "/.", "/sub/.."])
+@pytest.mark.parametrize(("target", "path"), TARGETS_OF_CONTENTS)
+def test_target_of_the_contents_of_a_folder(runtime, way, base, elsewhere, target, path, end):
+    """As for rsync: a slash, or a dot, at the end of the source; and twice is as once."""
+    for folder in (base, base / "folder"):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+    make_tree(elsewhere / "source")
+    if path == "folder":
+        (base / "link").symlink_to("folder")
+    else:
+        (base / "folder").rmdir()
+    for _ in range(2):
+        copy_of(f"{elsewhere}/source{end}", runtime, way, target)
+        assert picture(base / path) == picture(elsewhere / "source")
 
 
 @both_ways
@@ -122,12 +152,21 @@ def test_home_directory_is_a_folder_to_put_it_into(runtime, sshd, there, here, h
     assert (sshd.home / name).read_text() == "hello"
 
 
-@pytest.mark.parametrize("home", ["~", "$HOME/", "${HOME}"])
+@pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])
 def test_home_directory_has_no_name_for_a_copy(runtime, there, here, home):
     """It is not called `$HOME` here."""
-    with pytest.raises(TaskExecutionError, match="name"):
+    with pytest.raises(TaskExecutionError, match=r"no name for its copy.*with a slash at the end"):
         runtime.get_file(home)
     assert not any(here.iterdir())
+
+
+@pytest.mark.parametrize("home", ["~/", "$HOME/.", "${HOME}/"])
+def test_contents_of_the_home_directory(runtime, sshd, there, here, home):
+    """They need no name."""
+    name = f"in-home-{os.urandom(4).hex()}"
+    (sshd.home / name).write_text("hello")
+    runtime.get_file(home, "home")
+    assert (here / "home" / name).read_text() == "hello"
 
 
 def test_file_below_a_folder_is_the_one_that_is_got(runtime, here, there):
@@ -175,20 +214,31 @@ def test_a_task_copies_to_the_folder_of_each_execution(runtime, here, there, mon
 
 
 def test_folder_that_the_manager_is_in(runtime, here, there):
-    """`.` goes under the folder's own name."""
+    """`.` means what is in it, as for rsync."""
     (here / "file").write_text("hello")
     runtime.send_file(".")
-    assert (there / "here" / "file").read_text() == "hello"
+    assert os.listdir(there) == ["file"]
 
 
-def test_working_directory_has_no_name_of_its_own(runtime, here, there):
-    """It can be got as something, and into nothing."""
+def test_working_directory(runtime, here, there):
+    """The same in the other direction, and again."""
     (there / "file").write_text("hello")
-    runtime.get_file(".", "copy")
-    assert (here / "copy" / "file").read_text() == "hello"
-    with pytest.raises(FileTransferError, match="name"):
-        runtime.get_file(".")
-    assert os.listdir(here) == ["copy"]
+    for _ in range(2):
+        runtime.get_file(".", "copy")
+        assert os.listdir(here / "copy") == ["file"]
+    runtime.get_file(".")
+    assert sorted(os.listdir(here)) == ["copy", "file"]
+
+
+@both_ways
+@pytest.mark.parametrize("end", ["/", "/."])
+def test_contents_of_a_file(runtime, way, base, elsewhere, end):
+    """It has none."""
+    (elsewhere / "file").write_text("hello")
+    with pytest.raises(FileTransferError) as caught:
+        copy_of(f"{elsewhere}/file{end}", runtime, way, "new")
+    assert caught.value.errno == errno.ENOTDIR
+    assert os.listdir(base) == []
 
 
 def test_empty_target_is_the_default(runtime, here, there):

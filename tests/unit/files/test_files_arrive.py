@@ -15,8 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazycluster._shared import folders, listing, paths, patterns, tree_stream
-from lazycluster._shared import unpacker as unpacker_module
+from lazycluster._shared import (
+    folders,
+    listing,
+    paths,
+    patterns,
+    tree_stream,
+    tree_writer,
+    unpacker,
+)
 from lazycluster._shared.unpacker import Unpacker
 from support.machine import longest_name, needs_deep_folders, needs_link_counts
 from support.trees import (
@@ -118,7 +125,7 @@ def test_stream_can_come_byte_by_byte(place):
         tree_stream.READ + 1,
         tree_stream.CHUNK,
         10 * tree_stream.CHUNK + 1,
-        unpacker_module.FLUSH_SIZE + 5,
+        tree_writer.FLUSH_SIZE + 5,
     ],
 )
 def test_files_of_every_size_arrive(place, size):
@@ -287,11 +294,13 @@ def test_f32_times_of_other_centuries_are_kept(place, time):
     assert look(place / "target") == before
 
 
-def test_setuid_setgid_and_sticky_bits_are_dropped(place):
-    """A program never gets rights by being copied."""
-    make(place / "source", folder({b"program": file(mode=0o6755)}, mode=0o1755))
+def test_setuid_and_setgid_bits_are_dropped_and_the_sticky_bit_of_folders_stays(place):
+    """A program never gets rights by being copied; a folder for all stays one."""
+    below = {b"program": file(mode=0o7755), b"tmp": folder(mode=0o1777)}
+    make(place / "source", folder(below, mode=0o3755))
     copy(place / "source", place / "target")
-    assert look(place / "target") == folder({b"program": file(mode=0o755)}, mode=0o755)
+    arrived = {b"program": file(mode=0o755), b"tmp": folder(mode=0o1777)}
+    assert look(place / "target") == folder(arrived, mode=0o1755)
 
 
 def test_folder_keeps_the_setgid_bit_of_the_folder_above(place):
@@ -309,9 +318,10 @@ def test_folder_keeps_the_setgid_bit_of_the_folder_above(place):
 def test_what_is_being_written_is_for_its_owner_only(place):
     """The real mode comes when the data are there."""
     make(place / "source", file(bytes(1 << 20), mode=0o777))
-    unpacker = Unpacker(str(place / "target"), None)
+    temporaries: list[str] = []
+    unpacker = Unpacker(str(place / "target"), None, on_temporary=temporaries.append)
     unpacker.feed(next(tree_stream.pack(str(place / "source"))))
-    assert stat.S_IMODE(os.stat(unpacker.temporary).st_mode) == 0o600
+    assert [stat.S_IMODE(os.stat(path).st_mode) for path in temporaries] == [0o600]
     unpacker.abort()
 
 
@@ -347,10 +357,8 @@ def test_each_python_copies_alike(place, host_python):
     make(place / "source", folder({**entries, b"sub": sub}, mode=0o750))
     os.mkfifo(place / "source/fifo")
     os.utime(place / "source", ns=(TIME, TIME))  # the FIFO has changed it
-    sources = [
-        module.__file__
-        for module in (paths, folders, patterns, listing, tree_stream, unpacker_module)
-    ]
+    modules = (paths, folders, patterns, listing, tree_stream, tree_writer, unpacker)
+    sources = [module.__file__ for module in modules]
     command = [
         host_python,
         "-I",

@@ -23,16 +23,20 @@ from support.trees import copy, file, folder, link, look, make, names, open_file
 # --- Whole or not at all ---
 
 
-@pytest.mark.parametrize("old", [None, "old"])
 @pytest.mark.parametrize(
-    "entry", [file(b"data" * 5), folder({b"a": file(b"x"), b"l": link(b"y"), b"b": folder()})]
+    ("entry", "old"),
+    [
+        (file(b"data" * 5), None),
+        (file(b"data" * 5), file(b"old")),
+        (folder({b"a": file(b"x"), b"l": link(b"y"), b"b": folder()}), None),
+    ],
 )
 def test_f33_stream_cut_at_any_byte_changes_nothing(place, entry, old):
     """The target is what it was, and no temporary stays."""
     make(place / "source", entry)
     stream = b"".join(tree_stream.pack(str(place / "source")))
     if old is not None:
-        make(place / "target", file(b"old") if entry[0] == "file" else folder({b"a": file(b"o")}))
+        make(place / "target", old)
     before, there = look(place / "target"), names(place)
     for length in range(len(stream)):
         with pytest.raises(OSError, match="ended before it was complete"):
@@ -53,23 +57,34 @@ def test_f33_target_appears_only_when_finished(place):
     assert look(place / "target") == file(b"new")
 
 
-def test_f33_temporary_is_known_before_it_is_made(place):
-    """So that a user can remove it; it lies beside the target."""
-    unpacker = Unpacker(str(place / "a/target"), None)
-    assert os.path.dirname(unpacker.temporary) == str(place / "a")
-    name = os.path.basename(unpacker.temporary)
-    assert name.startswith(".lazycluster-")
-    assert len(bytes.fromhex(name[len(".lazycluster-") :])) == 8
+@pytest.mark.parametrize("kind", [tree_stream.FILE, tree_stream.FOLDER])
+def test_f33_temporary_is_known_before_it_is_made(place, kind):
+    """So that another process can remove it; it lies beside the target."""
+    noted: list[str] = []
+
+    def note(path: str) -> None:
+        assert not os.path.lexists(path)
+        noted.append(path)
+
+    unpacker = Unpacker(str(place / "a/target"), None, on_temporary=note)
     assert names(place) == []
+    unpacker.feed(record(kind))
+    (temporary,) = noted
+    assert os.path.dirname(temporary) == str(place / "a")
+    assert names(place / "a") == [os.path.basename(temporary)]
+    assert folders.is_temporary_name(os.fsencode(os.path.basename(temporary)))
+    unpacker.abort()
+    assert names(place / "a") == []
 
 
 def test_f33_abort_removes_everything_and_can_be_repeated(nobody, place):
     """Read-only folders, too."""
     make(place / "source", folder({b"a": folder({b"b": file(bytes(9))}, mode=0o500)}, mode=0o500))
-    unpacker = Unpacker(str(place / "target"), None)
+    noted: list[str] = []
+    unpacker = Unpacker(str(place / "target"), None, on_temporary=noted.append)
     for piece in tree_stream.pack(str(place / "source")):
         unpacker.feed(piece)
-    assert names(place) == [os.path.basename(unpacker.temporary), "source"]
+    assert names(place) == [*map(os.path.basename, noted), "source"]
     unpacker.abort()
     unpacker.abort()
     assert names(place) == ["source"]
@@ -90,11 +105,17 @@ def test_abort_after_the_end_leaves_the_copy(place):
 
 def test_abort_removes_nothing_that_it_did_not_make(place):
     """Should the name be taken, by whatever chance."""
-    unpacker = Unpacker(str(place / "target"), None)
-    make(unpacker.temporary, file(b"another's"))
-    with pytest.raises(FileExistsError):
-        unpacker.feed(record(tree_stream.FILE))
-    assert look(unpacker.temporary) == file(b"another's")
+    noted: list[str] = []
+
+    def take(path: str) -> None:
+        noted.append(path)
+        make(path, file(b"another's"))
+
+    for kind in (tree_stream.FILE, tree_stream.FOLDER):
+        unpacker = Unpacker(str(place / "target"), None, on_temporary=take)
+        with pytest.raises(FileExistsError):
+            unpacker.feed(record(kind))
+        assert look(noted[-1]) == file(b"another's")
 
 
 def test_interrupt_removes_what_was_written(place, monkeypatch):

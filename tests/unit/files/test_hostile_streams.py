@@ -134,7 +134,7 @@ def test_setuid_bits_of_a_stream_are_dropped(place):
     stream = record(FOLDER, mode=0o7777) + record(FILE, b"a", mode=0o7755) + NO_DATA
     unpack([stream + record(LEAVE) + record(END)], place / "target")
     assert stat.S_IMODE(os.stat(place / "target/a").st_mode) == 0o755
-    assert stat.S_IMODE(os.stat(place / "target").st_mode) == 0o777
+    assert stat.S_IMODE(os.stat(place / "target").st_mode) == 0o1777
 
 
 @pytest.mark.parametrize("seconds", [-(2**63), 2**63 - 1])

@@ -333,7 +333,10 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         if module is not None and self._rule(class_.__module__) == BY_VALUE:
             found = self._annotated(vars(class_).get("__annotations__"), vars(module))
             names = (self._namespace(module), found) if found else None
-        maker, args, state, *rest = reducers.reduce_class(class_, self._is_made_there, names)
+        reduced = reducers.reduce_class(class_, self._is_made_there, names)
+        if len(reduced) == 2:
+            return reduced
+        maker, args, state, *rest = reduced
         return self._tracked(class_, (maker, args, (_Mark(1), *state, _Mark(-1)), *rest))
 
     def _namespace(self, module: types.ModuleType) -> object:

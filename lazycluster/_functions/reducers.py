@@ -11,6 +11,7 @@ import contextvars
 import copyreg
 import enum
 import functools
+import operator
 import queue
 import sys
 import threading
@@ -51,6 +52,10 @@ def reduce_class(class_: type, is_sent: Callable[[type], bool], names: object) -
     """
     metaclass: Any = type(class_)
     maker = next(each for each in metaclass.__mro__ if not is_sent(each))
+    if metaclass.__module__ == "_ctypes" and not {"_type_", "_fields_"}.isdisjoint(vars(class_)):
+        return _reduce_c_type(class_, names)
+    if class_.__module__ == "_ctypes" and issubclass(class_, type):
+        return type, (_with_metaclass(class_),)  # the module does not show it
     if maker.__module__ not in _STANDARD:
         return _reduce_foreign_class(class_, names)
     contents, _ = cloudpickle._class_getstate(class_)
@@ -96,6 +101,35 @@ def _reduce_foreign_class(class_: type, names: object) -> _Reduction:
         # made on the host would have a __dict__, which they cannot have on the manager.
         arguments[3]["__slots__"] = vars(class_)["__slots__"]
     return make, arguments, (fill, state, names), None, None, by_value.fill_foreign_class
+
+
+def _with_metaclass(metaclass: type) -> type:
+    """Return a class of ctypes, which has a name, by its metaclass."""
+    kinds = vars(sys.modules["ctypes"]).values()
+    return next(kind for kind in kinds if type(kind) is metaclass)
+
+
+def _reduce_c_type(class_: Any, names: object) -> _Reduction:
+    """Reduce an array, a pointer, a structure or a union of ctypes."""
+    own = vars(class_)
+    if "_length_" in own:
+        return operator.mul, (class_._type_, class_._length_)
+    if "_type_" in own and isinstance(class_._type_, type):
+        return by_value.make_pointer_type, (class_._type_,)
+    make, arguments, (contents, slots), *_, fill = cloudpickle._dynamic_class_reduce(class_)
+    for name in ("_pack_", "_layout_", "_align_", "_anonymous_"):  # come before the fields
+        if name in contents:
+            arguments[3][name] = contents.pop(name)
+    for name, *_ in own.get("_fields_", ()):
+        contents.pop(name, None)  # the host makes them of `_fields_`
+    return (
+        make,
+        arguments,
+        (fill, (contents, slots), names),
+        None,
+        None,
+        by_value.fill_foreign_class,
+    )
 
 
 def _reduce_enum(

@@ -121,6 +121,13 @@ def fill_function(function: "Any", state: "tuple[Any, ...]") -> "None":
     fill(function, (attributes, slots))
 
 
+def make_pointer_type(target: "type") -> "type":
+    """Return the type of pointers of ctypes to a type."""
+    import ctypes  # its import forgets the types that `_ctypes` has made alone
+
+    return ctypes.POINTER(target)
+
+
 def add_names(names: "Names") -> "None":
     """Add names to a namespace that does not have them yet."""
     if names is not None:

@@ -22,7 +22,14 @@ from lazycluster._functions.missing_modules import explain_missing
 from lazycluster._functions.own_exception import OwnException
 from lazycluster._functions.package_errors import explain_on_host
 from lazycluster._tasks.progress import ProgressError
-from lazycluster._text import command_message, last_lines, last_output, one_line, signal_name
+from lazycluster._text import (
+    command_message,
+    escaped,
+    last_lines,
+    last_output,
+    one_line,
+    signal_name,
+)
 from lazycluster.exceptions import (
     CommandError,
     LazyclusterError,
@@ -46,7 +53,7 @@ def timeout_error(host: str, kind: str, name: str, timeout: float, output: str) 
 def with_side(error: OSError, side: str) -> OSError:
     """Return a copy of an error with an errno, whose message names the side that failed."""
     assert error.errno is not None
-    text = error.strerror or os.strerror(error.errno)
+    text = escaped(error.strerror or os.strerror(error.errno))  # it may be the host's
     return OSError(error.errno, f"{text} (on {side})", error.filename)
 
 

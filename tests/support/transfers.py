@@ -76,10 +76,10 @@ def make_tree(root):
     return root
 
 
-def copy_of(source, runtime, way, target):
+def copy_of(source, runtime, way, target, **options):
     """Sends or gets it; the task."""
     method = runtime.send_file if way == "send" else runtime.get_file
-    return method(str(source), target)
+    return method(str(source), target, **options)
 
 
 both_ways = pytest.mark.parametrize("way", ["send", "get"])

@@ -56,3 +56,15 @@ def account_file():
 def base(way, here, there):
     """The folder that a relative target is relative to."""
     return there if way == "send" else here
+
+
+@pytest.fixture
+def sides(runtime, way, tmp_path, monkeypatch):
+    """A folder with the source, one for our copy, one for rsync's; two are the current ones."""
+    source, ours, theirs = (tmp_path / name for name in ("source", "ours", "rsync's"))
+    source.mkdir()
+    ours.mkdir()
+    here, there = (source, ours) if way == "send" else (ours, source)
+    runtime.working_dir = str(there)
+    monkeypatch.chdir(here)
+    return source, ours, theirs

@@ -429,8 +429,7 @@ class Connection(Login):
                     listener.remove_socket()
                 return forward._end(lost)
 
-            made = wanted._replace(listen=wanted.listen._replace(port=listener.end.port))
-            forward = Forward(self.host, made, close)
+            forward = Forward(self.host, listener.asked, close)
             transport.add_dependent(end)
             return forward
 

@@ -52,11 +52,7 @@ class Forward:
         return f"<{self}, {state}>"
 
     def __str__(self) -> str:
-        listen, to = self._route.listen, self._route.to
-        if self.on_host:
-            return f"Forward of {listen} of {self.host} to {to} here"
-        way = "through" if to.host else "of"
-        return f"Forward of {listen} here to {to} {way} {self.host}"
+        return self._route.text(self.host)
 
     _stays_here = True  # see `_functions.pickler`
 

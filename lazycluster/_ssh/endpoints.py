@@ -74,6 +74,13 @@ class Route(NamedTuple):
         """Return ssh's option for its direction."""
         return "-R" if self.on_host else "-L"
 
+    def text(self, host: str) -> str:
+        """Return a name for messages; `host` as the user gave it."""
+        if self.on_host:
+            return f"Forward of {self.listen} of {host} to {self.to} here"
+        way = "through" if self.to.host else "of"
+        return f"Forward of {self.listen} here to {self.to} {way} {host}"
+
     @property
     def keys(self) -> tuple[str, str]:
         """Return the parts of a process key: what listens, then what it leads to."""

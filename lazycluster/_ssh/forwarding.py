@@ -10,6 +10,7 @@ from lazycluster._ssh import forward_errors
 from lazycluster._ssh.endpoints import LOCALHOST, Endpoint, Route
 from lazycluster._ssh.forward_control import cancel, probe
 from lazycluster._ssh.forward_targets import PROBED_PORT, check_socket_target, choose_target
+from lazycluster._ssh.forward_watch import ForwardWatch
 from lazycluster._ssh.host_listeners import HostListener, VerifiedHostListener
 from lazycluster._ssh.host_side import HostSide
 from lazycluster._ssh.listeners import Listener
@@ -49,14 +50,15 @@ def open_forward(transport: Transport, wanted: Route, host: HostSide | None) -> 
     in_use = (PortInUseError, ForwardError) if wanted.on_host else PortInUseError
     end = wanted.listen
     may_choose = not end.port and not end.path
-    with transport.forwarding, _without_trace():
-        for other in transport.listeners:
+    asked = wanted
+    with _forwarding(transport) as watch, _without_trace():
+        for other in watch.listeners:
             # On a host without Python only we know: ssh says yes to one forward twice.
             if other.route.on_host == wanted.on_host and other.has_end(end):
                 raise forward_errors.in_use(transport, wanted)
         wanted = choose_target(transport, wanted, host)
         for tries_left in reversed(range(TRIES)):
-            listener = _make_listener(transport, wanted, host)
+            listener = _make_listener(transport, wanted, asked, host)
             try:
                 listener.open()
             except in_use as error:
@@ -69,7 +71,7 @@ def open_forward(transport: Transport, wanted: Route, host: HostSide | None) -> 
                 except BaseException:
                     listener.abandon()
                     raise
-                transport.listeners.append(listener)
+                watch.add(listener)
                 return listener
     raise AssertionError("not reached")
 
@@ -84,12 +86,28 @@ def _without_trace() -> Iterator[None]:
         raise
 
 
-def _make_listener(transport: Transport, wanted: Route, host: HostSide | None) -> Listener:
+@contextlib.contextmanager
+def _forwarding(transport: Transport) -> Iterator[ForwardWatch]:
+    """Hold the lock of forwards; the log lines of our own probes are not those of clients."""
+    with transport.forwarding:
+        if transport.watch is None:
+            transport.watch = ForwardWatch(transport)
+        watch: ForwardWatch = transport.watch
+        watch.begin()
+        try:
+            yield watch
+        finally:
+            watch.end()
+
+
+def _make_listener(
+    transport: Transport, wanted: Route, asked: Route, host: HostSide | None
+) -> Listener:
     if not wanted.on_host:
-        return Listener(transport, wanted)
+        return Listener(transport, wanted, asked, host)
     if host is None:
-        return HostListener(transport, wanted)
-    return VerifiedHostListener(transport, wanted, host)
+        return HostListener(transport, wanted, asked, None)
+    return VerifiedHostListener(transport, wanted, asked, host)
 
 
 def close_forward(listener: Listener, on_end: Callable[[], None]) -> None:
@@ -103,9 +121,9 @@ def close_forward(listener: Listener, on_end: Callable[[], None]) -> None:
         ForwardError: If ssh could not end it, or the port is still listened on.
     """
     transport = listener.transport
-    with transport.forwarding:
+    with _forwarding(transport) as watch:
         cancel(transport, listener.route)
-        transport.listeners.remove(listener)
+        watch.remove(listener)
         try:
             if type(listener) is HostListener:
                 # ssh does not wait for sshd to cancel. But sshd does one thing after the other, so

@@ -95,8 +95,8 @@ class VerifiedHostListener(HostListener):
 
     may_be_used = False
 
-    def __init__(self, transport: Transport, wanted: Route, host: HostSide) -> None:
-        super().__init__(transport, wanted)
+    def __init__(self, transport: Transport, wanted: Route, asked: Route, host: HostSide) -> None:
+        super().__init__(transport, wanted, asked, host)
         self._host = host
         self._identity: list[int] | None = None
 

@@ -12,6 +12,7 @@ from lazycluster._shared.sockets import path_is_taken, socket_identity
 from lazycluster._ssh import forward_errors
 from lazycluster._ssh.endpoints import LOCALHOST, Endpoint, Route
 from lazycluster._ssh.forward_control import ask, cancel
+from lazycluster._ssh.host_side import HostSide
 from lazycluster._ssh.mux import client_error, master_answers, reason
 from lazycluster._ssh.socket_files import SocketFile
 from lazycluster._ssh.transport import Transport
@@ -25,19 +26,32 @@ class Listener:
     Args:
         transport: The login.
         wanted: The forward; its target has a host, and port 0 stands for any free port.
+        asked: The forward as the user asked for it.
+        host: Asks the host; None for a host without Python.
 
     Attributes:
         route: The forward as it was made, once `open` has returned.
+        has_warned: True if a connection through it found no server, and a WARNING said so.
     """
 
-    def __init__(self, transport: Transport, wanted: Route) -> None:
+    def __init__(
+        self, transport: Transport, wanted: Route, asked: Route, host: HostSide | None
+    ) -> None:
         self.transport = transport
+        self.host = host
+        self.has_warned = False
+        self._asked = asked
         self.route = wanted
         self._wanted = wanted.listen
         self._socket: SocketFile | None = None
         # A port of our own choice is free on all addresses: with GatewayPorts yes, sshd would share
         # it with another program that listens on one of them.
         self._is_chosen = not wanted.listen.path and not wanted.listen.port
+
+    @property
+    def asked(self) -> Route:
+        """Return the forward as the user asked for it, with the port that was chosen."""
+        return self._asked._replace(listen=self._asked.listen._replace(port=self.end.port))
 
     @property
     def end(self) -> Endpoint:

@@ -112,6 +112,11 @@ class Master:
                 data = self._last_log[size:]
         return _STATUS.sub(b"", data).decode("utf-8", "backslashreplace")
 
+    def log_bytes(self, position: int) -> bytes:
+        """Return at most 64 KiB of the log from a position on; empty at its end."""
+        with self._lock:
+            return os.pread(self._log, LOG_READ, position) if self._log >= 0 else b""
+
     def close_lifeline(self) -> None:
         """End the standard input of the host's program, which ends then, and ssh with it."""
         with self._lock:

@@ -34,7 +34,10 @@ SLOW_LOGIN = 10  # times connect_timeout for a login that makes progress all the
 READ = 1 << 18  # bytes from the host, at most, at once
 
 # What ssh prints for a single forward or mux client does not end a connection.
-_OF_CHANNELS = re.compile(NOISE.pattern + r"|^channel \d+: |^stdio forwarding failed|^mux_")
+_OF_CHANNELS = re.compile(
+    NOISE.pattern + r"|^channel \d+: |^stdio forwarding failed|^mux_|^channel_setup_|^unix_listener"
+    r"|^connect_to .*(?:failed|unknown host)|^connect to .* port -?\d+ failed|^bind \["
+)
 
 logger = logging.getLogger("lazycluster")
 
@@ -100,8 +103,7 @@ class Transport:
         state: The stage that it has reached.
         session_ended: The end of the last mux client's session, by time.monotonic().
         forwarding: Held while a forward is made or ended, so that two of one port do not cross.
-        listeners: Those of the forwards that have been made and not cancelled; see
-            `_ssh.forwarding`.
+        watch: The forwards that have been made, see `_ssh.forward_watch`; None before the first.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Transport:
         self.state = State.LOGGING_IN
         self.session_ended = -math.inf
         self.forwarding = threading.Lock()
-        self.listeners: list[Any] = []
+        self.watch: Any = None
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._error: LazyclusterError | None = None
@@ -227,8 +229,12 @@ class Transport:
                 f"The connection to {host} was closed.", host=host, started=started
             )
         log = self.master.log()
-        printed = last_lines(log, _OF_CHANNELS)
+        # ssh ends its own lines with a carriage return; programs on the host end theirs without.
+        own = "\n".join(re.findall(r"^(.*)\r\n", log, re.MULTILINE))
+        printed = last_lines(own, _OF_CHANNELS)
         reason = f" ssh printed: {printed}." if printed else ""
+        if not printed and (printed := last_lines(log, _OF_CHANNELS)):
+            reason = f" The host printed: {printed}."
         return ConnectionLostError(
             f"The connection to {host} was lost.{reason}{note}",
             host=host,

@@ -105,8 +105,8 @@ def _reduce_foreign_class(class_: type, names: object) -> _Reduction:
 
 def _with_metaclass(metaclass: type) -> type:
     """Return a class of ctypes, which has a name, by its metaclass."""
-    kinds = vars(sys.modules["ctypes"]).values()
-    return next(kind for kind in kinds if type(kind) is metaclass)
+    contents = vars(sys.modules["ctypes"]).values()
+    return next(each for each in contents if isinstance(each, type) and type(each) is metaclass)
 
 
 def _reduce_c_type(class_: Any, names: object) -> _Reduction:

@@ -103,10 +103,9 @@ def _reduce_foreign_class(class_: type, names: object) -> _Reduction:
     return make, arguments, (fill, state, names), None, None, by_value.fill_foreign_class
 
 
-def _with_metaclass(metaclass: type) -> type:
+def _with_metaclass(metaclass: type) -> object:
     """Return a class of ctypes, which has a name, by its metaclass."""
-    contents = vars(sys.modules["ctypes"]).values()
-    return next(each for each in contents if isinstance(each, type) and type(each) is metaclass)
+    return next(each for each in vars(sys.modules["ctypes"]).values() if type(each) is metaclass)
 
 
 def _reduce_c_type(class_: Any, names: object) -> _Reduction:

@@ -29,8 +29,9 @@ BUILD_TIMEOUT = 2400
 
 @pytest.hookimpl(trylast=True)  # when it is decided which tests run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = os.path.join(os.path.dirname(__file__), "")
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if str(item.path).startswith(here):
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT))
             return
 

@@ -18,7 +18,6 @@ import pytest
 import lazycluster
 from lazycluster import Connection, RuntimeTask
 from support.hosts import call, commands, run
-from support.interpreters import other_managers
 from support.managers import await_nothing_on_manager, logins, on_manager
 from support.processes import await_gone
 from support.programs import leaving_managers
@@ -168,15 +167,17 @@ def test_f35_a_task_can_be_pickled_while_it_runs(runtime, gate):
 def leave(make_sshd, tmp_path):
     """Runs one of leaving_managers: status 0, one WARNING at most, and nothing is left."""
 
-    def run_it(which, python=sys.executable, **environment):
-        sshd = make_sshd(path=[Path(python).parent] if python != sys.executable else ())
+    def run_it(which):
+        sshd = make_sshd()
         with open(tmp_path / "stderr", "w+") as stderr:
             done = subprocess.run(
-                [python, "-Xdev", "-Walways", leaving_managers.__file__, which, sshd.config_file],
+                [
+                    *(sys.executable, "-Xdev", "-Walways"),
+                    *(leaving_managers.__file__, which, sshd.config_file),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**os.environ, **environment},
                 timeout=280,
                 check=False,
             )
@@ -194,14 +195,5 @@ def leave(make_sshd, tmp_path):
 
 @pytest.mark.parametrize("which", leaving_managers.WAYS)
 def test_f36_the_exit_says_no_more_than_what_it_stops(leave, which):
-    """In whatever order things go, with all of Python's warnings on."""
+    """With all of Python's warnings on; each Python takes things away in an order of its own."""
     leave(which)
-
-
-@pytest.mark.parametrize("version", other_managers())
-def test_f36_the_exit_of_other_pythons_says_no_more_than_what_it_stops(leave, version):
-    """Each takes modules and threads away in an order of its own."""
-    packages = [Path(module.__file__).parents[1] for module in (lazycluster, cloudpickle)]
-    path = os.pathsep.join(map(str, packages))
-    for which in ("in_a_cycle", "in_a_thread"):
-        leave(which, python=other_managers()[version], PYTHONPATH=path)

@@ -35,20 +35,10 @@ def find_interpreters() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: int(item[0][2:])))
 
 
-def other_managers() -> dict[str, str]:
-    """Return the interpreters of other minor versions that lazycluster supports on the manager."""
-    return {
-        version: path
-        for version, path in find_interpreters().items()
-        if version != OWN_VERSION and int(version[2:]) >= 9
-    }
-
-
 def other_python() -> str | None:
-    """Return an interpreter of another minor version, one for managers if there is one."""
-    others = {**find_interpreters(), **other_managers()}
-    del others[OWN_VERSION]
-    return next(iter([*other_managers().values(), *others.values()]), None)
+    """Return an interpreter of another minor version, the newest if there are several."""
+    others = [path for version, path in find_interpreters().items() if version != OWN_VERSION]
+    return others[-1] if others else None
 
 
 def find_python_2() -> str | None:

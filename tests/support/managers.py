@@ -68,13 +68,9 @@ class Manager:
     Args:
         sshd: The host.
         which: The name of the function.
-        python: The interpreter.
-        environment: Variables in addition to those of this process.
     """
 
-    def __init__(
-        self, sshd: LoopbackSshd, which: str, python: str = sys.executable, **environment: str
-    ) -> None:
+    def __init__(self, sshd: LoopbackSshd, which: str) -> None:
         self.sshd = sshd
         self.ready: dict[str, Any] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="lctest-"))  # short, for the socket in it
@@ -84,13 +80,12 @@ class Manager:
             **os.environ,
             "XDG_RUNTIME_DIR": str(self.folder / "run"),
             "TMPDIR": str(self.folder / "tmp"),
-            **environment,
         }
         self.prepare()
         with open(self.folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
                 [
-                    *(python, FORKING_IN_THREADS, endings_manager.__file__),
+                    *(sys.executable, FORKING_IN_THREADS, endings_manager.__file__),
                     *(which, str(sshd.config_file), str(self.folder)),
                 ],
                 stdin=subprocess.DEVNULL,

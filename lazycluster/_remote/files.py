@@ -37,8 +37,9 @@ def os_failure(error: "OSError") -> "Outcome":
     """Return an OSError as an outcome."""
     path = error.filename if error.filename is None else to_text(error.filename)
     message = error.strerror or str(error)
-    if error.errno and message.startswith(os.strerror(error.errno)):
-        message = os.strerror(error.errno)  # subprocess of Python 3.6 adds the path
+    added = ": {!r}".format(error.filename)  # by subprocess of Python 3.6
+    if message.endswith(added):
+        message = message[: -len(added)]
     return {"failure": "os", "errno": error.errno, "message": message, "path": path}
 
 

@@ -223,6 +223,45 @@ def contains(folder: "str", path: "str") -> "bool":
     return (os.path.realpath(path) + "/").startswith(os.path.realpath(folder) + "/")
 
 
+def identity(status: "os.stat_result", boot: "bytes | None" = None) -> "bytes":
+    """Return what no other file or folder has on any computer; empty if that is unknown.
+
+    `boot` is the `boot_id`, if the caller has it. Device and inode alone are equal on computers
+    that were installed alike.
+    """
+    boot = boot_id() if boot is None else boot
+    return b"%s %d %d" % (boot, status.st_dev, status.st_ino) if boot else b""
+
+
+def boot_id() -> "bytes":
+    """Return what tells this run of the kernel from all others; empty if that is unknown."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(64).strip()
+    except OSError:  # it is not Linux
+        return b""
+
+
+def is_below(path: "str", wanted: "bytes") -> "bool":
+    """Return True if a path, which need not exist, is below the folder of an `identity`."""
+    boot = boot_id()
+    if not wanted.startswith(boot + b" "):
+        return False
+    here = path + "/.."
+    while not os.path.isdir(here) and path != "/":
+        here = path = os.path.dirname(path)
+    try:
+        status = os.stat(here)
+        while identity(status, boot) != wanted:
+            here += "/.."
+            below, status = status, os.stat(here)
+            if os.path.samestat(below, status):  # it is the root
+                return False
+    except OSError:  # a path that is too long, or a folder that may not be entered
+        return False
+    return True
+
+
 def entry_status(path: "str | bytes", folder: "int | None" = None) -> "os.stat_result | None":
     """Return the status of an entry, not of a link's target; None if it does not exist."""
     try:

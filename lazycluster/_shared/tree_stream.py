@@ -5,8 +5,9 @@ which is a name, a path, or a link's name and target with a NUL between. FILE is
 of its data, each with its length before it, the last one empty. No size is promised, so a file may
 change while it is read; BROKEN in place of a length says that it cannot be read to its end. FOLDER
 goes down into a new folder and LEAVE goes up again, so every name is a single one and the stream
-cannot name any other place. END is the last record. If progress is wanted, MEASURE is the first
-record, with the number of bytes to come. KEPT names what the receiver has already.
+cannot name any other place. The first FOLDER has the `identity` of the source in place of a name,
+so that no folder is copied into itself. END is the last record. If progress is wanted, MEASURE is
+the first record, with the number of bytes to come. KEPT names what the receiver has already.
 
 What travels: files, folders and links, with the permission bits (not setuid, setgid or the sticky
 bit) and the mtimes; not owners, access lists or extended attributes. Hard links become separate
@@ -227,7 +228,7 @@ class Packer:
             status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
                 folder.fd = fd
-                yield _record(FOLDER, b"", status)
+                yield _record(FOLDER, folders.identity(status), status)
                 for kind, name in self._walk(self._note_error if self._skip_errors else None):
                     if self._kept:
                         yield from self._take_kept()
@@ -290,7 +291,6 @@ class Packer:
         folder = self._folder
         try:
             if folders.is_temporary_name(name):
-                # A copy into a folder below its source would never end.
                 yield self._skipped(UNFINISHED)
                 return
             if kind == stat.S_IFREG:

@@ -192,9 +192,12 @@ class Unpacker:
         if self._is_kept:
             raise stream.FormatError("something behind a file that is kept")
         if not self._begun:
-            if name or kind == stream.LINK:
+            if kind == stream.LINK or (name and kind == stream.FILE):
                 raise stream.FormatError("a stream that begins with an entry of a folder")
+            if name and folders.is_below(self.path, name):
+                raise OSError(errno.EINVAL, "It is below its own source, so the copy would not end")
             self._begun = True
+            name = b""
         elif not self._writer.depth:
             raise stream.FormatError("an entry outside of the folder")
         elif not _is_allowed(name):

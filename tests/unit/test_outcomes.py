@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 
 import pytest
@@ -16,6 +17,7 @@ from lazycluster._conversation.outcome import (
     RaisedFailure,
     parse_outcome,
 )
+from lazycluster._remote.files import os_failure
 from lazycluster._remote.sessions import out_of_memory_kills
 from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile
 from lazycluster.exceptions import (
@@ -297,3 +299,12 @@ def test_the_kernel_counts_what_it_has_ended_for_lack_of_memory(tmp_path, text, 
     (tmp_path / "vmstat").write_text(text)
     assert out_of_memory_kills(str(tmp_path / "vmstat")) == kills
     assert out_of_memory_kills(str(tmp_path / "missing")) is None
+
+
+def test_an_error_of_a_copy_keeps_what_was_added_to_its_reason():
+    """But for the path, which subprocess of Python 3.6 adds."""
+    text = f"{os.strerror(errno.ENOSPC)}; 3 entries are in place already, the last one is '/a: b'"
+    for added in ("", ": '/a b'"):
+        failure = os_failure(OSError(errno.ENOSPC, text + added, "/a b"))
+        assert failure["message"] == text
+        assert (failure["errno"], failure["path"]) == (errno.ENOSPC, "/a b")

@@ -14,10 +14,19 @@ from pathlib import Path
 import pytest
 
 from lazycluster import RuntimeTask
+from lazycluster._shared.folders import boot_id
 from lazycluster.exceptions import ConnectionLostError, FileTransferError, StepTimeoutError
 from support.hosts import ended, run
 from support.interpreters import OWN_PYTHON
-from support.transfers import both_ways, copy_of, failure_of, make_tree, under_way, unfinished
+from support.transfers import (
+    both_ways,
+    copy_of,
+    failure_of,
+    make_tree,
+    picture,
+    under_way,
+    unfinished,
+)
 from support.waiting import wait_until
 
 
@@ -268,6 +277,21 @@ def test_target_that_is_neither_a_file_nor_a_folder(runtime, way, base, elsewher
     after = os.stat(base / target)
     assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
     assert sorted(os.listdir(base)) == ["fifo", "link to a folder"]
+
+
+@both_ways
+@pytest.mark.parametrize("target", ["new", "sub", "sub/new/", "there"])
+@pytest.mark.skipif(not boot_id(), reason="a folder has no identity here")
+def test_folder_into_itself(runtime, way, here, there, elsewhere, target):
+    """A ValueError, before anything is made."""
+    make_tree(elsewhere / "source")
+    (elsewhere / "source" / "there").symlink_to("sub")
+    before = picture(elsewhere)
+    for slash in ("", "/"):
+        with pytest.raises(FileTransferError, match="below its own source") as caught:
+            copy_of(f"{elsewhere}/source{slash}", runtime, way, f"{elsewhere}/source/{target}")
+        assert isinstance(caught.value, ValueError)
+        assert picture(elsewhere) == before
 
 
 @both_ways

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from lazycluster._shared import paths
+from lazycluster._shared import folders, paths
 from lazycluster._shared.unpacker import Unpacker
 from support.trees import copy, file, folder, link, look, make, names
+
+KERNEL_IS_KNOWN = bool(folders.boot_id())
+only_linux = pytest.mark.skipif(not KERNEL_IS_KNOWN, reason="a folder has no identity here")
+
+KERNEL_IS_KNOWN = bool(folders.boot_id())
+only_linux = pytest.mark.skipif(not KERNEL_IS_KNOWN, reason="a folder has no identity here")
 
 # --- Where it goes ---
 
@@ -234,3 +241,52 @@ def test_fifo_or_device_is_not_replaced(place):
     with pytest.raises(FileExistsError):
         copy(place / "source", place / "target")
     assert stat.S_ISFIFO(os.stat(place / "target").st_mode)
+
+
+# --- A folder into itself ---
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "source/new",
+        "source/sub",
+        "source/sub/a/b/c",
+        "source/new/",
+        "link/new",
+        "away/../new",
+        "link",
+    ],
+)
+@pytest.mark.parametrize("name", ["source", None])
+@only_linux
+def test_folder_does_not_go_below_itself(place, target, name):
+    """Else the copy would copy itself; nothing is made, and `..` and links lead where they do."""
+    make(place / "source", folder({b"sub": folder(), b"a": file(b"x" * 300_000), b"b": folder()}))
+    make(place / "link", link(b"source/sub"))
+    make(place / "away", link(b"source/b"))
+    before = look(place)
+    with pytest.raises(OSError, match="below its own source") as caught:
+        copy(place / "source", f"{place}/{target}", name)
+    assert caught.value.errno == errno.EINVAL
+    assert look(place) == before
+
+
+@pytest.mark.parametrize("target", ["source 2", "beside/source", "source/..", "own"])
+@only_linux
+def test_folder_may_go_beside_itself_and_to_itself(place, target):
+    """A name that begins with its name is not below it."""
+    make(place / "source", folder({b"a": file(b"x")}))
+    make(place / "own", link(b"source"))
+    for _ in range(2):
+        copy(place / "source", f"{place}/{target}", None)
+    assert look(place / "source/a") == file(b"x")
+
+
+def test_folder_of_another_computer_with_the_same_numbers_is_another_one(place):
+    """Device and inode are equal where computers were installed from one image."""
+    make(place / "source", folder())
+    status = os.stat(place / "source")
+    assert folders.is_below(f"{place}/source/new", folders.identity(status)) is KERNEL_IS_KNOWN
+    assert not folders.is_below(f"{place}/source/new", folders.identity(status, b"another"))
+    assert not folders.is_below(f"{place}/source/new", b"")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lazycluster._shared import tree_stream, tree_writer
+from lazycluster._shared import folders, tree_stream, tree_writer
 from lazycluster._shared.unpacker import Unpacker
 from support.trees import (
     NOBODY,
@@ -162,7 +162,7 @@ def test_two_names_that_are_one_to_the_file_system_are_an_error(place, monkeypat
         tree_writer, "entry_status", lambda path, folder=None: status(path.lower(), folder)
     )
     first, second = (b"".join(tree_stream.pack(str(place / name))) for name in ("source", "other"))
-    head = len(record(tree_stream.FOLDER))
+    head = len(record(tree_stream.FOLDER, folders.identity(os.stat(place / "other"))))
     tail = len(record(tree_stream.LEAVE) + record(tree_stream.END))
     with pytest.raises(tree_stream.FormatError, match="/A' comes twice"):
         unpack([first[:-tail] + second[head:]], place / "own", None)

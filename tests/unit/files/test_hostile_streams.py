@@ -50,7 +50,6 @@ HOSTILE = {
     + record(LINK, b"a\0../outside"),
     "link as the root": record(LINK, b"\0../outside"),
     "link as the root with a name": record(LINK, b"a\0../outside"),
-    "root with a name": record(FOLDER, b"a"),
     "file as the root with a name": record(FILE, b"a"),
     "out of the root": ROOT + record(LEAVE) + record(LEAVE),
     "out of nothing": record(LEAVE),

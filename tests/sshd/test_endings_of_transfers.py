@@ -19,7 +19,7 @@ from support.managers import Manager, on_manager, sshs
 from support.processes import await_gone, is_alive, parent
 from support.waiting import wait_until
 
-COPIES = ("up-file", "up-folder", "down-file", "down-folder")
+COPIES = ("up-file", "up-folder", "up-tree", "down-file", "down-folder", "down-tree")
 SIZE = 1 << 30  # bytes of a file without any; far more than arrives before the end
 
 
@@ -35,12 +35,15 @@ class CopyingManager(Manager):
     def prepare(self):
         """The sources, the targets and the service's port."""
         (self.folder / "folder").mkdir()
-        for path in ("file", "folder/file"):
+        (self.folder / "tree/a/b").mkdir(parents=True)
+        for path in ("file", "folder/file", "tree/a/b/file"):
             with open(self.folder / path, "wb") as file:
                 file.truncate(SIZE)
         for name in COPIES:
             (self.folder / name).mkdir()
             (self.folder / name).chmod(0o755)
+        for way in ("up", "down"):  # a folder that is there
+            (self.folder / f"{way}-tree/tree/a/b").mkdir(parents=True)
         (self.folder / "service").write_text(str(self.service.getsockname()[1]))
 
     def __exit__(self, *_):
@@ -53,8 +56,9 @@ class CopyingManager(Manager):
         self.await_ready()
         assert all(is_alive(pid) for pid in self.ready["copies"])
         for name in COPIES:
-            (temporary,) = os.listdir(self.folder / name)
-            assert temporary.startswith(".lazycluster-")
+            (temporary,) = self.left()[name]
+            assert temporary.name.startswith(".lazycluster-")
+            assert str(temporary.parent).endswith("tree/tree/a/b") == name.endswith("tree")
         for port in self.ready["ports"]:
             client = self._stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
             server = self._stack.enter_context(self.service.accept()[0])
@@ -83,8 +87,15 @@ class CopyingManager(Manager):
         assert set(modes.values()) == {0o755}, modes
 
     def left(self):
-        """What is in the folders of the targets."""
-        return {name: os.listdir(self.folder / name) for name in COPIES}
+        """What is in the folders of the targets, but for the folders that were there before."""
+        there = ("tree", "a", "b")
+        found = {name: [] for name in COPIES}
+        for name, paths in found.items():
+            for folder, folders, files in os.walk(self.folder / name):
+                new = [entry for entry in (*folders, *files) if entry not in there]
+                paths += [Path(folder, entry) for entry in new]
+                folders[:] = [entry for entry in folders if entry in there]
+        return found
 
 
 def is_closed(end):
@@ -159,7 +170,7 @@ def test_f33_ctrl_c_while_it_copies_leaves_nothing(start):
     ("which", "status", "error"),
     [
         ("ends_copying", 0, "or cleanup() of the Runtime to stop them."),
-        ("raises_copying", 1, "RuntimeError: expected 4"),
+        ("raises_copying", 1, "RuntimeError: expected 6"),
     ],
 )
 def test_f33_a_manager_that_exits_while_it_copies_leaves_nothing(start, which, status, error):
@@ -170,7 +181,7 @@ def test_f33_a_manager_that_exits_while_it_copies_leaves_nothing(start, which, s
     assert manager.await_end() == status, manager.stderr
     manager.await_nothing_left()
     assert manager.stderr.strip().endswith(error)
-    assert manager.stderr.count("4 tasks were still running") == (status == 0)
+    assert manager.stderr.count("6 tasks were still running") == (status == 0)
 
 
 def test_f33_a_killed_supervisor_leaves_no_half_copy(start):

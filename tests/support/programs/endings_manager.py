@@ -136,7 +136,7 @@ def calls_os_exit(config_file, folder):
 
 
 def copying(config_file, folder):
-    """Copy a file and a folder in each direction, and expose a port in each.
+    """Copy a file, a folder and one into folders that exist in each direction; expose ports, too.
 
     The processes that copy on the host are stopped when the first bytes have arrived, so their
     speed does not matter.
@@ -144,7 +144,7 @@ def copying(config_file, folder):
     runtime = open_runtime(config_file)
     copies = []
     for way in ("up", "down"):
-        for what in ("file", "folder"):
+        for what in ("file", "folder", "tree"):
             source, target = f"{folder}/{what}", f"{folder}/{way}-{what}/"
             task = RuntimeTask()
             task = task.send_file(source, target) if way == "up" else task.get_file(source, target)

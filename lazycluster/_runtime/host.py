@@ -16,7 +16,7 @@ from lazycluster._runtime.working_dir import WorkingDirectory, make_directory
 from lazycluster._tasks.env_variables import WORKING_DIR, EnvVariables
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.starter import Starter
-from lazycluster._text import show
+from lazycluster._text import escaped, show
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import Connection
 from lazycluster.exceptions import (
@@ -28,6 +28,9 @@ from lazycluster.exceptions import (
 
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
+
+SHOWN = 10
+"""Entries that stayed, in the warning of `delete_dir`."""
 
 
 @short_tracebacks
@@ -296,6 +299,8 @@ class Host:
             path: The directory, relative to the working directory. A leading `~`, `$HOME/` or
                 `${HOME}/` is the home directory; everything else is literal.
 
+        What cannot be deleted does not save the rest, and a WARNING says what stayed and why.
+
         Returns:
             True if the directory existed and is completely deleted.
 
@@ -311,7 +316,16 @@ class Host:
                 f"{path!r} on {self.host} is not deleted: it is the root or the home directory, or "
                 "it ends with '.' or '..'; name the directory itself."
             )
+        if isinstance(deleted, list):
+            self._warn_of(path, deleted)
+            return False
         return bool(deleted)
+
+    def _warn_of(self, path: str, stayed: list[list[str]]) -> None:
+        """Log what could not be deleted; the names come from the host."""
+        shown = "; ".join(f"{name}: {reason}" for name, reason in stayed[:SHOWN])
+        more = f"; and {len(stayed) - SHOWN} more" if len(stayed) > SHOWN else ""
+        self.log.warning("%r was not deleted on %s: %s", path, self.host, escaped(shown) + more)
 
     def has_free_port(self, port: int) -> bool:
         """Return True if the port is free on all IPv4 and IPv6 addresses of the host.

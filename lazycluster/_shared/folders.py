@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
     Attributes = tuple[int, int]  # mode, nanoseconds of the mtime
     Changes = tuple[Optional[int], int]  # the same, and None for a mode that stays
+    Stayed = list[tuple[str, str]]  # path, reason
     Choose = Callable[["Folder"], list[tuple[int, bytes]]]
 
 # What `walk` yields in place of a type; no file type of `stat` has such a value.
 LEAVE = 3  # behind a folder
 UNREADABLE = 5  # a folder that cannot be read
 
+MOST_STAYED = 1000  # entries that stayed, in an answer
 TEMPORARY_PREFIX = b".lazycluster-"
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # A file system without modes or times (FAT, some FUSE ones) answers with one of these errors, and
@@ -99,10 +101,10 @@ def walk(
     it, and as LEAVE once `folder` has left it. The type 0 stands for a FIFO, socket or device, for
     an entry that has vanished, and for a temporary of the library.
 
-    With `removing` each folder is made readable and writable, temporaries are included, and a
-    folder that cannot be entered has the type 0. `choose` returns the entries of the current folder
-    to yield. `on_error` is called before a folder that cannot be read comes as UNREADABLE; without
-    it that is an OSError.
+    With `removing` a folder that cannot be entered is made readable, temporaries are included, and
+    a folder that cannot be entered even so has the type 0. `choose` returns the entries of the
+    current folder to yield. `on_error` is called before a folder that cannot be read comes as
+    UNREADABLE; without it that is an OSError.
     """
     waiting = []  # type: list[list[bytes]]  # per level, the folders still to enter
     while True:
@@ -132,11 +134,17 @@ def walk(
                 yield LEAVE, folder.leave()
             folder.entry = name = waiting[-1].pop()
             try:
-                if removing:
-                    call_if_supported(os.chmod, name, 0o700, dir_fd=folder.fd)
-                folder.enter(name)
+                try:
+                    folder.enter(name)
+                except PermissionError:
+                    if not removing:
+                        raise
+                    _unlock(name, folder.fd)
+                    folder.enter(name)
             except OSError as error:
                 if removing or isinstance(error, FileNotFoundError):
+                    if removing and on_error is not None:
+                        on_error(error)
                     yield 0, name
                 elif on_error is None:
                     raise
@@ -168,47 +176,101 @@ def entries(fd: "int") -> "list[tuple[int, bytes]]":
     return found
 
 
-def remove_tree(path: "str") -> "bool":
+def remove_tree(path: "str", stayed: "Stayed | None" = None) -> "bool":
     """Remove a file, a link (not its target) or a folder; return True if nothing is left.
 
-    Read-only folders are made writable first. An entry that cannot be removed does not save the
-    others. shutil.rmtree would need a descriptor and a Python frame per level, leave read-only
-    folders, and cost 5 ms for its import.
+    A folder is made writable only where it refuses. An entry that cannot be removed does not save
+    the others; `stayed` gets its path and the reason. shutil.rmtree would need a descriptor and a
+    Python frame per level, leave read-only folders, and cost 5 ms for its import.
     """
-    with contextlib.suppress(OSError):  # the return value says whether something is left
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            call_if_supported(os.chmod, path, 0o700)
-            _empty(path)
-            os.rmdir(path)
-        else:
-            os.unlink(path)
+    root = os.fsencode(path)
+    notes = [] if stayed is None else stayed
+    folder = Folder(-1)
+    try:
+        if not _remove_entry(root, None):
+            try:
+                folder.fd = os.open(root, OPEN_FOLDER)
+            except PermissionError:
+                _unlock(root, None)
+                folder.fd = os.open(root, OPEN_FOLDER)
+            _empty(folder, root, notes)
+            os.rmdir(root)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if not notes:  # else it is not empty, which has been said
+            notes.append((path, error.strerror or str(error)))
+    finally:
+        folder.close()
     return not os.path.lexists(path)
 
 
-def _empty(path: "str") -> "None":
-    with contextlib.closing(Folder(os.open(path, OPEN_FOLDER))) as folder:
-        for kind, name in walk(folder, removing=True):
-            with contextlib.suppress(OSError):  # then its folder stays too
-                if kind == LEAVE:
-                    os.rmdir(name, dir_fd=folder.fd)
-                elif kind != stat.S_IFDIR:
-                    os.unlink(name, dir_fd=folder.fd)
+def _empty(folder: "Folder", root: "bytes", notes: "Stayed") -> "None":
+    def note(error: "OSError") -> "None":
+        gone_or_not_empty = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+        if error.errno not in gone_or_not_empty:
+            notes.append((folder.path(root), error.strerror or str(error)))
+
+    for kind, name in walk(folder, removing=True, on_error=note):
+        if kind in (stat.S_IFDIR, UNREADABLE):
+            continue
+        folder.entry = name
+        try:
+            try:
+                _remove(kind, name, folder.fd)
+            except PermissionError:
+                _unlock(b".", folder.fd)
+                _remove(kind, name, folder.fd)
+        except OSError as error:  # then its folder stays, too
+            note(error)
 
 
-def delete_directory(path: "str") -> "bool | None":
-    """Remove a folder, or a link, that a user named; return None if it is refused.
+def _remove_entry(name: "bytes", folder: "int | None") -> "bool":
+    """Remove what is not a folder; return False for a folder."""
+    if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        return False
+    os.unlink(name, dir_fd=folder)
+    return True
 
-    That is the root and the home directory, whatever the path looks like, and a path that ends with
-    `.` or `..`, as for `rm -r`. False: it does not exist, or something stayed.
+
+def _remove(kind: "int", name: "bytes", folder: "int") -> "None":
+    if kind == LEAVE or (not kind and not _remove_entry(name, folder)):
+        os.rmdir(name, dir_fd=folder)
+    elif kind:
+        os.unlink(name, dir_fd=folder)
+
+
+def _unlock(name: "bytes", folder: "int | None") -> "None":
+    """Let the account read and change a folder; where that is refused, the next call says why."""
+    with contextlib.suppress(OSError):
+        mode = os.stat(name, dir_fd=folder).st_mode
+        if stat.S_IMODE(mode) & 0o700 != 0o700:
+            os.chmod(name, stat.S_IMODE(mode) | 0o700, dir_fd=folder)
+
+
+def delete_directory(path: "str") -> "bool | Stayed | None":
+    """Remove a folder, or a link, that a user named.
+
+    Returns None if it is refused: the root and the home directory, whatever the path looks like,
+    and a path that ends with `.` or `..`, as for `rm -r`. False: it does not exist. A list has the
+    path and the reason of each entry that stayed.
     """
     if os.path.basename(path.rstrip("/")) in (".", ".."):
         return None
     path = paths.expand(path).rstrip("/") or "/"
     if any(_is_same(path, kept) for kept in ("/", os.path.expanduser("~"))):
         return None
-    if not os.path.isdir(path) and not os.path.islink(path):
+    stayed = []  # type: Stayed
+    if not os.path.lexists(path):
         return False
-    return remove_tree(path)
+    if not os.path.isdir(path) and not os.path.islink(path):
+        stayed.append((path, os.strerror(errno.ENOTDIR)))
+    elif remove_tree(path, stayed):
+        return True
+    stayed = stayed or [(path, os.strerror(errno.ENOTEMPTY))]
+    # As JSON has them, see `_remote.files`.
+    encode = "utf-8", "surrogateescape"
+    return [(os.fsencode(name).decode(*encode), reason) for name, reason in stayed[:MOST_STAYED]]
 
 
 def _is_same(path: "str", other: "str") -> "bool":

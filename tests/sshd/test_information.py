@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
@@ -9,6 +10,7 @@ import random
 import shlex
 import socket
 import stat
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -561,6 +563,28 @@ def test_delete_dir_of_a_link(runtime, there, path):
     assert runtime.delete_dir(path) is True
     assert not (there / "link").is_symlink()
     assert (there / "outside" / "keep").exists()
+
+
+def test_delete_dir_says_what_stays_and_why(runtime, there, caplog):
+    """One WARNING with the path and the reason; all else is deleted."""
+    (there / "old" / "sub").mkdir(parents=True)
+    (there / "file").touch()
+    assert runtime.delete_dir("file") is False
+    assert caplog.messages == [
+        f"'file' was not deleted on {runtime.host}: {there}/file: {os.strerror(errno.ENOTDIR)}"
+    ]
+    caplog.clear()
+    (there / "volume").mkdir()
+    if subprocess.run(["mount", "--bind", there / "volume", there / "old" / "sub"]).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        (there / "old" / "other").touch()
+        assert runtime.delete_dir("old") is False
+    finally:
+        subprocess.run(["umount", there / "old" / "sub"], check=True)
+    busy = f"{there}/old/sub: {os.strerror(errno.EBUSY)}"
+    assert caplog.messages == [f"'old' was not deleted on {runtime.host}: {busy}"]
+    assert os.listdir(there / "old") == ["sub"]
 
 
 def test_delete_dir_of_a_link_to_nothing(runtime, there):

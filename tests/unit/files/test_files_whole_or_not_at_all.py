@@ -273,28 +273,3 @@ def test_f34_two_copies_to_one_target_do_not_mix(place):
     for thread in threads:
         thread.join()
     assert (place / "target").read_bytes() in stay
-
-
-# --- Removing ---
-
-
-def test_removing_does_not_follow_links(place):
-    """What they point to is not ours."""
-    make(place / "outside", folder({b"kept": file()}))
-    make(place / "tree", folder({b"link": link(b"../outside"), b"sub": folder()}))
-    assert folders.remove_tree(str(place / "tree"))
-    make(place / "link", link(b"outside"))
-    assert folders.remove_tree(str(place / "link"))
-    assert look(place / "outside") == folder({b"kept": file()})
-    assert names(place) == ["outside"]
-
-
-def test_removing_what_is_not_there_is_done(place):
-    """It need not be asked for first."""
-    assert folders.remove_tree(str(place / "nothing"))
-
-
-def test_removing_what_cannot_be_removed_says_so(nobody, place):
-    """It raises nothing, as it is what is done after errors."""
-    make(place / "folder", folder({b"file": file()}, mode=0o555))
-    assert not folders.remove_tree(str(place / "folder/file"))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Callable, NoReturn, TypeVar
 
 from lazycluster._checks import (
     check_seconds,
@@ -31,7 +31,6 @@ from lazycluster.exceptions import (
 if TYPE_CHECKING:
     from lazycluster._conversation.conversation import Conversation
     from lazycluster._ssh.endpoints import PortOrPath, Route
-    from lazycluster._ssh.host_side import HostSide
     from lazycluster._ssh.run import Ending
     from lazycluster._ssh.transport import Transport
     from lazycluster.forwards import Forward
@@ -407,33 +406,10 @@ class Connection(Login):
         ends = {"to_host": to_host, "bind_address": bind_address}
         return self._forward(checked_route(port, to_port, on_host=True, **ends))
 
-    def _forward(self, wanted: Route) -> Forward:
-        from lazycluster._ssh.forwarding import close_forward, open_forward
-        from lazycluster.forwards import Forward
+    def _forward(self, route: Route) -> Forward:
+        from lazycluster.forwards import make_forward
 
-        def make(conversation: Conversation) -> Forward:
-            transport = conversation.transport
-            listener = open_forward(transport, wanted, _host_side(conversation))
-
-            def close(forward: Forward) -> None:
-                self._check_owner()  # refers to this connection, which lives as long as the forward
-
-                def on_end() -> None:
-                    transport.remove_dependent(end)
-                    forward._end(False)
-
-                close_forward(listener, on_end)
-
-            def end(lost: bool) -> str:
-                if not wanted.on_host:
-                    listener.remove_socket()
-                return forward._end(lost)
-
-            forward = Forward(self.host, listener.asked, close)
-            transport.add_dependent(end)
-            return forward
-
-        return self._retried(make)
+        return self._retried(lambda conversation: make_forward(self, conversation, route))
 
     def _use(self, use: Callable[[Transport], _Result]) -> _Result:
         return self._retried(lambda conversation: use(conversation.transport))
@@ -446,20 +422,6 @@ class Connection(Login):
             if error.started is not False:
                 raise
         return use(self._open())
-
-
-def _host_side(conversation: Conversation) -> HostSide | None:
-    """Return what asks the host about its ports; None without Python there."""
-    if not conversation.has_python:
-        return None
-    from lazycluster._ssh.host_side import HostSide
-    from lazycluster._ssh.mux import CONTROL_TIMEOUT
-
-    def operate(operation: str, arguments: Mapping[str, Any]) -> Any:
-        deadline = time.monotonic() + CONTROL_TIMEOUT
-        return conversation.operate(operation, arguments, deadline=deadline)
-
-    return HostSide(operate)
 
 
 def _command_error(host: str, command: str, ending: Ending, timeout: float | None) -> CommandError:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lazycluster._checks import checked_wait
 from lazycluster._interpreter_exit import wait_for
 from lazycluster._ssh.endpoints import Route
 from lazycluster._tracebacks import short_tracebacks
+
+if TYPE_CHECKING:
+    from lazycluster._conversation.conversation import Conversation
+    from lazycluster._conversation.login import Login
+    from lazycluster._ssh.host_side import HostSide
 
 
 @short_tracebacks
@@ -46,6 +52,7 @@ class Forward:
         self._changed = threading.Condition()
         self._ended = False
         self._lost = False
+        self._conversation: Conversation | None = None
 
     def __repr__(self) -> str:
         state = "is alive" if self.is_alive() else "was lost" if self.lost else "has ended"
@@ -113,3 +120,50 @@ class Forward:
                 self._ended, self._lost = True, lost
             self._changed.notify_all()
         return str(self)
+
+
+def make_forward(login: Login, conversation: Conversation, route: Route) -> Forward:
+    """Make a forward; see `Connection.forward_local` for the errors.
+
+    Args:
+        login: The connection, which lives as long as the forward.
+        conversation: The login that the forward goes over.
+        route: The forward; port 0 stands for any free port.
+    """
+    from lazycluster._ssh.forwarding import close_forward, open_forward
+
+    transport = conversation.transport
+    listener = open_forward(transport, route, _host_side(conversation))
+
+    def close(forward: Forward) -> None:
+        login._check_owner()
+
+        def on_end() -> None:
+            transport.remove_dependent(end)
+            forward._end(False)
+
+        close_forward(listener, on_end)
+
+    def end(lost: bool) -> str:
+        if not route.on_host:
+            listener.remove_socket()
+        return forward._end(lost)
+
+    forward = Forward(login._host, listener.asked, close)
+    forward._conversation = conversation
+    transport.add_dependent(end)
+    return forward
+
+
+def _host_side(conversation: Conversation) -> HostSide | None:
+    """Return what asks the host about its ports; None without Python there."""
+    if not conversation.has_python:
+        return None
+    from lazycluster._ssh.host_side import HostSide
+    from lazycluster._ssh.mux import CONTROL_TIMEOUT
+
+    def operate(operation: str, arguments: Mapping[str, Any]) -> Any:
+        deadline = time.monotonic() + CONTROL_TIMEOUT
+        return conversation.operate(operation, arguments, deadline=deadline)
+
+    return HostSide(operate)

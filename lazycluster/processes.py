@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution
 from lazycluster._tracebacks import short_tracebacks
+from lazycluster.exceptions import LazyclusterError
 
 if TYPE_CHECKING:
+    from lazycluster._conversation.conversation import Conversation
+    from lazycluster._ssh.endpoints import Route
     from lazycluster.forwards import Forward
 
 __all__ = ["PortExposure", "Process", "TaskProcess"]
+
+_logger = logging.getLogger("lazycluster")
+
+END_TIMEOUT = 20.0  # seconds for a forward to end after its login has
 
 KEY_DELIMITER = (
     "::"  # between the parts of a process key: the host, the kind and what identifies it
@@ -131,6 +141,8 @@ class PortExposure:
         self.name: str = name
         self._forward = forward
         self._stopped = False
+        self._restores = False
+        self._changing = threading.Lock()  # stopped or made again, not both at once
 
     def __repr__(self) -> str:
         return f"<PortExposure {self.name!r}, exitcode {self.exitcode}>"
@@ -159,7 +171,7 @@ class PortExposure:
     def exitcode(self) -> int | None:
         """Return None while it is alive, then -15 after a stop, 1 after a lost connection.
 
-        It is 0 if the connection was closed.
+        It is 0 if the connection was closed, and None again when it has been made again.
         """
         if self._forward.is_alive():
             return None
@@ -176,13 +188,35 @@ class PortExposure:
         self._forward.wait(timeout)
 
     def terminate(self) -> None:
-        """Stop listening, and wait until the port is free.
+        """Stop listening, and wait until the port is free; it is not made again.
 
         Raises:
             ForwardError: If ssh could not end the forward.
         """
-        if self._forward.is_alive():
-            self._stopped = True
-            self._forward.cancel()
+        with self._changing:
+            self._restores = False
+            if self._forward.is_alive():
+                self._stopped = True
+                self._forward.cancel()
 
     kill = terminate
+
+    @property
+    def _waits(self) -> bool:
+        """Return True if it has been lost and is made again after the next login."""
+        return self._restores and self._forward.lost
+
+    def _restore(self, conversation: Conversation, make: Callable[[Route], Forward]) -> None:
+        """Make it again on a new login if it waits for that; a failure is a WARNING."""
+        with self._changing:
+            if self._forward._conversation is conversation:
+                return
+            self._forward.wait(END_TIMEOUT)  # it ends a moment after its login
+            if not self._waits:
+                return
+            try:
+                self._forward = make(self._forward._route)
+            except (LazyclusterError, OSError) as error:
+                _logger.warning("The %s was not made again: %s", self._forward, error)
+            else:
+                _logger.info("The %s was made again.", self._forward)

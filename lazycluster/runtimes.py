@@ -331,11 +331,13 @@ class Runtime(ProcessHost):
     def clear_tasks(self) -> None:
         """Forget all executions of tasks here, with their process handles and keys.
 
-        What runs goes on until its end, `task.stop()` or `cleanup`. The tasks keep the logs and
-        values of their last executions. Without this call the newest 1000 executions are kept, and
-        256 MiB of the values of functions.
+        Exposures of ports that have ended are forgotten, too. What runs goes on until its end,
+        `task.stop()` or `cleanup`. The tasks keep the logs and values of their last executions.
+        Without this call the newest 1000 executions are kept, and 256 MiB of the values of
+        functions.
         """
         self._history.clear()
+        self._forget_exposures()
 
     def join(self) -> None:
         """Wait for all asynchronous executions here, except those that have `omit_on_join`."""

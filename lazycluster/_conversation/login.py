@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lazycluster._ssh.resolved import ResolvedConfig
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # because logins that came at once would come at once again.
 BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 BACK_INTERVAL = 2.0  # seconds between two logins to a host that is to come back
+RESTORE_TIMEOUT = 30.0  # seconds to wait for another thread that makes forwards again
 MOST_LOST = 8  # tokens of lost connections that a login names
 
 _logger = logging.getLogger("lazycluster")
@@ -49,6 +50,10 @@ class Login:
         self._closed = threading.Event()
         self._current: Conversation | None = None
         self._lost: list[str] = []  # tokens, see `_lost_tokens`
+        # Make again what a loss has ended; called before the first use of a new login.
+        self._restorers: list[Callable[[Conversation], None]] = []
+        self._restored: Conversation | None = None  # the login that they were last called with
+        self._restoring = threading.Lock()
         self._finalizer: weakref.finalize[[], Login] | None = None
 
     def _close(self) -> None:
@@ -57,6 +62,7 @@ class Login:
             return
         with self._lock:
             current, self._current = self._current, None
+            self._restorers.clear()
             self._closed.set()
             self._closed = threading.Event()
         if current is not None:
@@ -106,10 +112,12 @@ class Login:
             )
 
     def _find_open(self) -> Conversation | None:
-        """Return the live conversation after the host's reply; None if a login is needed first."""
+        """Return the live conversation after the host's reply; None if `_open` has work to do."""
         self._check_owner()
         current = self._current
-        return current if current is not None and current.transport.is_open else None
+        if current is None or not current.transport.is_open or not self._is_restored(current):
+            return None
+        return current
 
     def _open(self, *, by_person: bool = False) -> Conversation:
         """Return the live conversation, after the host's reply."""
@@ -120,9 +128,28 @@ class Login:
             except ConnectError as failure:
                 error = failure
             else:
+                self._restore(conversation)
                 return conversation
         assert error is not None
         raise error
+
+    def _restore(self, conversation: Conversation) -> None:
+        """Call what restores things, once for each login; other threads wait for it.
+
+        They do so for a while only: a signal handler may have interrupted the thread that does it.
+        """
+        if self._is_restored(conversation) or not self._restoring.acquire(timeout=RESTORE_TIMEOUT):
+            return
+        try:
+            if not self._is_restored(conversation):
+                for restore in tuple(self._restorers):
+                    restore(conversation)
+                self._restored = conversation
+        finally:
+            self._restoring.release()
+
+    def _is_restored(self, conversation: Conversation) -> bool:
+        return not self._restorers or self._restored is conversation
 
     def _logins(self, *, by_person: bool = False) -> Iterator[Conversation]:
         """Yield the live conversation, and another one each time that sshd drops the login.

@@ -3,14 +3,20 @@
 The manager finds out sooner than the host that a link has gone silent. Until `orphan_timeout` has
 passed, the lost supervisor and its steps live on, and a step that the manager repeats would run
 beside the first one. So a new login names the tokens of the lost ones.
+
+A lost connection's sshd lives on as well, until TCP gives up, and goes on listening on the ports
+that were forwarded. It serves that connection alone, so it is ended with its supervisor.
 """
 
 import os
+import re
 import signal
 import time
 
 END_TIMEOUT = 6.0  # seconds for a supervisor to end what it started; it needs at most 5
 POLL_INTERVAL = 0.02  # seconds
+SHELLS = 3  # processes between sshd and the supervisor, at most: the login shell and the like
+SESSION_SERVER = re.compile(rb"sshd(?:-session)?: [^/]+@notty")  # the title that sshd gives itself
 
 
 def end_predecessors(tokens: "list[str]") -> "None":
@@ -19,11 +25,13 @@ def end_predecessors(tokens: "list[str]") -> "None":
     A token is in the argv of the supervisor and of all processes forked from it. Without /proc no
     process can be verified, and none is signalled.
     """
+    servers = set()  # type: set[int]
     for number in (signal.SIGTERM, signal.SIGKILL):
         for token in tokens:
             carriers = _carriers(token.encode("ascii"))
             if carriers:
                 supervisor = min(carriers, key=carriers.__getitem__)
+                servers.update(_session_servers(supervisor))
                 _signal(supervisor, number)
                 _signal(supervisor, signal.SIGCONT)  # it may be stopped
         until = time.monotonic() + END_TIMEOUT
@@ -32,7 +40,14 @@ def end_predecessors(tokens: "list[str]") -> "None":
                 break
             time.sleep(POLL_INTERVAL)
         else:
-            return
+            break
+    for server in servers:
+        if _is_session_server(server):
+            _signal(server, signal.SIGTERM)
+            _signal(server, signal.SIGCONT)
+    until = time.monotonic() + END_TIMEOUT
+    while any(_is_session_server(server) for server in servers) and time.monotonic() < until:
+        time.sleep(POLL_INTERVAL)
 
 
 def _signal(pid: "int", number: "int") -> "None":
@@ -40,6 +55,35 @@ def _signal(pid: "int", number: "int") -> "None":
         os.kill(pid, number)
     except OSError:  # it has just ended
         return
+
+
+def _session_servers(pid: "int") -> "list[int]":
+    """Return the sshd of this account that serves the connection of a process, or nothing.
+
+    It is looked for among the parents. Its title says that it serves one user without a terminal;
+    the sshd that listens for connections has another one.
+    """
+    for _ in range(SHELLS + 1):
+        try:
+            with open("/proc/{}/stat".format(pid), "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:  # it ended just now
+            break
+        if pid <= 1:
+            break
+        if _is_session_server(pid):
+            return [pid]
+    return []
+
+
+def _is_session_server(pid: "int") -> "bool":
+    try:
+        if os.stat("/proc/{}".format(pid)).st_uid != os.geteuid():
+            return False
+        with open("/proc/{}/cmdline".format(pid), "rb") as file:
+            return SESSION_SERVER.match(file.read()) is not None
+    except OSError:
+        return False
 
 
 def _carriers(token: "bytes") -> "dict[int, int]":

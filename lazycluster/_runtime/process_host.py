@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lazycluster._checks import checked_path
+from lazycluster._checks import check_flags, checked_path
 from lazycluster._runtime.calls import CallingHost
 from lazycluster._ssh.endpoints import checked_end, is_path
 from lazycluster._tasks.history import EXECUTIONS_KEPT
@@ -20,6 +21,7 @@ from lazycluster.processes import (
 )
 
 if TYPE_CHECKING:
+    from lazycluster._conversation.conversation import Conversation
     from lazycluster._ssh.endpoints import PortOrPath
     from lazycluster._tasks.execution import Execution
     from lazycluster.connection import Connection
@@ -41,6 +43,7 @@ class ProcessHost(CallingHost):
         *,
         to_host: str | None = None,
         bind_address: str | None = None,
+        restore: bool = False,
     ) -> str:
         """Make a service of the manager reachable on the host (a remote forward, `-R`).
 
@@ -62,6 +65,9 @@ class ProcessHost(CallingHost):
             bind_address: The address of the host to listen on: an IP address, `localhost`, or `*`
                 for all; its sshd must have `GatewayPorts clientspecified`. Defaults to None,
                 127.0.0.1 and ::1.
+            restore: If True, and the connection is lost, make the exposure again after the next
+                login, before the first use of that; under the same key and port. A failure is a
+                WARNING then. Defaults to False.
 
         Returns:
             The process key, for `stop_process`. `""` if there is nothing to do: the host is written
@@ -72,13 +78,14 @@ class ProcessHost(CallingHost):
             PortInUseError: If the port or path is in use on the host.
             ForwardError: If ssh cannot forward the port; the message has the reason.
         """
+        check_flags(restore=restore)
         port = local_port if runtime_port is None else runtime_port
         if self._is_own_port(port, local_port, to_host, bind_address):
             return ""
         forward = self._connection.forward_remote(
             self._on_host(port), local_port, to_host=to_host, bind_address=bind_address
         )
-        return self._add_exposure(PORT_TO_RUNTIME, forward)
+        return self._add_exposure(PORT_TO_RUNTIME, forward, restore)
 
     def expose_port_from_runtime(
         self,
@@ -87,6 +94,7 @@ class ProcessHost(CallingHost):
         *,
         to_host: str | None = None,
         bind_address: str | None = None,
+        restore: bool = False,
     ) -> str:
         """Make a service of the host reachable on the manager (a local forward, `-L`).
 
@@ -99,17 +107,19 @@ class ProcessHost(CallingHost):
             to_host: A host or address that the host reaches, whose service it is. Defaults to None,
                 the host itself by any of its names: localhost, 127.0.0.1 and ::1.
             bind_address: The address of the manager to listen on, see `expose_port_to_runtime`.
+            restore: If True, make it again after a loss, see `expose_port_to_runtime`.
 
         Returns:
             The process key, for `stop_process`, or `""` as for `expose_port_to_runtime`.
         """
+        check_flags(restore=restore)
         port = runtime_port if local_port is None else local_port
         if self._is_own_port(port, runtime_port, to_host, bind_address):
             return ""
         forward = self._connection.forward_local(
             port, self._on_host(runtime_port), to_host=to_host, bind_address=bind_address
         )
-        return self._add_exposure(PORT_FROM_RUNTIME, forward)
+        return self._add_exposure(PORT_FROM_RUNTIME, forward, restore)
 
     def _is_own_port(
         self, port: PortOrPath, to_port: PortOrPath, to_host: str | None, bind_address: str | None
@@ -136,15 +146,27 @@ class ProcessHost(CallingHost):
             process = self._processes[key] = TaskProcess(key, execution)
         return process
 
-    def _add_exposure(self, direction: str, forward: Forward) -> str:
+    def _add_exposure(self, direction: str, forward: Forward, restore: bool) -> str:
         with self._lock:
             key = self._new_key(self.host, direction, *forward._route.keys)
-            self._processes[key] = PortExposure(key, forward)
-            exposures = [p for p in self._processes.values() if isinstance(p, PortExposure)]
-            ended = [exposure.name for exposure in exposures if not exposure.is_alive()]
-            for name in ended[:-EXECUTIONS_KEPT]:
+            exposure = self._processes[key] = PortExposure(key, forward)
+            for name in self._ended_exposures()[:-EXECUTIONS_KEPT]:
                 del self._processes[name]
+        if restore:
+            exposure._restores = True
+            self._connection._restorers.append(_restorer(self._connection, exposure))
         return key
+
+    def _ended_exposures(self) -> list[str]:
+        """Return the keys of exposures that have ended for good; the caller holds the lock."""
+        exposures = [p for p in self._processes.values() if isinstance(p, PortExposure)]
+        return [one.name for one in exposures if not one.is_alive() and not one._waits]
+
+    def _forget_exposures(self) -> None:
+        """Forget the exposures that have ended for good."""
+        with self._lock:
+            for name in self._ended_exposures():
+                del self._processes[name]
 
     @property
     def task_processes(self) -> list[TaskProcess]:
@@ -222,3 +244,16 @@ class ProcessHost(CallingHost):
             count += 1
             unique = f"{key}{KEY_DELIMITER}{count}"
         return unique
+
+
+def _restorer(connection: Connection, exposure: PortExposure) -> Callable[[Conversation], None]:
+    """Return what makes an exposure again on a new login."""
+
+    def restore(conversation: Conversation) -> None:
+        from lazycluster.forwards import make_forward
+
+        exposure._restore(conversation, lambda route: make_forward(connection, conversation, route))
+        if not exposure._restores:  # it has been stopped
+            connection._restorers.remove(restore)
+
+    return restore

@@ -308,3 +308,53 @@ def test_each_pattern_of_the_guide_is_tried():
     cells = [row[0] for row in table("pattern | leaves out")]
     patterns = {name for cell in cells for name in re.findall("`([^`]+)`", cell)}
     assert patterns <= {name for names in EXCLUDES for name in names}
+
+
+def change(folder):
+    """Change a tree in each way that a copy may or may not see; some of it is as it was."""
+    (folder / "a/b/x").write_text("another size")
+    (folder / "keep.pyc").write_text("keep.PYC")  # of the same size
+    (folder / "main.py").write_text("MAIN.PY")
+    times = os.stat(folder / "sub/main.py")
+    (folder / "sub/main.py").write_text("SUB/main.py"[:7])  # of the same size and time
+    os.utime(folder / "sub/main.py", ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.utime(folder / "abc", ns=(OLD, OLD - 10**18))
+    (folder / "added").write_text("added")
+    (folder / "sub" / "added").mkdir()
+    (folder / "sub/docs/build").unlink()
+    (folder / "sub/docs/build").symlink_to("a.pdf")
+    (folder / "ab").rename(folder / "renamed")
+    shutil.rmtree(folder / "logs")
+    (folder / "logs").write_text("a file in place of a folder")
+
+
+SOME = (["*.pyc", "build/"], ["--exclude=*.pyc", "--exclude=build/"])
+OPTIONS = [
+    ({"only_changed": True}, []),
+    ({"only_changed": True, "exclude": SOME[0]}, SOME[1]),
+]
+
+
+@both_ways
+@pytest.mark.parametrize(("options", "arguments"), OPTIONS, ids=str)
+def test_options_do_what_those_of_rsync_do(runtime, way, sides, options, arguments):
+    """First to a folder that is not there, then after changes, then once more."""
+    source, ours, theirs = sides
+    make_project(source / "dist")
+    theirs.mkdir()
+    rsync(*arguments, f"{source}/dist/", theirs / "new")
+    copy_of("dist/", runtime, way, "new", **options)
+    assert differences(ours, theirs) == {}
+    change(source / "dist")
+    for folder in (ours, theirs):
+        shutil.rmtree(folder / "new" / "logs")  # else our copy would be an error
+        (folder / "new" / "only there").mkdir()
+        (folder / "new" / "only there" / "main.pyc").touch()
+        (folder / "new" / "sub" / "only there").touch()
+        set_times(folder / "new" / "only there")
+        set_times(folder / "new" / "only there")
+        os.utime(folder / "new" / "sub" / "only there", ns=(OLD, OLD))
+    for _ in range(2):
+        rsync(*arguments, f"{source}/dist/", theirs / "new")
+        copy_of("dist/", runtime, way, "new", **options)
+        assert differences(ours, theirs) == {}

@@ -6,13 +6,16 @@ import errno
 import os
 import stat
 import struct
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from lazycluster._shared import tree_stream
 from lazycluster.exceptions import FileTransferError
 from support.rsync import OLD, differences, rsync, rsync_from, set_times, table
 from support.transfers import both_ways, copy_of
-from support.trees import NOBODY
+from support.trees import NOBODY, as_nobody, unpack
 
 pytestmark = both_ways
 
@@ -148,11 +151,36 @@ def as_root_a_file_that_replaces_one(runtime, way, source, ours, theirs):
     assert owners == [(NOBODY, NOBODY), (0, 0)]
 
 
+def something_that_cannot_be_read(runtime, way, source, ours, theirs):
+    """Without ssh, since root could read it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        place = Path(name)
+        place.chmod(0o777)
+        for path in ("dist/first", "dist/sub/secret", "dist/closed/below", "dist/sub/last"):
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_text(path)
+        (place / "dist/sub/secret").chmod(0)
+        (place / "dist/closed").chmod(0)
+        with as_nobody():
+            rsync_from(place, place, "dist/ rsync's", status=23)
+            with pytest.raises(PermissionError):
+                unpack(tree_stream.pack(f"{place}/dist"), place / "ours")
+            assert not (place / "ours").exists()
+            unpack(tree_stream.pack(f"{place}/dist", skip_errors=True), place / "ours")
+            names = {str(path.relative_to(place / "ours")) for path in (place / "ours").rglob("*")}
+            assert names >= {"first", "sub", "sub/last"}
+            assert names.isdisjoint({"sub/secret", "closed/below"})
+            for path in ("first", "sub/last"):
+                assert (place / "rsync's" / path).exists()
+        (place / "dist/closed").chmod(0o700)
+
+
 DIFFERENCES = {
     "a file or link where a folder is": a_file_or_link_where_a_folder_is,
     "a folder where a file or link is": a_folder_where_a_file_or_link_is,
     "a FIFO, socket or device where the copy goes": a_fifo_socket_or_device_where_the_copy_goes,
     "a file of the same size and time": a_file_of_the_same_size_and_time,
+    "something that cannot be read": something_that_cannot_be_read,
     "permission bits of a file": permission_bits_of_a_file,
     "a copy that fails half way": a_copy_that_fails_half_way,
     "as root, a file that replaces one": as_root_a_file_that_replaces_one,

@@ -15,6 +15,7 @@ import importlib.metadata
 import os
 import pickle
 import platform
+import shlex
 import shutil
 import statistics
 import struct
@@ -69,6 +70,7 @@ class Site:
         self.python = python
         self.big = folder / "big"
         self.many = folder / "many"
+        self.tree = folder / "tree"
         block = os.urandom(1 << 20)
         with open(self.big, "wb") as file:
             for _ in range(BIG >> 20):
@@ -77,6 +79,10 @@ class Site:
             path = self.many / str(number % 20) / str(number)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(block[: 1000 + number])
+        for number in range(20_000):
+            path = self.tree / str(number % 200) / str(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(block[: number % 1000])
 
     def ssh(self, *words: str) -> list[str]:
         """Return the beginning of an ssh command."""
@@ -419,6 +425,47 @@ def _copy_rows(source: str, sending: bool) -> dict[str, Make]:
     return {f"{name} through a control master": floor, "lazycluster": ours}
 
 
+def _changed_rows(sending: bool) -> dict[str, Make]:
+    @contextmanager
+    def changing(site: Site, name: str, copy_all: Callable[[str, str], object]) -> Iterator[Call]:
+        """Change one file of 20,000 before each copy of the folder's contents."""
+        copy = site.folder / f"tree-{name}-{sending}"
+        copy.mkdir()
+
+        def copy_it() -> None:
+            data = os.urandom(100)
+            (site.tree / "0/0").write_bytes(data)
+            copy_all(f"{site.tree}/", f"{copy}/")
+            assert (copy / "0/0").read_bytes() == data
+
+        yield copy_it
+
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with site.runtime() as runtime:
+            method = runtime.send_file if sending else runtime.get_file
+            make = changing(site, "ours", lambda *paths: method(*paths, only_changed=True))
+            with make as copy_it:
+                yield copy_it
+
+    @contextmanager
+    def rsync(site: Site) -> Iterator[Call]:
+        with site.master() as client:
+
+            def copy_all(source: str, target: str) -> None:
+                host = f"{client[-1]}:"
+                paths = [source, host + target] if sending else [host + source, target]
+                argv = ["rsync", "-rlt", "-e", shlex.join(client[:-1]), *paths]
+                subprocess.run(argv, check=True)
+
+            with changing(site, "rsync", copy_all) as copy_it:
+                yield copy_it
+
+    if shutil.which("rsync") is None:
+        return {"lazycluster": ours}
+    return {"rsync -rlt through a control master": rsync, "lazycluster, only_changed": ours}
+
+
 def _many_commands() -> dict[str, Make]:
     @contextmanager
     def ours(site: Site) -> Iterator[Call]:
@@ -521,6 +568,8 @@ ROWS: dict[str, tuple[int, Callable[[], dict[str, Make]]]] = {
     "copy of a 256 MiB file from the host": (7, lambda: _copy_rows("big", sending=False)),
     "copy of a folder of 2000 files to the host": (7, lambda: _copy_rows("many", sending=True)),
     "copy of a folder of 2000 files from the host": (7, lambda: _copy_rows("many", sending=False)),
+    "second copy of 20,000 files to the host": (7, lambda: _changed_rows(sending=True)),
+    "second copy of 20,000 files from the host": (7, lambda: _changed_rows(sending=False)),
     "300 commands of 0.5 s at once": (3, _many_commands),
     f"connect {HOSTS} hosts": (3, lambda: _host_rows(warm=False)),
     f"`true` on {HOSTS} connected hosts": (10, lambda: _host_rows(warm=True)),

@@ -55,7 +55,7 @@ def check_flags(cure: str = "", **flags: object) -> None:
             raise TypeError(message.rstrip())
 
 
-def path_text(path: str | os.PathLike[str], what: str) -> str:
+def path_text(path: object, what: str) -> str:
     """Return a path as a string; the messages call it `what`, like "The local path".
 
     Raises:
@@ -70,7 +70,7 @@ def path_text(path: str | os.PathLike[str], what: str) -> str:
     return text
 
 
-def checked_path(path: str | os.PathLike[str], what: str) -> str:
+def checked_path(path: object, what: str) -> str:
     """Return a path that a host can have; see `path_text`.
 
     Raises:

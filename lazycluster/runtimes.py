@@ -8,13 +8,14 @@ import signal
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from lazycluster._checks import check_flags, checked_path
 from lazycluster._fabric.kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call, describe
 from lazycluster._runtime.calls import Options, RuntimeView
 from lazycluster._runtime.process_host import ProcessHost
+from lazycluster._tasks.contents import describe_contents, is_contents
 from lazycluster._tasks.execution import Execution
 from lazycluster._tasks.history import History
 from lazycluster._text import show
@@ -346,25 +347,29 @@ class Runtime(ProcessHost):
 
     def send_file(
         self,
-        local_path: str | PathLike[str],
+        local_path: str | PathLike[str] | bytes | BinaryIO,
         remote_path: str | PathLike[str] | None = None,
         execute_async: bool | None = False,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
         exclude: Sequence[str] = (),
         only_changed: bool = False,
+        delete: bool = False,
         on_error: str = "raise",
+        mode: int | None = None,
     ) -> RuntimeTask:
         """Send a file or folder to the host; see `RuntimeTask.send_file` for the other arguments.
 
         Args:
-            local_path: The file or folder.
+            local_path: The file or folder, or bytes, or a binary file object.
             remote_path: The target. Defaults to the working directory.
             execute_async: If True, return at once. Defaults to False.
             progress: A callable, True or None.
             exclude: Patterns of what is left out.
             only_changed: If True, leave out what the target has already.
+            delete: If True, remove from the target what the source does not have.
             on_error: "raise" or "skip".
+            mode: The permission bits of the file, or of each file in the folder.
 
         Returns:
             The task.
@@ -374,39 +379,50 @@ class Runtime(ProcessHost):
                 half written.
         """
         check_flags(execute_async=execute_async)
-        local_path = checked_path(local_path, "The local path")
-        task = RuntimeTask(f"send-file-{local_path}-to-{self.host}")
+        source = local_path
+        if is_contents(source):
+            shown = describe_contents(source)
+        else:
+            shown = source = checked_path(source, "The local path")
+        task = RuntimeTask(f"send-file-{shown}-to-{self.host}")
         task.send_file(
-            local_path,
+            source,
             remote_path,
             progress=progress,
             exclude=exclude,
             only_changed=only_changed,
+            delete=delete,
             on_error=on_error,
+            mode=mode,
         )
         return self.execute_task(task, execute_async)
 
     def get_file(
         self,
         remote_path: str | PathLike[str],
-        local_path: str | PathLike[str] | None = None,
+        local_path: str | PathLike[str] | BinaryIO | None = None,
         execute_async: bool | None = False,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
         exclude: Sequence[str] = (),
         only_changed: bool = False,
+        delete: bool = False,
         on_error: str = "raise",
+        mode: int | None = None,
     ) -> RuntimeTask:
         """Get a file or folder from the host; see `RuntimeTask.get_file` and `send_file`.
 
         Args:
             remote_path: The file or folder, relative to the working directory.
-            local_path: The target. Defaults to the manager's current folder.
+            local_path: The target, or a binary file object. Defaults to the manager's current
+                folder.
             execute_async: If True, return at once. Defaults to False.
             progress: A callable, True or None.
             exclude: Patterns of what is left out.
             only_changed: If True, leave out what the target has already.
+            delete: If True, remove from the target what the source does not have.
             on_error: "raise" or "skip".
+            mode: The permission bits of the file, or of each file in the folder.
         """
         check_flags(execute_async=execute_async)
         remote_path = checked_path(remote_path, "The remote path")
@@ -417,7 +433,9 @@ class Runtime(ProcessHost):
             progress=progress,
             exclude=exclude,
             only_changed=only_changed,
+            delete=delete,
             on_error=on_error,
+            mode=mode,
         )
         return self.execute_task(task, execute_async)
 

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, BinaryIO
 
 from lazycluster._checks import (
     check_flags,
@@ -30,11 +30,25 @@ from lazycluster._fabric.login import login_of
 from lazycluster._functions.payload import check_call, describe, dump_call
 from lazycluster._functions.selection import NONE_NAMED
 from lazycluster._last_execution import LastExecution
+from lazycluster._tasks.contents import (
+    check_file_object,
+    check_has_name,
+    describe_contents,
+    is_contents,
+)
 from lazycluster._tasks.copy_options import CopyOptions
 from lazycluster._tasks.env_variables import WORKING_DIR, EnvVariables
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, Target, stop_all
-from lazycluster._tasks.progress import checked_progress
-from lazycluster._tasks.steps import GetFile, RunCommand, RunFunction, SendFile, Step
+from lazycluster._tasks.progress import Progress, checked_progress
+from lazycluster._tasks.steps import (
+    GetContents,
+    GetFile,
+    RunCommand,
+    RunFunction,
+    SendContents,
+    SendFile,
+    Step,
+)
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import Connection
 from lazycluster.processes import TaskProcess
@@ -339,13 +353,15 @@ class RuntimeTask:
 
     def send_file(
         self,
-        local_path: str | PathLike[str],
+        local_path: str | PathLike[str] | bytes | BinaryIO,
         remote_path: str | PathLike[str] | None = None,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
         exclude: Sequence[str] = (),
         only_changed: bool = False,
+        delete: bool = False,
         on_error: str = "raise",
+        mode: int | None = None,
     ) -> RuntimeTask:
         """Add a step that sends a file or folder to the host.
 
@@ -359,11 +375,14 @@ class RuntimeTask:
             local_path: The file or folder, or with a `/` or `/.` at its end the contents of the
                 folder, which go into the target itself. A relative path starts at the current
                 folder of this process when the execution begins; a leading `~` is expanded. It must
-                exist when the step begins, because an earlier step may create it.
+                exist when the step begins, because an earlier step may create it. Or bytes, which
+                are the contents of a file, or a binary file object, which is used from its position
+                and stays open.
             remote_path: The target: the path of the copy, or a folder to put it into (an existing
                 one, or a path with a trailing slash). Relative to the working directory; a leading
                 `~`, `$HOME/` or `${HOME}/` is the home directory; missing folders are made.
-                Defaults to the working directory, also for `""`.
+                Defaults to the working directory, also for `""`. The path of the file for bytes and
+                file objects.
             progress: A callable that gets the bytes done and the bytes in total, about ten times a
                 second and once at the end, in the thread that executes the task; an exception of it
                 stops the copy. True for a line on standard error if that is a terminal (by tqdm if
@@ -373,53 +392,97 @@ class RuntimeTask:
             only_changed: If True, leave out what the target has already: files of the same size and
                 time of modification, and links with the same target and time. A time is compared as
                 exactly as both sides keep it. Defaults to False.
+            delete: If True, remove from the target folder what the source folder does not have,
+                once all has arrived; not what `exclude` matches, and nothing if something was
+                skipped. Defaults to False.
             on_error: With "skip", what cannot be read or written is left out, and the rest is
                 copied; `skipped` and the execution log name it. The file or folder itself, a full
                 disk and a lost connection are errors nevertheless. Defaults to "raise".
+            mode: The permission bits of the file, or of each file in the folder, such as `0o600`.
+                Defaults to None, the source's.
 
         Raises:
-            ValueError: If a path, a pattern or another argument is empty or invalid.
-            TypeError: If a path is neither a string nor an `os.PathLike` of one, or `exclude` is
-                not a list or tuple of strings.
+            ValueError: If a path, a pattern or another argument is empty or invalid, or bytes or a
+                file object have no `remote_path`.
+            TypeError: If a path is neither a string nor an `os.PathLike` of one, a file object is
+                open in text mode, or `exclude` is not a list or tuple of strings.
         """
+        progress = checked_progress(progress)
+        options = CopyOptions.checked(
+            exclude=exclude,
+            only_changed=only_changed,
+            delete=delete,
+            on_error=on_error,
+            mode=mode,
+        )
+        if is_contents(local_path):
+            return self._send_contents(local_path, remote_path, progress, options)
         local_path = checked_path(local_path, "The local path")
         if remote_path is None or remote_path == "":
             remote_path = "./"
         remote_path = checked_path(remote_path, "The remote path")
-        progress = checked_progress(progress)
-        options = CopyOptions.checked(exclude=exclude, only_changed=only_changed, on_error=on_error)
         name = f"send {local_path}"
         return self._add(SendFile(name, None, local_path, remote_path, progress, options))
+
+    def _send_contents(
+        self, contents: Any, remote_path: Any, progress: Progress | None, options: CopyOptions
+    ) -> RuntimeTask:
+        if remote_path is None or remote_path == "":
+            raise ValueError("The remote path is missing: bytes and file objects have no name.")
+        remote_path = checked_path(remote_path, "The remote path")
+        check_has_name(remote_path)
+        options.check_no_folder()
+        if not isinstance(contents, (bytes, bytearray, memoryview)):
+            check_file_object(contents, "read")
+        name = f"send {describe_contents(contents)} to {remote_path}"
+        return self._add(SendContents(name, None, "", remote_path, progress, options, contents))
 
     def get_file(
         self,
         remote_path: str | PathLike[str],
-        local_path: str | PathLike[str] | None = None,
+        local_path: str | PathLike[str] | BinaryIO | None = None,
         *,
         progress: Callable[[int, int], object] | bool | None = None,
         exclude: Sequence[str] = (),
         only_changed: bool = False,
+        delete: bool = False,
         on_error: str = "raise",
+        mode: int | None = None,
     ) -> RuntimeTask:
         """Add a step that gets a file or folder from the host, by the rules of `send_file`.
 
         Args:
             remote_path: The file or folder, relative to the working directory.
-            local_path: The target: the path of the copy, or a folder to put it into. Defaults to
+            local_path: The target: the path of the copy, or a folder to put it into, or a binary
+                file object, which is written when the file has arrived as a whole. Defaults to
                 the current folder of this process when the execution begins, also for `""`.
             progress: A callable, True or None, as for `send_file`.
             exclude: Patterns of what is left out, as for `send_file`.
             only_changed: If True, leave out what the target has already, as for `send_file`.
+            delete: If True, remove from the target what the source does not have, as for
+                `send_file`.
             on_error: "raise" or "skip", as for `send_file`.
+            mode: The permission bits of the copied files, as for `send_file`.
         """
         remote_path = checked_path(remote_path, "The remote path")
+        progress = checked_progress(progress)
+        options = CopyOptions.checked(
+            exclude=exclude,
+            only_changed=only_changed,
+            delete=delete,
+            on_error=on_error,
+            mode=mode,
+        )
+        name = f"get {remote_path}"
+        if is_contents(local_path) and not isinstance(local_path, bytes):
+            check_file_object(local_path, "write")
+            options.check_no_folder()
+            step = GetContents(name, None, "", remote_path, progress, options, local_path)
+            return self._add(step)
         if local_path is None or local_path == "":
             local_path = ""
         else:
             local_path = checked_path(local_path, "The local path")
-        progress = checked_progress(progress)
-        options = CopyOptions.checked(exclude=exclude, only_changed=only_changed, on_error=on_error)
-        name = f"get {remote_path}"
         return self._add(GetFile(name, None, local_path, remote_path, progress, options))
 
     def _add(self, step: Step) -> RuntimeTask:

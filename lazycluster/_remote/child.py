@@ -145,7 +145,7 @@ def _work(
 
             return run(step, contents, payload, value, send, log)
         if kind == "unpack":
-            return files.receive(payload, report, step["target"], step["name"])
+            return files.receive(payload, report, step["target"], step["name"], step["options"])
         if kind == "pack":
             return files.send(step["path"], step["measured"], step["options"], payload, value)
         if kind == "list":

@@ -72,7 +72,9 @@ def send(
     return {"result": None}
 
 
-def receive(payload: "int", report: "int", target: "str", name: "str | None") -> "Outcome":
+def receive(
+    payload: "int", report: "int", target: "str", name: "str | None", options: "dict[str, Any]"
+) -> "Outcome":
     """Write the stream from the payload pipe to its destination; return the outcome."""
     from .._shared.unpacker import Unpacker
 
@@ -80,9 +82,8 @@ def receive(payload: "int", report: "int", target: "str", name: "str | None") ->
         # If this process is killed, the supervisor removes the temporary.
         streams.send_report(report, {"temporary": to_text(path)})
 
-    unpacker = Unpacker(
-        to_native(target), None if name is None else to_native(name), on_temporary=note
-    )
+    native = None if name is None else to_native(name)
+    unpacker = Unpacker(to_native(target), native, on_temporary=note, **options)
     buffer = memoryview(bytearray(READ))
     try:
         while not unpacker.is_complete:

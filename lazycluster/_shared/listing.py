@@ -22,9 +22,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterator
 
-    Entry = tuple[int, bytes, bytes]  # the type as of `stat`, the name, the line
+    Entry = tuple[int, str, str]  # the type as of `stat`, the name, the line
 
+_TYPE = 0o170000  # the bits of a mode that are the type, see inode(7)
 _LENGTH = struct.Struct(">I")
+FRAME = (1 << 16) - _LENGTH.size  # bytes
 PIECE = 20  # folders; so that the other side can begin to read
 MOST_BYTES = 1 << 30  # of a list; some ten million entries
 
@@ -43,13 +45,13 @@ def make_list(path: "str") -> "Iterator[bytes]":
     def choose(folder: "folders.Folder") -> "list[tuple[int, bytes]]":
         found = scan(folder.fd)
         lines = [line for _, _, line in found if line]
-        pieces.append(b"\0".join([section(folder), *lines, b"", b""]))
-        return [(kind, name) for kind, name, _ in found if kind == stat.S_IFDIR]
+        pieces.append(os.fsencode("\0".join([section(folder), *lines, "", ""])))
+        return [(kind, os.fsencode(name)) for kind, name, _ in found if kind == stat.S_IFDIR]
 
     try:
         status = os.stat(path)
         if not stat.S_ISDIR(status.st_mode):
-            yield line_of(status, b"", None)
+            yield os.fsencode(line_of(status, "", None))
             return
         folder.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         for _ in folders.walk(folder, choose=choose, on_error=lambda _: None):
@@ -64,10 +66,11 @@ def make_list(path: "str") -> "Iterator[bytes]":
 
 
 def frame(listing: "Iterator[bytes]") -> "Iterator[bytes]":
-    """Yield a list so that its end can be seen."""
+    """Yield a list in pieces of at most 64 KiB, so that its end can be seen."""
     for piece in listing:
-        if piece:
-            yield _LENGTH.pack(len(piece)) + piece
+        for start in range(0, len(piece), FRAME):
+            part = piece[start : start + FRAME]
+            yield _LENGTH.pack(len(part)) + part
     yield _LENGTH.pack(0)
 
 
@@ -95,9 +98,9 @@ def _read_exactly(read: "Callable[[int], bytes]", count: "int") -> "bytes":
     return data
 
 
-def section(folder: "folders.Folder") -> "bytes":
+def section(folder: "folders.Folder") -> "str":
     """Return what the section of the current folder begins with."""
-    return b"/" + b"/".join(folder.names)
+    return "/" + os.fsdecode(b"/".join(folder.names))
 
 
 def scan(fd: "int") -> "list[Entry]":
@@ -107,76 +110,83 @@ def scan(fd: "int") -> "list[Entry]":
         for name in os.listdir(fd):
             status = folders.entry_status(name, fd)
             if status is not None:
-                found.append(_entry(status, os.fsencode(name), fd))
+                found.append(_entry(status, name, fd))
         return found
+    # Two thirds of the time of a copy with few changes are spent here, most of it in the system.
     with os.scandir(fd) as entries:
         for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            found.append(_entry(status, os.fsencode(entry.name), fd))
+            name = entry.name
+            if status.st_mode & _TYPE == stat.S_IFREG and name[:1] != ".":
+                line = "f%d %d/%s" % (status.st_mtime_ns, status.st_size, name)
+                found.append((stat.S_IFREG, name, line))
+            else:
+                found.append(_entry(status, name, fd))
     return found
 
 
-def _entry(status: "os.stat_result", name: "bytes", fd: "int") -> "Entry":
+def _entry(status: "os.stat_result", name: "str", fd: "int") -> "Entry":
     kind = stat.S_IFMT(status.st_mode)
-    if folders.is_temporary_name(name):
-        return 0, name, b""
+    if folders.is_temporary_name(os.fsencode(name)):
+        return 0, name, ""
     return kind, name, line_of(status, name, fd)
 
 
-def line_of(status: "os.stat_result", name: "bytes", fd: "int | None") -> "bytes":
+def line_of(status: "os.stat_result", name: "str", fd: "int | None") -> "str":
     """Return the line of an entry; an empty one of what is neither a file nor a link."""
     if stat.S_ISREG(status.st_mode):
-        return b"f%d %d/%s" % (status.st_mtime_ns, status.st_size, name)
+        return "f%d %d/%s" % (status.st_mtime_ns, status.st_size, name)
     if stat.S_ISLNK(status.st_mode):
         try:
-            return b"l%d %s/%s" % (status.st_mtime_ns, os.readlink(name, dir_fd=fd), name)
+            return "l%d %s/%s" % (status.st_mtime_ns, os.readlink(name, dir_fd=fd), name)
         except OSError:  # it has gone
             pass
-    return b""
+    return ""
 
 
-def parse(listing: "bytes") -> "dict[bytes, list[bytes]]":
-    """Return the lines of each section, by what the section begins with; b"" of a file."""
+def parse(listing: "bytes") -> "dict[str, list[str]]":
+    """Return the lines of each section, by what the section begins with; "" of a file."""
     found = {}
-    for part in listing.split(b"\0\0"):
-        if part[:1] == b"/":
-            head, *lines = part.split(b"\0")
+    for part in os.fsdecode(listing).split("\0\0"):
+        if part[:1] == "/":
+            head, *lines = part.split("\0")
             found[head] = lines
         elif part:
-            found[b""] = [part]
+            found[""] = [part]
     return found
 
 
 def split(
-    entries: "list[Entry]", lines: "list[bytes]"
-) -> "tuple[list[tuple[int, bytes]], list[bytes]]":
+    entries: "list[Entry]", lines: "list[str]"
+) -> "tuple[list[tuple[int, bytes]], list[str]]":
     """Return what differs from the lines of the same folder, as (type, name), and other names."""
     different = []
     equal = []
     known = set(lines)
-    by_name = None  # type: dict[bytes, bytes] | None
+    by_name = None  # type: dict[str, str] | None
     for kind, name, line in entries:
-        if line and line not in known:
-            if by_name is None:
-                by_name = {other.rpartition(b"/")[2]: other for other in lines}
-            if not _is_equal(line, by_name.get(name, b"")):
-                line = b""
-        if line:
+        if line in known:
             equal.append(name)
-        else:
-            different.append((kind, name))
+            continue
+        if line:
+            if by_name is None:
+                by_name = {other.rpartition("/")[2]: other for other in lines}
+            if _is_equal(line, by_name.get(name, "")):
+                equal.append(name)
+                continue
+        different.append((kind, os.fsencode(name)))
     return different, equal
 
 
-def _is_equal(line: "bytes", other: "bytes") -> "bool":
+def _is_equal(line: "str", other: "str") -> "bool":
     """Return True for lines of one name that differ only in what a file system keeps of a time."""
     if line[:1] != other[:1]:
         return False
-    time, _, rest = line[1:].partition(b" ")
-    other_time, _, other_rest = other[1:].partition(b" ")
+    time, _, rest = line[1:].partition(" ")
+    other_time, _, other_rest = other[1:].partition(" ")
     return rest == other_rest and is_same_time(int(time), int(other_time))
 
 

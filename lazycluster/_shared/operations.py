@@ -35,6 +35,7 @@ STEP_MODULES = {
 IMPORTED_MODULES = {
     "_shared.tree_stream": ("_shared.listing", "_shared.patterns"),
     "_shared.unpacker": (
+        "_shared.deletion",
         "_shared.listing",
         "_shared.patterns",
         "_shared.tree_stream",

@@ -46,6 +46,7 @@ SKIPPED = 5  # text: a path, behind a NUL the name of an errno; mode: the index 
 ERROR = 6  # text: a path, the name of an errno and what to say of it, if anything; nothing follows
 END = 7
 MEASURE = 8  # in place of the mtime's seconds: the approximate bytes of all files
+USUAL_MODE = 0o10000  # in place of a mode: that of a replaced or a new file, and its own time
 KEPT = 9  # text: names in the current folder, with NULs between; empty for the file itself
 
 SKIPS = (
@@ -104,7 +105,8 @@ class Packer:
     only named. What the patterns `exclude` is not in the stream. `~` is not expanded.
 
     To send only what has changed, call `scan` and then `compare`, before `measure` and `stream`.
-    What is equal is then not opened. With `keeps_names` the stream names it.
+    What is equal is then not opened. With `keeps_names` the stream names it. With `only_file` a
+    folder is an error.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Packer:
         exclude: "Iterable[str]" = (),
         skip_errors: "bool" = False,
         keeps_names: "bool" = False,
+        only_file: "bool" = False,
     ) -> "None":
         """Read nothing yet; a ValueError if a pattern is invalid."""
         self._path = path
@@ -123,12 +126,13 @@ class Packer:
         self._excludes = patterns.compile_patterns(exclude)
         self._skip_errors = skip_errors
         self._keeps_names = keeps_names
+        self._only_file = only_file
         self._folder = folders.Folder(-1)
         self._error = None  # type: OSError | None  # of the last folder that cannot be read
-        self._found = {}  # type: dict[bytes, list[listing.Entry]]  # by section of a list
+        self._found = {}  # type: dict[str, list[listing.Entry]]  # by section of a list
         # By section: what has changed, and the names of the rest.
-        self._changes = {}  # type: dict[bytes, tuple[list[tuple[int, bytes]], list[bytes]]]
-        self._kept = []  # type: list[bytes]  # names in the current folder to be sent as KEPT
+        self._changes = {}  # type: dict[str, tuple[list[tuple[int, bytes]], list[str]]]
+        self._kept = []  # type: list[str]  # names in the current folder to be sent as KEPT
 
     def scan(self) -> "None":
         """Read all folders, to be compared later; what cannot be read `stream` reports."""
@@ -136,14 +140,18 @@ class Packer:
         def choose(folder: "folders.Folder") -> "list[tuple[int, bytes]]":
             entries = listing.scan(folder.fd)
             if self._excludes is not None:
-                entries = [entry for entry in entries if self._is_chosen(folder, *entry[:2])]
+                entries = [
+                    (kind, name, line)
+                    for kind, name, line in entries
+                    if self._is_chosen(folder, kind, os.fsencode(name))
+                ]
             self._found[listing.section(folder)] = entries
-            return [(kind, name) for kind, name, _ in entries if kind == stat.S_IFDIR]
+            return [(kind, os.fsencode(name)) for kind, name, _ in entries if kind == stat.S_IFDIR]
 
         try:
             status = self._open_folder()
             if status is not None:
-                self._found[b""] = [(stat.S_IFREG, b"", listing.line_of(status, b"", None))]
+                self._found[""] = [(stat.S_IFREG, "", listing.line_of(status, "", None))]
                 return
             for _ in folders.walk(self._folder, choose=choose, on_error=self._note_error):
                 pass
@@ -224,6 +232,8 @@ class Packer:
             mode = os.stat(self._root).st_mode  # first, as opening a device may have an effect
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise OSError(errno.EINVAL, "Neither a file nor a folder")
+            if self._only_file and stat.S_ISDIR(mode):
+                raise OSError(errno.EISDIR, "It is a folder, and a file object takes a file")
             fd = os.open(self._root, os.O_RDONLY | os.O_NONBLOCK)
             status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
@@ -274,14 +284,15 @@ class Packer:
 
     def _is_kept(self) -> "bool":
         """Return True for a file that the receiver has already."""
-        return bool(self._changes.get(b"", ([], []))[1])
+        return bool(self._changes.get("", ([], []))[1])
 
     def _take_kept(self) -> "Iterator[bytes]":
         """Yield the names in the current folder that the receiver has already."""
         names, self._kept = self._kept, []
         if self._keeps_names:
             for start in range(0, len(names), MOST_NAMES):
-                yield _record(KEPT, b"\0".join(names[start : start + MOST_NAMES]))
+                text = "\0".join(names[start : start + MOST_NAMES])
+                yield _record(KEPT, os.fsencode(text))
 
     def _note_error(self, error: "OSError") -> "None":
         self._error = error
@@ -356,6 +367,18 @@ class Packer:
                 yield self._skipped(CHANGED)
         finally:
             posix.close(fd)
+
+
+def pack_contents(pieces: "Iterable[bytes]") -> "Iterator[bytes]":
+    """Yield the stream of a file that does not exist, from pieces of at most READ bytes.
+
+    Its mode is that of the file that it replaces, or that of a new file.
+    """
+    yield HEAD.pack(FILE, USUAL_MODE, 0, 0, 0)
+    for piece in pieces:
+        if piece:
+            yield LENGTH.pack(len(piece)) + piece
+    yield NO_MORE_DATA + _record(END)
 
 
 def _record(kind: "int", text: "bytes" = b"", status: "os.stat_result | None" = None) -> "bytes":

@@ -74,6 +74,11 @@ class TreeWriter:
         """Return how many folders have been entered and not left."""
         return len(self._levels)
 
+    @property
+    def folder(self) -> "folders.Folder":
+        """Return the current folder."""
+        return self._folder
+
     def start_file(self, name: "bytes") -> "None":
         """Begin a new file in the current folder; the name is empty for the path itself."""
         path, folder = self._locate(name)
@@ -114,16 +119,30 @@ class TreeWriter:
         posix.close(fd)  # NFS may report here that its disk is full
         self._place(status)
 
-    def drop_file(self) -> "None":
-        """Remove the current file, which the sender could not read to its end."""
+    def drop_entry(self) -> "str":
+        """Give up the current entry, and remove what there is of it; return its path."""
+        path = self._folder.path(self._path)
         fd, self._file = self._file, -1
-        posix.close(fd)
+        made, self._made = (self._made, b"") if not self._is_new else (b"", self._made)
         folder = self._folder.fd if self._levels else None
-        os.unlink(self._folder.entry if self._is_new else self._made, dir_fd=folder)
-        if not self._is_new:
-            self._made = b""
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # NFS reports failed writes here
+                posix.close(fd)
+            made = self._folder.entry if self._is_new else made
+        if made:
+            os.unlink(made, dir_fd=folder)
         self._replaced = None
         self._folder.entry = b""
+        return path
+
+    def usual_attributes(self) -> "Attributes":
+        """Return the mode of the file that is replaced or of a new one, and the time of now."""
+        old, time = self._replaced, os.fstat(self._file).st_mtime_ns
+        if old is not None and stat.S_ISREG(old.st_mode):
+            return stat.S_IMODE(old.st_mode), time
+        umask = os.umask(0o077)
+        os.umask(umask)
+        return 0o666 & ~umask, time
 
     def link(self, name: "bytes", target: "bytes", attributes: "Attributes") -> "None":
         """Make a link in the current folder."""

@@ -6,11 +6,12 @@ import os
 
 from . import folders, paths
 from . import tree_stream as stream
+from .deletion import Deletion
 from .tree_writer import TreeWriter, TwiceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator
+    from typing import Any, Callable, Iterable, Iterator
 
     from .folders import Attributes
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 LONGEST_NAME = 4096  # bytes, also of a link's target; the file system refuses shorter names itself
 MOST_LEVELS = 100000
 MOST_SKIPPED = 1 << 24  # bytes of paths
+
+SAME_NAME = "its name and another one are equal to this file system"
+NOT_DELETED = "nothing was deleted in it, as something was skipped"
+# Errors that are not about one entry.
+_NOT_SKIPPED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
 
 
 class Unpacker:
@@ -38,6 +44,11 @@ class Unpacker:
     `on_data` is called with the number of bytes of each chunk of a file, and `on_temporary` with
     the path of each temporary before it is made. The constructor creates nothing. `path` is the
     destination.
+
+    `mode` is that of all files in place of their own. With `skip_errors` an entry that the file
+    system of the destination refuses is skipped, as a link where there are none, or a second name
+    that means the same there; a full disk is an error nevertheless. With `delete` what the source
+    does not have is removed at the end, see `Deletion`. `writer` takes the place of a `TreeWriter`.
     """
 
     def __init__(
@@ -46,17 +57,28 @@ class Unpacker:
         name: "str | None",
         on_data: "Callable[[int], object] | None" = None,
         on_temporary: "Callable[[str], object] | None" = None,
+        *,
+        mode: "int | None" = None,
+        delete: "bool" = False,
+        exclude: "Iterable[str]" = (),
+        skip_errors: "bool" = False,
+        writer: "Any" = None,
     ) -> "None":
         self.path = paths.copy_path(target, name)
         self.is_complete = False  # whether the stream has come to its end
         self.failed_there = False  # whether the OSError raised is the sender's, with a path there
         self.measure = None  # type: int | None  # approximate bytes of all files, if it says so
-        self._writer = TreeWriter(self.path, on_temporary, follows=name is None)
+        self._writer = writer or TreeWriter(self.path, on_temporary, follows=name is None)
+        self._mode = mode
+        self._skip_errors = skip_errors
+        self._deletion = Deletion(self.path, exclude) if delete else None
+        self._skipped_levels = 0  # folders of the stream that could not be made, and are passed by
         self._on_data = on_data
         self._rest = b""  # an incomplete record
         self._over = False
         self._begun = False
         self._in_file = False
+        self._discards = False  # the data of the file
         self._is_kept = False  # the file itself is there already
         self._is_broken = False  # the file itself, which only an ERROR can follow
         self._file_attributes = (0, 0)  # type: Attributes
@@ -79,14 +101,24 @@ class Unpacker:
         """Move it to its destination; return what was skipped, as (path there, what it is).
 
         Raises:
-            OSError: As for `feed`, or the stream is not complete.
+            OSError: As for `feed`, or the stream is not complete, or something cannot be deleted.
         """
         with self._abort_on_error():
             if not self.is_complete:
                 raise OSError(errno.EIO, "The copy ended before it was complete")
             self._writer.finish()
         self.abort()
+        self._delete()
         return self._skipped
+
+    def _delete(self) -> "None":
+        """Remove what the source does not have, unless it is not known as a whole."""
+        if self._deletion is None:
+            return
+        if any(reason != stream.SKIPS[stream.CHANGED] for _, reason in self._skipped):
+            self._skipped.append((self.path, NOT_DELETED))
+        else:
+            self._deletion.remove()
 
     def abort(self) -> "None":
         """Remove what is incomplete; after `finish` nothing is."""
@@ -125,14 +157,12 @@ class Unpacker:
                 at += stream.LENGTH.size
                 if self._left == stream.BROKEN:
                     self._left = 0
-                    self._in_file = False
                     self._is_broken = not self._writer.depth
-                    self._writer.drop_file()
+                    self._end_file(broken=True)
                 elif self._left > stream.CHUNK:
                     raise stream.FormatError("a chunk of {} bytes".format(self._left))
                 elif not self._left:
-                    self._in_file = False
-                    self._writer.end_file(self._file_attributes)
+                    self._end_file(broken=False)
             else:
                 if self.is_complete:
                     raise stream.FormatError("something behind the end")
@@ -156,10 +186,10 @@ class Unpacker:
             if not text and self._begun:
                 raise stream.FormatError("a file that is kept, in a folder")
             self._is_kept |= not text
+            if self._deletion is not None:
+                self._deletion.note(*text.split(b"\0"))
         elif kind == stream.LEAVE:
-            if not self._writer.depth:
-                raise stream.FormatError("a way out of the folder")
-            self._writer.leave()
+            self._leave()
         elif kind == stream.MEASURE:
             if self._begun or self.measure is not None or attributes[1] < 0:
                 raise stream.FormatError("an invalid measure, or one that comes too late")
@@ -198,26 +228,71 @@ class Unpacker:
                 raise OSError(errno.EINVAL, "It is below its own source, so the copy would not end")
             self._begun = True
             name = b""
+            if self._deletion is not None:
+                self._deletion.check(kind == stream.FOLDER)
         elif not self._writer.depth:
             raise stream.FormatError("an entry outside of the folder")
         elif not _is_allowed(name):
             raise stream.FormatError("an entry of the name {!r}".format(name[:100]))
         if kind == stream.FILE:
-            self._writer.start_file(name)
             self._in_file, self._file_attributes = True, attributes
+            self._discards = not self._try(lambda: self._writer.start_file(name))
         elif kind == stream.FOLDER:
-            if self._writer.depth >= MOST_LEVELS:
+            if self._writer.depth + self._skipped_levels >= MOST_LEVELS:
                 raise stream.FormatError("folders in folders without end")
-            self._writer.enter(name, attributes)
+            if not self._try(lambda: self._writer.enter(name, attributes)):
+                self._skipped_levels += 1
         else:
             if not link or b"\0" in link or len(link) > LONGEST_NAME:
                 raise stream.FormatError("a link to {!r}".format(link[:100]))
-            self._writer.link(name, link, attributes)
+            self._try(lambda: self._writer.link(name, link, attributes))
+        if self._deletion is not None:
+            (self._deletion.enter if kind == stream.FOLDER else self._deletion.note)(name)
+
+    def _leave(self) -> "None":
+        if not self._writer.depth:
+            raise stream.FormatError("a way out of the folder")
+        if self._skipped_levels:
+            self._skipped_levels -= 1
+            return
+        if self._deletion is not None:
+            self._deletion.leave(self._writer.folder)
+        self._writer.leave()
+
+    def _try(self, make: "Callable[[], object]") -> "bool":
+        """Make an entry; return False if it is skipped."""
+        if self._skipped_levels:
+            return False
+        try:
+            make()
+        except (OSError, TwiceError) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            if not self._skip_errors or not self._writer.depth or number in _NOT_SKIPPED:
+                raise
+            reason = SAME_NAME if number is None else os.strerror(number)
+            self._skipped.append((self._writer.drop_entry(), reason))
+            return False
+        return True
 
     def _write(self, data: "memoryview") -> "None":
-        self._writer.write(data)
+        if not self._discards:
+            self._discards = not self._try(lambda: self._writer.write(data))
         if self._on_data is not None:
             self._on_data(len(data))
+
+    def _end_file(self, broken: "bool") -> "None":
+        self._in_file = False
+        if self._discards:
+            return
+        if broken:
+            self._writer.drop_entry()
+            return
+        mode, time = self._file_attributes
+        if mode == stream.USUAL_MODE:
+            mode, time = self._writer.usual_attributes()
+        if self._mode is not None:
+            mode = self._mode
+        self._try(lambda: self._writer.end_file((mode, time)))
 
 
 def _is_allowed(name: "bytes") -> "bool":

@@ -17,22 +17,35 @@ class CopyOptions:
     Attributes:
         exclude: Patterns of what is left out, see `_shared.patterns`.
         only_changed: True if what the destination has already is not sent.
+        delete: True if what the source does not have is removed from the destination.
         skip_errors: True if what cannot be read or written is skipped.
+        mode: The permission bits of files; None for the source's.
     """
 
     exclude: tuple[str, ...] = ()
     only_changed: bool = False
+    delete: bool = False
     skip_errors: bool = False
+    mode: int | None = None
 
     @classmethod
-    def checked(cls, *, exclude: Sequence[str], only_changed: bool, on_error: str) -> CopyOptions:
+    def checked(
+        cls,
+        *,
+        exclude: Sequence[str],
+        only_changed: bool,
+        delete: bool,
+        on_error: str,
+        mode: int | None,
+    ) -> CopyOptions:
         """Return the options that a user gave.
 
         Raises:
-            ValueError: If a pattern is invalid, or `on_error` is something else.
-            TypeError: If `exclude` is not a list or tuple of strings, or a flag is not a bool.
+            ValueError: If a pattern or the mode is invalid, or `on_error` is something else.
+            TypeError: If `exclude` is not a list or tuple of strings, a flag is not a bool, or the
+                mode is not a number.
         """
-        check_flags(only_changed=only_changed)
+        check_flags(only_changed=only_changed, delete=delete)
         if not isinstance(exclude, (list, tuple)):
             raise TypeError(
                 f"exclude must be a list of patterns, like ['*.pyc'], not {type(exclude).__name__}."
@@ -44,12 +57,38 @@ class CopyOptions:
         compile_patterns(exclude)
         if on_error not in ("raise", "skip"):
             raise ValueError(f"Invalid on_error {on_error!r}: use 'raise' or 'skip'.")
-        return cls(tuple(exclude), bool(only_changed), on_error == "skip")
+        if mode is not None and (not isinstance(mode, int) or isinstance(mode, bool)):
+            raise TypeError(f"mode must be a number such as 0o644, not {mode!r}.")
+        if mode is not None and not 0 <= mode <= 0o777:
+            raise ValueError(f"Invalid mode {mode}: use permission bits such as 0o644.")
+        flags = (bool(only_changed), bool(delete), on_error == "skip")
+        return cls(tuple(exclude), *flags, mode)
+
+    def check_no_folder(self) -> None:
+        """Check the options of a copy of bytes, or from or to a file object.
+
+        Raises:
+            ValueError: If one compares what is on both sides.
+        """
+        if self.only_changed:
+            raise ValueError("only_changed compares files: bytes and file objects have no times.")
+        if self.delete:
+            raise ValueError("delete needs a folder as the source.")
 
     def for_sender(self) -> dict[str, Any]:
         """Return what differs from the defaults, for the side that sends."""
-        names = ("exclude", "only_changed", "skip_errors")
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
+        own = self._given("exclude", "only_changed", "skip_errors")
+        if self.only_changed and self.delete:
+            own["keeps_names"] = True
+        return own
+
+    def for_receiver(self) -> dict[str, Any]:
+        """Return what differs from the defaults, for the side that receives."""
+        return self._given("exclude", "delete", "skip_errors", "mode")
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value != getattr(DEFAULTS, name)}
 
 
 DEFAULTS = CopyOptions()

@@ -13,6 +13,7 @@ from lazycluster._functions.payload import PickledCall, dump_by_value
 from lazycluster._shared import frames
 from lazycluster._shared.paths import absolute
 from lazycluster._spool import Spool
+from lazycluster._tasks.contents import ContentsDownload, ContentsUpload, Source
 from lazycluster._tasks.copy_options import DEFAULTS, CopyOptions
 from lazycluster._tasks.crashes import crash_stack, likely_reason
 from lazycluster._tasks.log_records import levels
@@ -267,7 +268,7 @@ class _Copy(Step):
         return FileTransferError(
             message,
             **details,
-            local_path=self.local_path,
+            local_path=self.local_path or None,
             remote_path=self.remote_path,
             errno=cause.errno if isinstance(cause, OSError) else None,
             filename=cause.filename if isinstance(cause, OSError) else None,
@@ -285,7 +286,7 @@ class SendFile(_Copy):
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
-        return {"kind": "unpack", **self._destination}
+        return {"kind": "unpack", **self._destination, "options": self.options.for_receiver()}
 
     @property
     def _destination(self) -> dict[str, Any]:
@@ -298,6 +299,50 @@ class SendFile(_Copy):
     def transfer(self) -> Upload:
         """Return what one execution of the copy needs on the manager."""
         return Upload(self._meter(), self.local_path, self.options)
+
+
+@dataclass(frozen=True)
+class SendContents(_Copy):
+    """Send bytes, or what a file object has, to a file on the host."""
+
+    contents_source: Any = field(default=None, repr=False)  # it may be a secret
+
+    def bound(self) -> SendContents:
+        """Return the step with what this execution reads."""
+        return replace(self, contents_source=Source(self.contents_source))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description that the supervisor takes."""
+        return {
+            "kind": "unpack",
+            "target": self.remote_path,
+            "name": None,
+            "options": self.options.for_receiver(),
+        }
+
+    def transfer(self) -> ContentsUpload:
+        """Read the file object, once."""
+        return ContentsUpload(self._meter(), self.contents_source)
+
+
+@dataclass(frozen=True)
+class GetContents(_Copy):
+    """Get a file from the host into a file object."""
+
+    file: Any = field(default=None, repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description that the supervisor takes."""
+        return {
+            "kind": "pack",
+            "path": self.remote_path,
+            "measured": bool(self.progress),
+            "options": {"only_file": True},
+        }
+
+    def transfer(self) -> ContentsDownload:
+        """Return what one execution of the copy needs on the manager."""
+        return ContentsDownload(self._meter(), self.file)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Upload(Transfer):
             None if meter is None else meter.add,
             exclude=options.exclude,
             skip_errors=options.skip_errors,
+            keeps_names=options.delete,
         )
         self._list = bytearray()
 
@@ -134,7 +135,8 @@ class Download(Transfer):
         super().__init__(meter)
         self._options = options
         on_data = None if meter is None else meter.add
-        self._unpacker = Unpacker(local_path, own_name(remote_path), on_data, self._guard)
+        name, given = own_name(remote_path), options.for_receiver()
+        self._unpacker = Unpacker(local_path, name, on_data, self._guard, **given)
         self._control_folder: str | None = None
         self._link: str | None = None
 

@@ -120,8 +120,3 @@ def test_what_is_not_a_list_of_patterns_is_a_type_error(exclude, no_process):
     """The letters of a string are not meant."""
     with pytest.raises(TypeError, match="exclude"):
         RuntimeTask().send_file("a", exclude=exclude)
-
-
-def test_another_way_to_treat_errors_is_a_value_error(no_process):
-    with pytest.raises(ValueError, match="on_error"):
-        RuntimeTask().get_file("a", on_error="ignore")

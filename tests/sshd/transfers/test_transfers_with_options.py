@@ -10,6 +10,7 @@ import pytest
 
 from lazycluster import FileTransferError, RuntimeTask
 from lazycluster._shared import tree_stream
+from lazycluster._shared.unpacker import NOT_DELETED
 from support.transfers import both_ways
 
 
@@ -166,3 +167,67 @@ def test_a_copy_of_what_has_changed_can_be_stopped(way, own_runtime, tmp_path, m
     task.stop()
     assert isinstance(task.error, FileTransferError)
     assert not os.path.exists(f"{own_runtime.working_dir}/new")
+
+
+@both_ways
+@pytest.mark.parametrize("only_changed", [False, True])
+def test_what_the_source_does_not_have_is_deleted(way, runtime, elsewhere, base, only_changed):
+    """Not what is excluded; twice is the same as once."""
+    source = make(elsewhere / "source")
+    (source / "fifo").unlink()
+    (base / "new/old/deep").mkdir(parents=True)
+    for name in ("new/x", "new/keep.log", "new/old/y"):
+        (base / name).write_text(name)
+    for _ in range(2):
+        copy(
+            *(way, runtime, f"{source}/", "new"),
+            delete=True,
+            only_changed=only_changed,
+            exclude=["*.log"],
+        )
+        found = sorted(str(path.relative_to(base / "new")) for path in (base / "new").rglob("*"))
+        assert found == ["a.py", "a.pyc", "keep.log", "sub", "sub/b.pyc", "sub/c"]
+
+
+@both_ways
+def test_nothing_is_deleted_if_something_was_skipped(way, runtime, elsewhere, base):
+    """The task and its log say so."""
+    source = make(elsewhere / "source")
+    (base / "new").mkdir()
+    (base / "new/x").write_text("x")
+    task = copy(way, runtime, f"{source}/", "new", delete=True)
+    assert task.skipped[-1] == (str(base / "new"), NOT_DELETED)
+    assert f"{str(base / 'new')!r}: {NOT_DELETED}\n" in task.execution_log[0]
+    assert (base / "new/x").read_text() == "x"
+
+
+@both_ways
+def test_deleting_needs_a_folder(way, runtime, elsewhere, base):
+    """A ValueError, which is a FileTransferError too."""
+    (elsewhere / "file").write_text("data")
+    (base / "x").write_text("x")
+    with pytest.raises(ValueError, match="delete=True needs a folder") as caught:
+        copy(way, runtime, elsewhere / "file", "./", delete=True)
+    assert isinstance(caught.value, FileTransferError)
+    assert [path.name for path in base.iterdir()] == ["x"]
+
+
+@both_ways
+@pytest.mark.parametrize("target", ["/", "~"])
+def test_the_home_directory_is_not_emptied(way, runtime, elsewhere, base, target):
+    source = make(elsewhere / "source")
+    with pytest.raises(ValueError, match="home directory"):
+        copy(way, runtime, f"{source}/", target, delete=True)
+    assert not os.path.exists("/a.pyc")
+
+
+@both_ways
+def test_a_mode_can_be_given(way, runtime, elsewhere, base):
+    source = make(elsewhere / "source")
+    copy(way, runtime, source, "new", mode=0o600)
+    copy(way, runtime, source / "a.py", "other", mode=0o600)
+    for name in ("new/a.py", "new/sub/c", "other"):
+        assert (base / name).stat().st_mode & 0o777 == 0o600
+    assert (base / "new/sub").stat().st_mode == (source / "sub").stat().st_mode
+    runtime.send_file(b"data", str(elsewhere / "data"), mode=0o640)
+    assert (elsewhere / "data").stat().st_mode & 0o777 == 0o640

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazycluster._shared import (
+    deletion,
     folders,
     listing,
     paths,
@@ -357,8 +358,8 @@ def test_each_python_copies_alike(place, host_python):
     make(place / "source", folder({**entries, b"sub": sub}, mode=0o750))
     os.mkfifo(place / "source/fifo")
     os.utime(place / "source", ns=(TIME, TIME))  # the FIFO has changed it
-    modules = (paths, folders, patterns, listing, tree_stream, tree_writer, unpacker)
-    sources = [module.__file__ for module in modules]
+    shared = (paths, folders, patterns, listing, deletion, tree_stream, tree_writer, unpacker)
+    sources = [module.__file__ for module in shared]
     command = [
         host_python,
         "-I",

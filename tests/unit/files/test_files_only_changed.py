@@ -178,8 +178,10 @@ def test_a_list_of_what_is_not_a_folder(place, target):
 
 
 def test_a_list_arrives_whole_or_not_at_all():
-    pieces = [b"a" * 70000, b"", b"b"]
-    framed = b"".join(listing.frame(iter(pieces)))
+    pieces = [b"a" * 200_000, b"", b"b"]
+    frames = list(listing.frame(iter(pieces)))
+    assert max(map(len, frames)) == 1 << 16
+    framed = b"".join(frames)
 
     def reading(data):
         rest = [data]

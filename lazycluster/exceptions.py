@@ -267,7 +267,7 @@ class FileTransferError(TaskExecutionError, OSError):
     constructor of OSError does. EINVAL is a ValueError.
 
     Attributes:
-        local_path: The path on the manager.
+        local_path: The path on the manager; None for bytes and file objects.
         remote_path: The path on the host.
         filename: The path that could not be read or written, on the side that failed; None if the
             failure is not about a path.

@@ -16,13 +16,14 @@ class Deletion:
     """Note what a copy brings to each folder, and remove the rest at its end.
 
     What the patterns `exclude` stays, with the folders above it, and so do the library's
-    temporaries. Links are removed, never followed.
+    temporaries. Links are removed, never followed. What is on another file system is an error.
     """
 
     def __init__(self, path: "str", exclude: "Iterable[str]") -> "None":
         self._path = path
         self._excludes = patterns.compile_patterns(exclude)
         self._names = []  # type: list[set[bytes]]  # of the current folder, and of those above
+        self._device = 0  # of the folder that something is removed from
         self._surplus = []  # type: list[tuple[list[bytes], bytes]]  # names of folders, and a name
 
     def check(self, is_folder: "bool") -> "None":
@@ -85,7 +86,8 @@ class Deletion:
                     ) from error
 
     def _remove_entry(self, folder: "folders.Folder", name: "bytes") -> "None":
-        time = os.fstat(folder.fd).st_mtime_ns  # the source's
+        status = os.fstat(folder.fd)
+        self._device, time = status.st_dev, status.st_mtime_ns  # the source's time
         self._remove_tree(folder, name)
         folders.call_if_supported(os.utime, folder.fd, ns=(time, time))
 
@@ -104,6 +106,8 @@ class Deletion:
         _remove_folder(folder, name)
 
     def _chosen(self, folder: "folders.Folder") -> "list[tuple[int, bytes]]":
+        if os.fstat(folder.fd).st_dev != self._device:
+            raise OSError(errno.EBUSY, "Another file system is mounted on it; exclude it")
         above = b"".join(name + b"/" for name in folder.names)
         found = folders.entries(folder.fd)
         return [(kind, name) for kind, name in found if not self._stays(above + name, kind)]

@@ -347,6 +347,17 @@ for _ in range(2):  # the second time into what is there
     for piece in package.tree_stream.pack(sys.argv[1]):
         unpacker.feed(piece)
     assert unpacker.finish() == [(os.path.join(sys.argv[1], "fifo"), "FIFO")]
+time = os.stat(sys.argv[1]).st_mtime_ns
+os.unlink(os.path.join(sys.argv[1], "fifo"))
+os.utime(sys.argv[1], ns=(time, time))
+packer = package.tree_stream.Packer(sys.argv[1], exclude=["no*"], keeps_names=True)
+packer.scan()
+packer.compare(b"".join(package.listing.make_list(sys.argv[2] + "/own")))
+assert packer.measure() == 0  # all is equal
+unpacker = package.unpacker.Unpacker(sys.argv[2] + "/", "own", delete=True)
+for piece in packer.stream():
+    unpacker.feed(piece)
+assert unpacker.finish() == []
 """
 
 

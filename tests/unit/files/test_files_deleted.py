@@ -185,3 +185,27 @@ def test_another_spelling_of_a_name_is_not_surplus(place, monkeypatch):
         found.leave(here)
     found.remove()
     assert os.listdir(os.fsencode(place / "target")) == [b"e\xcc\x81tude"]
+
+
+def test_what_is_mounted_is_not_emptied(place, monkeypatch):
+    """It may be a volume with all the data; `exclude` is the cure."""
+    make(place / "source", SOURCE)
+    make(place / "target", SURPLUS)
+    fstat, mounted = os.fstat, (place / "target/old/w").stat().st_ino
+
+    def with_mount(fd):
+        status = fstat(fd)
+        if status.st_ino != mounted:
+            return status
+        return os.stat_result([*status[:2], status.st_dev + 1, *status[3:]])
+
+    monkeypatch.setattr(deletion.os, "fstat", with_mount)
+    found = deletion.Deletion(str(place / "target"), ())
+    with contextlib.closing(deletion.folders.Folder(-1)) as here:
+        here.fd = os.open(place / "target", os.O_RDONLY)
+        found.enter(b"")
+        found.note(b"a", b"link", b"sub", b"x")
+        found.leave(here)
+    with pytest.raises(OSError, match="mounted on it"):
+        found.remove()
+    assert (place / "target/old/w/v").exists()

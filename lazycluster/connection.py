@@ -407,9 +407,9 @@ class Connection(Login):
         return self._forward(checked_route(port, to_port, on_host=True, **ends))
 
     def _forward(self, route: Route) -> Forward:
-        from lazycluster.forwards import make_forward
+        from lazycluster.forwards import _make_forward
 
-        return self._retried(lambda conversation: make_forward(self, conversation, route))
+        return self._retried(lambda conversation: _make_forward(self, conversation, route))
 
     def _use(self, use: Callable[[Transport], _Result]) -> _Result:
         return self._retried(lambda conversation: use(conversation.transport))

@@ -122,7 +122,7 @@ class Forward:
         return str(self)
 
 
-def make_forward(login: Login, conversation: Conversation, route: Route) -> Forward:
+def _make_forward(login: Login, conversation: Conversation, route: Route) -> Forward:
     """Make a forward; see `Connection.forward_local` for the errors.
 
     Args:

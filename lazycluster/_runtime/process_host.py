@@ -250,9 +250,11 @@ def _restorer(connection: Connection, exposure: PortExposure) -> Callable[[Conve
     """Return what makes an exposure again on a new login."""
 
     def restore(conversation: Conversation) -> None:
-        from lazycluster.forwards import make_forward
+        from lazycluster.forwards import _make_forward
 
-        exposure._restore(conversation, lambda route: make_forward(connection, conversation, route))
+        exposure._restore(
+            conversation, lambda route: _make_forward(connection, conversation, route)
+        )
         if not exposure._restores:  # it has been stopped
             connection._restorers.remove(restore)
 

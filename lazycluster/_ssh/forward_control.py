@@ -39,7 +39,7 @@ def probe(transport: Transport, target: Endpoint) -> Probe:
     control(argv, PROBE_TIMEOUT)
     log = transport.master.log_since(before)
     refused = _REFUSED.search(log)
-    return Probe(refused[1].strip() if refused else "", bool(_UNKNOWN.search(log)))
+    return Probe(refused[1].strip(" :\r") if refused else "", bool(_UNKNOWN.search(log)))
 
 
 def cancel(transport: Transport, route: Route) -> None:

@@ -41,6 +41,8 @@ def target_refused(transport: Transport, to: Endpoint, quote: str) -> ForwardErr
     """Return the error of a target that sshd does not connect to; `quote` is what it replied."""
     if to.path:
         causes = ["AllowStreamLocalForwarding must be `yes` or `local`.", _DISABLED, _KEY]
+        if "unknown channel type" in quote:
+            causes = ["It is not OpenSSH, and forwards no unix sockets."]
     else:
         causes = [
             "AllowTcpForwarding must be `yes` or `local`.",
@@ -97,6 +99,6 @@ def only_loopback(transport: Transport, end: Endpoint) -> ForwardError:
     """Return the error of an address that sshd replaces by loopback."""
     why = (
         "its sshd listens on loopback, whatever it is asked (GatewayPorts no). GatewayPorts must "
-        "be `clientspecified`, or `yes` for all addresses"
+        "be `clientspecified`, or `yes` for all addresses; dropbear needs its option -a"
     )
     return error(transport, f"listen on {end} of the host", why)

@@ -18,8 +18,10 @@ from lazycluster._ssh.transport import Transport
 
 PROBED_PORT = 1  # of the host; tcpmux, which is never in use
 
-# What sshd replies for a socket alone; a TCP target is refused with another reason.
-_SOCKET_REFUSED = re.compile(r"open failed: ((?:connect failed: open failed|unknown channel).*)")
+# What a server replies for a socket that it does not connect to: sshd the first.
+_SOCKET_REFUSED = re.compile(
+    r"open failed: (connect failed: open failed|unknown channel type|administratively prohibited.*)"
+)
 
 
 def choose_target(transport: Transport, route: Route, host: HostSide | None) -> Route:
@@ -79,10 +81,12 @@ def check_socket_target(listener: Listener, host: HostSide | None) -> None:
     transport, to = listener.transport, listener.route.to
     if listener.route.on_host or not to.path or host is None or not host.socket_accepts(to.path):
         return
+    probed = Endpoint(LOCALHOST, PROBED_PORT)
+    of_probe = 1 if probe(transport, probed).refusal else 0
     before = transport.master.log_size()
     with listener.connect():
         # The master and sshd do one thing after the other: this answer comes behind the other one.
-        probe(transport, Endpoint(LOCALHOST, PROBED_PORT))
-    refused = _SOCKET_REFUSED.search(transport.master.log_since(before))
-    if refused:
-        raise forward_errors.target_refused(transport, to, refused[1].strip())
+        probe(transport, probed)
+    refusals = _SOCKET_REFUSED.findall(transport.master.log_since(before))
+    if len(refusals) > of_probe:
+        raise forward_errors.target_refused(transport, to, refusals[0].strip())

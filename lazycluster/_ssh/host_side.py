@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lazycluster._shared.ports import LOOPBACK
+from lazycluster._ssh.endpoints import LOCALHOST
+
 
 class PortState(NamedTuple):
     """What the host reports about one of its ports; see `_shared.ports.port_state`."""
@@ -26,11 +29,14 @@ class HostSide:
     def port_state(self, port: int, addresses: Sequence[str]) -> PortState:
         """Return whether the port is free on the addresses, and who listens on it."""
         result = self._operate("port_state", {"port": port, "addresses": list(addresses)})
-        return PortState(bool(result["free"]), list(result["listeners"] or []))
+        listeners = [str(address) for address in result["listeners"] or []]
+        return PortState(bool(result["free"]), listeners)
 
     def service_address(self, port: int) -> str:
         """Return "localhost", or the only address by which the service on a port is reached."""
-        return str(self._operate("service_address", {"port": port}))
+        address = self._operate("service_address", {"port": port})
+        # It becomes a part of an argument, and only these are ours.
+        return address if address in LOOPBACK else LOCALHOST
 
     def path_is_taken(self, path: str) -> bool:
         """Return True if there is anything at the path."""
@@ -46,8 +52,8 @@ class HostSide:
         Returns:
             What distinguishes it from a later socket there.
         """
-        identity: list[int] | None = self._operate("socket_identity", {"path": path})
-        return identity
+        identity = self._operate("socket_identity", {"path": path})
+        return [int(number) for number in identity] if identity else None
 
     def remove_socket(self, path: str, identity: Sequence[int]) -> None:
         """Remove a socket that was claimed, unless another one is at its path."""

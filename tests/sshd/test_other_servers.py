@@ -20,6 +20,8 @@ from lazycluster.exceptions import (
 from support.hosts import call, run
 from support.other_servers import AsyncsshServer, Dropbear
 from support.processes import await_gone, await_recorded, recorded
+from support.services import WORD, Service, fetch, free_port
+from support.waiting import wait_until
 
 
 @pytest.fixture(scope="module", params=[Dropbear, AsyncsshServer])
@@ -142,3 +144,48 @@ def test_forward_remote_of_any_port(connection, server, service):
     assert not forward.is_alive()
     assert not forward.lost
     forward.cancel()
+
+
+def test_forwards_to_third_hosts_and_from_sockets(connection, server, short_folder):
+    """A socket of the manager is ssh's affair alone."""
+    with contextlib.closing(Service("127.0.0.2")) as third:
+        for port in (0, short_folder / "a"):
+            with connection.forward_local(port, third.port, to_host="127.0.0.2") as forward:
+                assert fetch(forward.path or forward.port) == WORD
+        forward = connection.forward_remote(0, third.port, to_host="127.0.0.2")
+        assert fetch(forward.port) == WORD
+
+
+def test_a_forward_remote_to_a_socket_of_the_manager(connection, short_folder):
+    with contextlib.closing(Service(str(short_folder / "a"))):
+        forward = connection.forward_remote(0, short_folder / "a")
+        assert fetch(forward.port) == WORD
+
+
+def test_sockets_of_these_hosts_are_refused_early(connection, server, short_folder):
+    """dropbear does not know them, and this asyncssh server is not told to take them."""
+    with contextlib.closing(Service(str(short_folder / "a"))):
+        if isinstance(server, Dropbear):
+            with pytest.raises(ForwardError, match="It is not OpenSSH, and forwards no unix"):
+                connection.forward_local(0, short_folder / "a")
+        with pytest.raises(ForwardError, match=r"\(remote port forwarding failed for listen path"):
+            connection.forward_remote(short_folder / "b", 1)
+    assert os.listdir(short_folder) == ["a"]
+
+
+def test_an_address_of_these_hosts(connection, server):
+    """dropbear takes one with its option -a alone, and says nothing without it."""
+    with contextlib.closing(Service()) as service:
+        if isinstance(server, Dropbear):
+            with pytest.raises(ForwardError, match="dropbear needs its option -a"):
+                connection.forward_remote(0, service.port, bind_address="127.0.0.5")
+        else:
+            forward = connection.forward_remote(0, service.port, bind_address="127.0.0.5")
+            assert fetch(forward.port, "127.0.0.5") == WORD
+
+
+def test_a_connection_that_finds_no_server_there(connection, monkeypatch, caplog):
+    monkeypatch.setattr("lazycluster._ssh.forward_watch.INTERVAL", 0.02)
+    forward = connection.forward_local(0, free_port())
+    assert fetch(forward.port) == b""
+    wait_until(lambda: any(str(forward) in r.getMessage() for r in caplog.records))

@@ -357,6 +357,7 @@ class Runtime(ProcessHost):
         delete: bool = False,
         on_error: str = "raise",
         mode: int | None = None,
+        in_place: bool = False,
     ) -> RuntimeTask:
         """Send a file or folder to the host; see `RuntimeTask.send_file` for the other arguments.
 
@@ -370,6 +371,7 @@ class Runtime(ProcessHost):
             delete: If True, remove from the target what the source does not have.
             on_error: "raise" or "skip".
             mode: The permission bits of the file, or of each file in the folder.
+            in_place: If True, overwrite files that exist.
 
         Returns:
             The task.
@@ -394,6 +396,7 @@ class Runtime(ProcessHost):
             delete=delete,
             on_error=on_error,
             mode=mode,
+            in_place=in_place,
         )
         return self.execute_task(task, execute_async)
 
@@ -409,6 +412,7 @@ class Runtime(ProcessHost):
         delete: bool = False,
         on_error: str = "raise",
         mode: int | None = None,
+        in_place: bool = False,
     ) -> RuntimeTask:
         """Get a file or folder from the host; see `RuntimeTask.get_file` and `send_file`.
 
@@ -423,6 +427,7 @@ class Runtime(ProcessHost):
             delete: If True, remove from the target what the source does not have.
             on_error: "raise" or "skip".
             mode: The permission bits of the file, or of each file in the folder.
+            in_place: If True, overwrite files that exist.
         """
         check_flags(execute_async=execute_async)
         remote_path = checked_path(remote_path, "The remote path")
@@ -436,6 +441,7 @@ class Runtime(ProcessHost):
             delete=delete,
             on_error=on_error,
             mode=mode,
+            in_place=in_place,
         )
         return self.execute_task(task, execute_async)
 

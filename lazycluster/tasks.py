@@ -362,6 +362,7 @@ class RuntimeTask:
         delete: bool = False,
         on_error: str = "raise",
         mode: int | None = None,
+        in_place: bool = False,
     ) -> RuntimeTask:
         """Add a step that sends a file or folder to the host.
 
@@ -400,6 +401,10 @@ class RuntimeTask:
                 disk and a lost connection are errors nevertheless. Defaults to "raise".
             mode: The permission bits of the file, or of each file in the folder, such as `0o600`.
                 Defaults to None, the source's.
+            in_place: If True, overwrite files that exist, which keep their modes (without `mode`),
+                owners, access lists and other names, and rename nothing. For targets that can be
+                written but not replaced: a mounted `/etc/hosts`, a file in a folder that is not
+                yours. A copy that fails leaves the file incomplete. Defaults to False.
 
         Raises:
             ValueError: If a path, a pattern or another argument is empty or invalid, or bytes or a
@@ -414,6 +419,7 @@ class RuntimeTask:
             delete=delete,
             on_error=on_error,
             mode=mode,
+            in_place=in_place,
         )
         if is_contents(local_path):
             return self._send_contents(local_path, remote_path, progress, options)
@@ -448,6 +454,7 @@ class RuntimeTask:
         delete: bool = False,
         on_error: str = "raise",
         mode: int | None = None,
+        in_place: bool = False,
     ) -> RuntimeTask:
         """Add a step that gets a file or folder from the host, by the rules of `send_file`.
 
@@ -463,6 +470,7 @@ class RuntimeTask:
                 `send_file`.
             on_error: "raise" or "skip", as for `send_file`.
             mode: The permission bits of the copied files, as for `send_file`.
+            in_place: If True, overwrite files that exist, as for `send_file`.
         """
         remote_path = checked_path(remote_path, "The remote path")
         progress = checked_progress(progress)
@@ -472,6 +480,7 @@ class RuntimeTask:
             delete=delete,
             on_error=on_error,
             mode=mode,
+            in_place=in_place,
         )
         name = f"get {remote_path}"
         if is_contents(local_path) and not isinstance(local_path, bytes):

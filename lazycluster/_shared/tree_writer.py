@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 FLUSH_SIZE = 1 << 23  # bytes of a file after which the system begins to write them to the disk
 
+# Why a file that may be written may not be replaced: its folder is read-only or another account's,
+# it is a mount point, or the file system cannot rename.
+_NOT_REPLACED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENOSYS),
+    *(errno.ENOTSUP, errno.EOPNOTSUPP),
+)
+_OPEN_IN_PLACE = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW
 _OPEN_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _ADVISE = getattr(os, "posix_fadvise", None)  # macOS has none
 _NOT_NEEDED = getattr(os, "POSIX_FADV_DONTNEED", 0)
@@ -39,6 +46,10 @@ class TreeWriter:
     At any time there is at most one temporary, and always under the same name. `on_temporary` gets
     its path before it is made: once for each folder in which anything is written.
 
+    With `in_place` there are no temporaries: a file that exists is overwritten, and keeps its mode,
+    owner, access list and other names; all else is made under its own name. What was being written
+    when the copy ends early is incomplete then.
+
     As root, a file that replaces a file gets the owner and group of the old one. What a file system
     cannot keep, modes on FAT for example, is not an error.
     """
@@ -48,14 +59,18 @@ class TreeWriter:
         path: "str",
         on_temporary: "Callable[[str], object] | None" = None,
         follows: "bool" = False,
+        in_place: "bool" = False,
     ) -> "None":
         """Create nothing yet; with `follows` the path may be a link to a folder to write into."""
         self._path = os.fsencode(path)
         self._on_temporary = on_temporary
         self._follows = follows
+        self._in_place = in_place
         self._temporary = folders.TEMPORARY_PREFIX + os.urandom(8).hex().encode()
         self._is_noted = False  # `on_temporary` has been called for the current folder
-        self._made = b""  # the temporary that exists: in the current folder, or for the path itself
+        # What is incomplete, in the current folder or for the path itself: the temporary, or with
+        # `in_place` a new file.
+        self._made = b""
         self._is_new = False  # the temporary is a folder, and everything is written into it
         self._folder = folders.Folder(-1)  # the current one
         self._levels = []  # type: list[Changes]  # for the current folder and its parents
@@ -64,6 +79,7 @@ class TreeWriter:
         self._device = 0
         self._file = -1  # the current one
         self._replaced = None  # type: os.stat_result | None  # what it replaces
+        self._overwrites = False  # the current file is the old one
         self._size = self._flushed = 0  # bytes of the file written, and of those on their way
         self._last = []  # type: list[bytes]  # the names of the last entry that reached its place
         self._placed = 0  # entries that have
@@ -81,17 +97,15 @@ class TreeWriter:
 
     def start_file(self, name: "bytes") -> "None":
         """Begin a new file in the current folder; the name is empty for the path itself."""
-        path, folder = self._locate(name)
-        if not self._is_new:
-            self._replaced = self._check(path, folder, for_folder=False)
-            path = self._prepare_temporary()
+        path, folder = self._prepare(name, for_file=True)
+        flags = _OPEN_IN_PLACE if self._overwrites else _OPEN_TO_WRITE
         try:
-            self._file = os.open(path, _OPEN_TO_WRITE, 0o600, dir_fd=folder)
+            self._file = os.open(path, flags, 0o600, dir_fd=folder)
         except FileExistsError:
             if not self._is_new:
                 raise
             raise self._twice() from None
-        if not self._is_new:
+        if not self._is_new and not self._overwrites:
             self._made = path
         self._size = self._flushed = 0
 
@@ -107,12 +121,18 @@ class TreeWriter:
             _ADVISE(self._file, self._flushed, self._size - self._flushed, _NOT_NEEDED)
             self._flushed = self._size
 
-    def end_file(self, attributes: "Attributes") -> "None":
-        """Complete the current file."""
+    def end_file(self, attributes: "Attributes", keeps_mode: "bool" = True) -> "None":
+        """Complete the current file; one that was overwritten keeps its mode, or gets the new one.
+
+        Only such a file can keep a mode.
+        """
         status, old = os.fstat(self._file), self._replaced
-        if old is not None and self._keeps_owners and stat.S_ISREG(old.st_mode):
+        changes = attributes  # type: Changes
+        if self._overwrites:
+            changes = (None if keeps_mode else attributes[0], attributes[1])
+        elif old is not None and self._keeps_owners and stat.S_ISREG(old.st_mode):
             call_if_supported(os.fchown, self._file, old.st_uid, old.st_gid)
-        folders.set_attributes(self._file, attributes)
+        folders.set_attributes(self._file, changes)
         if not self._levels:
             call_if_supported(os.fsync, self._file)
         fd, self._file = self._file, -1
@@ -146,10 +166,7 @@ class TreeWriter:
 
     def link(self, name: "bytes", target: "bytes", attributes: "Attributes") -> "None":
         """Make a link in the current folder."""
-        path, folder = self._locate(name)
-        if not self._is_new:
-            self._replaced = self._check(path, folder, for_folder=False)
-            path = self._prepare_temporary()
+        path, folder = self._prepare(name, for_file=False)
         try:
             os.symlink(target, path, dir_fd=folder)
         except FileExistsError:
@@ -190,7 +207,7 @@ class TreeWriter:
         """Move what was new to its destination."""
         if self._made:
             os.rename(self._made, self._path)
-            self._made = b""
+            self._made, self._replaced = b"", None
             if not self._is_new:
                 call_if_supported(_sync_folder, os.path.dirname(self._path))
 
@@ -215,6 +232,8 @@ class TreeWriter:
     def explain(self, error: "OSError") -> "OSError":
         """Return the error with the path that it is about, and what has reached its place."""
         text = error.strerror or str(error)
+        if error.errno in _NOT_REPLACED and self._can_be_overwritten():
+            text += "; no new file can replace it, it can be written in place only: in_place=True"
         if self._placed:
             last = os.fsdecode(os.path.join(self._path, *self._last))
             text += "; {} {} in place already, the last one is {!r}".format(
@@ -246,6 +265,28 @@ class TreeWriter:
             self._check_name(path)
         return there
 
+    def _can_be_overwritten(self) -> "bool":
+        """Return True if the current file exists and may be written, but not in its place."""
+        old = self._replaced
+        if old is None or not stat.S_ISREG(old.st_mode) or self._in_place:
+            return False
+        path, folder = self._locate(self._folder.entry)
+        return os.access(path, os.W_OK, dir_fd=folder)
+
+    def _prepare(self, name: "bytes", for_file: "bool") -> "tuple[bytes, int | None]":
+        """Return the path where a file or link is written, and the folder that it begins at."""
+        path, folder = self._locate(name)
+        if self._is_new:
+            return path, folder
+        old = self._replaced = self._check(path, folder, for_folder=False)
+        if not self._in_place:
+            return self._prepare_temporary(), folder
+        self._overwrites = old is not None and for_file and stat.S_ISREG(old.st_mode)
+        if old is not None and not self._overwrites:  # a link is replaced, and not its target
+            os.unlink(path, dir_fd=folder)
+            self._replaced = None
+        return path, folder
+
     def _prepare_temporary(self) -> "bytes":
         """Return the path of a temporary in the current folder, which is known from now on."""
         above = self._path if self._levels else os.path.dirname(self._path)
@@ -257,7 +298,7 @@ class TreeWriter:
 
     def _make_folder(self, path: "bytes", above: "int | None", mode: "int") -> "bytes":
         """Make a folder, a temporary if it is the path itself; return the path of it."""
-        if above is None:
+        if above is None and not self._in_place:
             path = self._prepare_temporary()
             os.mkdir(path, 0o700)
             self._made, self._is_new = path, True
@@ -285,18 +326,20 @@ class TreeWriter:
         return mode, attributes[1]
 
     def _place(self, status: "os.stat_result | None") -> "None":
-        """Move a complete entry of a folder that exists to its place."""
-        if self._levels and not self._is_new:
-            folder = self._folder
+        """Move a complete entry to its place, unless `finish` does."""
+        folder = self._folder
+        if self._in_place:
+            self._made, self._replaced = b"", None
+        elif self._levels and not self._is_new:
             os.rename(self._made, folder.entry, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
-            self._made = b""
+            self._made, self._replaced = b"", None
+        if self._levels and not self._is_new:
             self._placed += 1
             self._last = [*folder.names, folder.entry]
             if status is not None:
                 self._written[-1].add(status.st_ino)
                 self._device = status.st_dev
-        self._replaced = None
-        self._folder.entry = b""
+        folder.entry = b""
 
     def _check_name(self, name: "bytes") -> "None":
         """Raise an error if an entry that exists has another name, one of other case for example.

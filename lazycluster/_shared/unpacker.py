@@ -48,7 +48,8 @@ class Unpacker:
     `mode` is that of all files in place of their own. With `skip_errors` an entry that the file
     system of the destination refuses is skipped, as a link where there are none, or a second name
     that means the same there; a full disk is an error nevertheless. With `delete` what the source
-    does not have is removed at the end, see `Deletion`. `writer` takes the place of a `TreeWriter`.
+    does not have is removed at the end, see `Deletion`. For `in_place` see `TreeWriter`, whose place
+    `writer` takes.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Unpacker:
         on_temporary: "Callable[[str], object] | None" = None,
         *,
         mode: "int | None" = None,
+        in_place: "bool" = False,
         delete: "bool" = False,
         exclude: "Iterable[str]" = (),
         skip_errors: "bool" = False,
@@ -68,7 +70,8 @@ class Unpacker:
         self.is_complete = False  # whether the stream has come to its end
         self.failed_there = False  # whether the OSError raised is the sender's, with a path there
         self.measure = None  # type: int | None  # approximate bytes of all files, if it says so
-        self._writer = writer or TreeWriter(self.path, on_temporary, follows=name is None)
+        follows = name is None
+        self._writer = writer or TreeWriter(self.path, on_temporary, follows, in_place)
         self._mode = mode
         self._skip_errors = skip_errors
         self._deletion = Deletion(self.path, exclude) if delete else None
@@ -292,7 +295,8 @@ class Unpacker:
             mode, time = self._writer.usual_attributes()
         if self._mode is not None:
             mode = self._mode
-        self._try(lambda: self._writer.end_file((mode, time)))
+        keeps_mode = self._mode is None  # if it is overwritten
+        self._try(lambda: self._writer.end_file((mode, time), keeps_mode))
 
 
 def _is_allowed(name: "bytes") -> "bool":

@@ -190,7 +190,7 @@ class _SpoolWriter:
     def write(self, data: memoryview) -> None:
         self._spool.write(data)
 
-    def end_file(self, attributes: object) -> None:
+    def end_file(self, attributes: object, keeps_mode: bool) -> None:
         """Complete the file."""
 
     def drop_entry(self) -> str:

@@ -20,6 +20,7 @@ class CopyOptions:
         delete: True if what the source does not have is removed from the destination.
         skip_errors: True if what cannot be read or written is skipped.
         mode: The permission bits of files; None for the source's.
+        in_place: True if files that exist are overwritten, and nothing is renamed.
     """
 
     exclude: tuple[str, ...] = ()
@@ -27,6 +28,7 @@ class CopyOptions:
     delete: bool = False
     skip_errors: bool = False
     mode: int | None = None
+    in_place: bool = False
 
     @classmethod
     def checked(
@@ -37,6 +39,7 @@ class CopyOptions:
         delete: bool,
         on_error: str,
         mode: int | None,
+        in_place: bool,
     ) -> CopyOptions:
         """Return the options that a user gave.
 
@@ -45,7 +48,7 @@ class CopyOptions:
             TypeError: If `exclude` is not a list or tuple of strings, a flag is not a bool, or the
                 mode is not a number.
         """
-        check_flags(only_changed=only_changed, delete=delete)
+        check_flags(only_changed=only_changed, delete=delete, in_place=in_place)
         if not isinstance(exclude, (list, tuple)):
             raise TypeError(
                 f"exclude must be a list of patterns, like ['*.pyc'], not {type(exclude).__name__}."
@@ -62,7 +65,7 @@ class CopyOptions:
         if mode is not None and not 0 <= mode <= 0o777:
             raise ValueError(f"Invalid mode {mode}: use permission bits such as 0o644.")
         flags = (bool(only_changed), bool(delete), on_error == "skip")
-        return cls(tuple(exclude), *flags, mode)
+        return cls(tuple(exclude), *flags, mode, bool(in_place))
 
     def check_no_folder(self) -> None:
         """Check the options of a copy of bytes, or from or to a file object.
@@ -84,7 +87,7 @@ class CopyOptions:
 
     def for_receiver(self) -> dict[str, Any]:
         """Return what differs from the defaults, for the side that receives."""
-        return self._given("exclude", "delete", "skip_errors", "mode")
+        return self._given("exclude", "delete", "skip_errors", "mode", "in_place")
 
     def _given(self, *names: str) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in names}

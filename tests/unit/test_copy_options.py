@@ -12,6 +12,7 @@ BAD = [
     ({"on_error": None}, ValueError),
     ({"only_changed": 1}, TypeError),
     ({"delete": "yes"}, TypeError),
+    ({"in_place": "yes"}, TypeError),
     ({"mode": "644"}, TypeError),
     ({"mode": True}, TypeError),
     ({"mode": 644}, ValueError),
@@ -38,6 +39,11 @@ def test_an_option_of_folders_is_refused_for_bytes(option, no_process):
 
 def test_a_host_gets_only_what_differs_from_the_defaults():
     assert DEFAULTS.for_sender() == DEFAULTS.for_receiver() == {}
-    options = CopyOptions(exclude=("a",), only_changed=True, delete=True, mode=0)
+    options = CopyOptions(exclude=("a",), only_changed=True, delete=True, mode=0, in_place=True)
     assert options.for_sender() == {"exclude": ("a",), "only_changed": True, "keeps_names": True}
-    assert options.for_receiver() == {"exclude": ("a",), "delete": True, "mode": 0}
+    assert options.for_receiver() == {
+        "exclude": ("a",),
+        "delete": True,
+        "mode": 0,
+        "in_place": True,
+    }

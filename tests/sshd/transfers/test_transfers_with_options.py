@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -231,3 +233,39 @@ def test_a_mode_can_be_given(way, runtime, elsewhere, base):
     assert (base / "new/sub").stat().st_mode == (source / "sub").stat().st_mode
     runtime.send_file(b"data", str(elsewhere / "data"), mode=0o640)
     assert (elsewhere / "data").stat().st_mode & 0o777 == 0o640
+
+
+@both_ways
+def test_a_file_that_is_mounted_is_written_in_place(way, runtime, elsewhere, base):
+    """Without the option the error names the file and the cure, and nothing is left."""
+    (elsewhere / "source").write_text("new")
+    (elsewhere / "outside").write_text("old")
+    (elsewhere / "outside").chmod(0o600)
+    (base / "hosts").touch()
+    mount = ["mount", "--bind", elsewhere / "outside", base / "hosts"]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with pytest.raises(FileTransferError, match="in place only: in_place=True") as caught:
+            copy(way, runtime, elsewhere / "source", "hosts")
+        assert caught.value.errno == errno.EBUSY
+        assert caught.value.filename == str(base / "hosts")
+        assert os.listdir(base) == ["hosts"]
+        copy(way, runtime, elsewhere / "source", "hosts", in_place=True)
+    finally:
+        subprocess.run(["umount", base / "hosts"], check=True)
+    assert (elsewhere / "outside").read_text() == "new"
+    assert (elsewhere / "outside").stat().st_mode & 0o777 == 0o600
+    assert (base / "hosts").read_text() == ""
+
+
+@both_ways
+def test_a_folder_in_place_with_a_mode(way, runtime, elsewhere, base):
+    """Files that are there are the old ones, and get the mode that is given."""
+    source = make(elsewhere / "source")
+    copy(way, runtime, f"{source}/", "new", in_place=True)
+    os.link(base / "new" / "a.py", base / "other")
+    (source / "a.py").write_text("changed")
+    copy(way, runtime, f"{source}/", "new", in_place=True, mode=0o640)
+    assert (base / "other").read_text() == "changed"
+    assert (base / "other").stat().st_mode & 0o777 == 0o640

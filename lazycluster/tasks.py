@@ -404,7 +404,7 @@ class RuntimeTask:
             in_place: If True, overwrite files that exist, which keep their modes (without `mode`),
                 owners, access lists and other names, and rename nothing. For targets that can be
                 written but not replaced: a mounted `/etc/hosts`, a file in a folder that is not
-                yours. A copy that fails leaves the file incomplete. Defaults to False.
+                yours. A copy that fails leaves a part of both files. Defaults to False.
 
         Raises:
             ValueError: If a path, a pattern or another argument is empty or invalid, or bytes or a

@@ -23,7 +23,7 @@ _NOT_REPLACED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV, errno.ENOSYS),
     *(errno.ENOTSUP, errno.EOPNOTSUPP),
 )
-_OPEN_IN_PLACE = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW
+_OPEN_IN_PLACE = os.O_WRONLY | os.O_NOFOLLOW  # not O_TRUNC: the file may be its own source
 _OPEN_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _ADVISE = getattr(os, "posix_fadvise", None)  # macOS has none
 _NOT_NEEDED = getattr(os, "POSIX_FADV_DONTNEED", 0)
@@ -48,7 +48,7 @@ class TreeWriter:
 
     With `in_place` there are no temporaries: a file that exists is overwritten, and keeps its mode,
     owner, access list and other names; all else is made under its own name. What was being written
-    when the copy ends early is incomplete then.
+    when the copy ends early has the beginning of the new file then, and the rest of the old one.
 
     As root, a file that replaces a file gets the owner and group of the old one. What a file system
     cannot keep, modes on FAT for example, is not an error.
@@ -129,6 +129,8 @@ class TreeWriter:
         status, old = os.fstat(self._file), self._replaced
         changes = attributes  # type: Changes
         if self._overwrites:
+            if status.st_size > self._size:
+                os.ftruncate(self._file, self._size)
             changes = (None if keeps_mode else attributes[0], attributes[1])
         elif old is not None and self._keeps_owners and stat.S_ISREG(old.st_mode):
             call_if_supported(os.fchown, self._file, old.st_uid, old.st_gid)

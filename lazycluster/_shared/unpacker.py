@@ -48,8 +48,8 @@ class Unpacker:
     `mode` is that of all files in place of their own. With `skip_errors` an entry that the file
     system of the destination refuses is skipped, as a link where there are none, or a second name
     that means the same there; a full disk is an error nevertheless. With `delete` what the source
-    does not have is removed at the end, see `Deletion`. For `in_place` see `TreeWriter`, whose place
-    `writer` takes.
+    does not have is removed at the end, see `Deletion`. For `in_place` see `TreeWriter`; `writer`
+    takes its place.
     """
 
     def __init__(

@@ -332,6 +332,7 @@ SOME = (["*.pyc", "build/"], ["--exclude=*.pyc", "--exclude=build/"])
 OPTIONS = [
     ({"only_changed": True}, []),
     ({"only_changed": True, "exclude": SOME[0]}, SOME[1]),
+    ({"in_place": True}, ["-I", "--inplace"]),
     ({"delete": True}, ["-I", "--delete"]),
     ({"delete": True, "only_changed": True}, ["--delete"]),
     ({"delete": True, "exclude": SOME[0]}, ["-I", "--delete", *SOME[1]]),

@@ -388,3 +388,27 @@ HEADER = "attribute | something new | a file that is replaced | a folder that is
 def test_what_becomes_of_an_attribute(runtime, way, sides, attribute):
     """As the table says; and as with rsync where the group, the access list or times go along."""
     ATTRIBUTES[attribute](runtime, way, *sides)
+
+
+def test_what_a_file_that_is_written_in_place_keeps(runtime, way, sides):
+    """All that the table says to be lost or new, as with `rsync --inplace`."""
+    source, ours, theirs = sides
+    make_both(source, ours, theirs)
+    set_times(source)
+    (source / "file").chmod(0o777)
+    for folder in (ours, theirs):
+        os.link(folder / "old" / "file", folder / "other name")
+        (folder / "old" / "file").chmod(0o4640)
+        if os.geteuid() == 0:
+            os.chown(folder / "old" / "file", NOBODY, GROUP)
+    before = status(ours / "old" / "file")
+    rsync("--inplace", f"{source}/", theirs / "old")
+    copy_of(f"{source}/", runtime, way, "old", in_place=True)
+    for folder in (ours, theirs):
+        after = status(folder / "old" / "file")
+        assert after.st_ino == status(folder / "other name").st_ino
+        assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+        assert stat.S_IMODE(after.st_mode) & 0o777 == 0o640
+        assert after.st_mtime_ns == status(source / "file").st_mtime_ns
+        assert (folder / "other name").read_text() == "source"
+    assert differences(ours, theirs) == {}

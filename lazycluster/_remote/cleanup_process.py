@@ -6,8 +6,7 @@ It reads what is to be cleaned up from a pipe that only the supervisor writes to
     ~PID   this leader has been waited for; its session may have more processes
     tPATH  the absolute path (in hex) is temporary
     sPATH:IDENTITY  the socket there was made by sshd for a forward; see `_shared.sockets`
-    -PID, -PATH, -PATH:IDENTITY  the session has no process left; the path is kept, or has been
-           removed
+    -PID, -PATH, -PATH:  the session has no process left; the path is kept, or has been removed
 
 At the end of the pipe it does what the supervisor would have done. If no process can be forked, the
 supervisor works without it.
@@ -39,7 +38,7 @@ class CleanupProcess:
 
     def __init__(self) -> "None":
         self.temporary = set()  # type: set[str]
-        self.sockets = set()  # type: set[tuple[str, tuple[int, ...]]]
+        self.sockets = {}  # type: dict[str, Sequence[int]]  # path → identity
         self._pid = 0
         self._notes = -1
         self._waiting = bytearray()
@@ -76,20 +75,21 @@ class CleanupProcess:
         self.note(b"-" + os.fsencode(path).hex().encode())
 
     def add_socket(self, path: "str", identity: "Sequence[int]") -> "None":
-        """Note that a socket is to be removed in the end."""
-        self.sockets.add((path, tuple(identity)))
-        self.note(b"s" + _socket_note(path, identity))
+        """Note that a socket is to be removed in the end; of a path the last note counts."""
+        self.sockets[path] = identity
+        numbers = ",".join(map(str, identity))
+        self.note(b"s" + os.fsencode(path).hex().encode() + b":" + numbers.encode())
 
-    def drop_socket(self, path: "str", identity: "Sequence[int]") -> "None":
-        """Note that a socket has been removed, or replaced by another."""
-        self.sockets.discard((path, tuple(identity)))
-        self.note(b"-" + _socket_note(path, identity))
+    def drop_socket(self, path: "str") -> "None":
+        """Note that a socket has been removed, replaced by another, or not been made."""
+        self.sockets.pop(path, None)
+        self.note(b"-" + os.fsencode(path).hex().encode() + b":")
 
     def remove_all(self) -> "None":
         """Remove what is temporary, in the supervisor."""
         for path in self.temporary:
             folders.remove_tree(path)
-        for path, identity in self.sockets:
+        for path, identity in self.sockets.items():
             _remove_socket(path, identity)
 
     def note(self, note: "bytes") -> "None":
@@ -143,7 +143,8 @@ def _clean_up_at_end(notes: "int") -> "None":
             if line[:1] == b"-":
                 noted.pop(line[1:], None)
             else:
-                noted[line[1:]] = line[:1], time.monotonic()
+                name, colon, identity = line[1:].partition(b":")
+                noted[name + colon] = line[:1] + identity, time.monotonic()
         time.sleep(NOTES_INTERVAL)
     led = {int(pid) for pid, (kind, _) in noted.items() if kind == b"+"}
     orphaned = {int(pid): ended for pid, (kind, ended) in noted.items() if kind == b"~"}
@@ -158,17 +159,12 @@ def _clean_up_at_end(notes: "int") -> "None":
     for path, (kind, _) in noted.items():
         if kind == b"t":
             folders.remove_tree(_path_of(path))
-        elif kind == b"s":
-            path, *identity = path.split(b":")
-            _remove_socket(_path_of(path), [int(number) for number in identity])
+        elif kind[:1] == b"s":
+            _remove_socket(_path_of(path[:-1]), [int(number) for number in kind[1:].split(b",")])
 
 
 def _path_of(note: "bytes") -> "str":
     return os.fsdecode(bytes.fromhex(note.decode("ascii")))
-
-
-def _socket_note(path: "str", identity: "Sequence[int]") -> "bytes":
-    return b":".join([os.fsencode(path).hex().encode(), *(b"%d" % number for number in identity)])
 
 
 def _remove_socket(path: "str", identity: "Sequence[int]") -> "None":

@@ -15,6 +15,7 @@ import sys
 
 from .._shared import folders, frames, paths
 from .._shared.operations import OPERATIONS, STEP_MODULES
+from .._shared.sockets import EXPECTED
 from . import child, files, interpreter
 from .cleanup_process import CleanupProcess
 from .contents import Contents
@@ -410,12 +411,8 @@ class Supervisor:
         step = request.steps[request.index]
         if step.get("operation") == "remove_tree" and outcome.get("result"):
             self.cleanup.keep(files.to_native(step["arguments"]["path"]))
-        if step.get("operation") == "socket_identity" and outcome.get("result"):
-            path = files.to_native(step["arguments"]["path"])
-            self.cleanup.add_socket(path, outcome["result"])
-        elif step.get("operation") == "remove_socket" and "result" in outcome:
-            arguments = step["arguments"]
-            self.cleanup.drop_socket(files.to_native(arguments["path"]), arguments["identity"])
+        if "result" in outcome:
+            self._note_socket(step, outcome["result"])
         if request.temporary is not None:
             if "result" not in outcome:  # else it has been renamed to its destination
                 folders.remove_tree(request.temporary)
@@ -434,6 +431,15 @@ class Supervisor:
             self._start_step(request)
         else:
             self._finish(request)
+
+    def _note_socket(self, step: "Description", result: "Any") -> "None":
+        """Note what an operation has found out about the socket of a forward."""
+        operation = step.get("operation")
+        if operation in ("expect_socket", "socket_identity") and result:
+            path = files.to_native(step["arguments"]["path"])
+            self.cleanup.add_socket(path, EXPECTED if result is True else result)
+        elif operation in ("forget_socket", "remove_socket"):
+            self.cleanup.drop_socket(files.to_native(step["arguments"]["path"]))
 
     def _find_killer(self, request: "Request", number: "int") -> "Description":
         """Return what is known of who has sent a signal to a function, for an outcome."""

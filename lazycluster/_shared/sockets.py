@@ -1,13 +1,15 @@
 """Unix sockets in the file system: what is at a path, and remove a forward's socket, but no other.
 
 Neither ssh nor sshd removes the socket of a forward. Another program may have replaced it by then,
-with a socket that has the freed inode number. So a socket is known by its time, too.
+with a socket that has the freed inode number. So a socket is known by its time, too. Before it is
+made, nothing is at its path, and it is expected there: a side that is killed meanwhile leaves none.
 """
 
 import os
 import socket
 import stat
 
+EXPECTED = [0, 0, 0]  # the identity of a socket that may have been made where nothing was
 CONNECT_TIMEOUT = 5.0  # seconds, for a server whose backlog is full
 
 TYPE_CHECKING = False
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
 def path_is_taken(path: "str") -> "bool":
     """Return True if there is anything at the path: a file, a folder, a socket, a link."""
     return os.path.lexists(path)
+
+
+def expect_socket(path: "str") -> "bool":
+    """Return True if nothing is at the path; the supervisor then notes that a socket may come."""
+    return not path_is_taken(path)
+
+
+def forget_socket(path: "str") -> "None":
+    """Do nothing; the supervisor notes that no socket of ours has come."""
 
 
 def socket_accepts(path: "str") -> "bool":
@@ -44,10 +55,13 @@ def socket_identity(path: "str") -> "list[int] | None":
 def remove_socket(path: "str", identity: "Sequence[int]") -> "bool":
     """Remove the socket at the path if it is the one with this identity; return True if it was.
 
+    With the identity EXPECTED it is any socket.
+
     Raises:
         OSError: If it cannot be removed.
     """
-    if socket_identity(path) != list(identity):
+    found = socket_identity(path)
+    if found is None or list(identity) not in (found, EXPECTED):
         return False
     os.unlink(path)
     return True

@@ -16,6 +16,7 @@
 # The process that removes a link, guard or manager, removes the copy.
 # Links called socket-INODE-… lead to sockets of forwards, which ssh does not remove.
 # A later socket there has another inode number, or is newer than the file made-INODE-….
+# Before ssh has made the socket, nothing is there, and INODE is 0.
 #
 # The environment is the user's, and ssh gets it as it is. In bash it may hold options (SHELLOPTS,
 # BASHOPTS, and so no pattern for files), functions with the name of a command, and TMOUT, which
@@ -36,7 +37,9 @@ same_socket() {
     number=${2%%-*}
     # shellcheck disable=SC2046 # the first word is the inode number
     set -- "$1" "$2" $(ls -di "$1" 2>/dev/null)
-    [ -S "$1" ] && [ ! -h "$1" ] && [ "$3" = "$number" ] && [ ! "$1" -nt "$folder/made-$2" ]
+    [ -S "$1" ] && [ ! -h "$1" ] && {
+        [ "$number" = 0 ] || { [ "$3" = "$number" ] && [ ! "$1" -nt "$folder/made-$2" ]; }
+    }
 }
 tidy() {
     # shellcheck disable=SC2045 # no name has a blank, and a pattern depends on the environment

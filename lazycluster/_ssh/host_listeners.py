@@ -39,6 +39,7 @@ class HostListener(Listener):
             refusal = self._request()
             if refusal is None:
                 return self._verify()
+            self._forget()
             refusals.append(refusal)
         raise refusals[0]
 
@@ -72,6 +73,7 @@ class HostListener(Listener):
             why = f"no answer came within {CONTROL_TIMEOUT:g} s"
             raise forward_errors.error(self.transport, what, why, None, printed)
         if not self._is_free():
+            self._forget()
             raise forward_errors.in_use(self.transport, self.route)
         quote = reason(printed).rpartition("request failed: ")[2].partition(" / ")[0]
         end = self._wanted._replace(port=self.end.port)
@@ -84,6 +86,9 @@ class HostListener(Listener):
 
     def _verify(self) -> None:
         """Check what sshd has made."""
+
+    def _forget(self) -> None:
+        """Expect no socket any more."""
 
     def is_over(self) -> bool:
         """Return True; the caller lets sshd answer a later request first."""
@@ -102,7 +107,7 @@ class VerifiedHostListener(HostListener):
 
     def _is_free(self) -> bool:
         if self.end.path:
-            return not self._host.path_is_taken(self.end.path)
+            return self._host.expect_socket(self.end.path)
         return self._host.port_state(self.end.port, self._to_be_free).free
 
     def _spellings(self) -> tuple[str, ...]:
@@ -120,9 +125,14 @@ class VerifiedHostListener(HostListener):
             self.abandon()
             raise
 
+    def _forget(self) -> None:
+        if self.end.path:
+            self._host.forget_socket(self.end.path)
+
     def _verify_socket(self) -> None:
         self._identity = self._host.claim_socket(self.end.path)
         if self._identity is None:
+            self._forget()
             raise self._missing()
 
     def _verify_port(self) -> None:

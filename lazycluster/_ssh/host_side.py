@@ -38,19 +38,23 @@ class HostSide:
         # It becomes a part of an argument, and only these are ours.
         return address if address in LOOPBACK else LOCALHOST
 
-    def path_is_taken(self, path: str) -> bool:
-        """Return True if there is anything at the path."""
-        return bool(self._operate("path_is_taken", {"path": path}))
+    def expect_socket(self, path: str) -> bool:
+        """Return True if nothing is at the path; then a socket there is removed in the end."""
+        return bool(self._operate("expect_socket", {"path": path}))
+
+    def forget_socket(self, path: str) -> None:
+        """Report that no socket was made where one was expected."""
+        self._operate("forget_socket", {"path": path})
 
     def socket_accepts(self, path: str) -> bool:
         """Return True if a server accepts a connection at the path."""
         return bool(self._operate("socket_accepts", {"path": path}))
 
     def claim_socket(self, path: str) -> list[int] | None:
-        """Make the host remove the socket at the path in the end; None if there is none.
+        """Make the host remove this socket at the path in the end, and no later one.
 
         Returns:
-            What distinguishes it from a later socket there.
+            What distinguishes it from a later socket there; None if there is none.
         """
         identity = self._operate("socket_identity", {"path": path})
         return [int(number) for number in identity] if identity else None

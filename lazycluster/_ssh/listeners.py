@@ -8,7 +8,7 @@ import re
 import socket
 
 from lazycluster._shared import ports
-from lazycluster._shared.sockets import path_is_taken, socket_identity
+from lazycluster._shared.sockets import path_is_taken
 from lazycluster._ssh import forward_errors
 from lazycluster._ssh.endpoints import LOCALHOST, Endpoint, Route
 from lazycluster._ssh.forward_control import ask, cancel
@@ -81,6 +81,8 @@ class Listener:
         self._choose(port, self.end.host or LOCALHOST)
         if not self._is_free():
             raise forward_errors.in_use(self.transport, self.route)
+        if self.end.path:
+            self._socket = SocketFile(self.transport.master.folder, self.end.path)
         before = self.transport.master.log_size()
         status, printed = ask(self.transport, "forward", self.route)
         log = self.transport.master.log_since(before)
@@ -90,6 +92,8 @@ class Listener:
         # One of the addresses is enough for ssh. The port may be free again, if it was the source
         # port of a connection for example.
         taken = os.strerror(errno.EADDRINUSE) in [text.strip() for text in reasons]
+        if status not in (0, None) and self._socket is not None:
+            self._socket.forget()
         if taken or (status != 0 and not self._is_free()):
             if status == 0:
                 self.abandon()
@@ -121,13 +125,9 @@ class Listener:
 
     def _has_come(self) -> bool:
         """Return True if ssh listens; without IPv6 it does so on IPv4 alone."""
-        if not self.end.path:
-            return ports.is_listened_on(self.end.addresses[0], self.end.port)
-        identity = socket_identity(self.end.path)
-        if identity is None:
-            return False
-        self._socket = SocketFile(self.transport.master.folder, self.end.path, identity)
-        return True
+        if self._socket is not None:
+            return self._socket.claim()
+        return ports.is_listened_on(self.end.addresses[0], self.end.port)
 
     def is_over(self) -> bool:
         """Return True if nothing of it is left; remove its socket.

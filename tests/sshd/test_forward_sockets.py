@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from lazycluster import Connection
 config_file, alias, path, port, on_host = sys.argv[1:]
 connection = Connection(alias, config_file=config_file, connect_timeout=150)
 make = connection.forward_remote if on_host == "True" else connection.forward_local
+n = iter(range(10**6)).__next__
 forward = make(path, int(port))
 print("ready", flush=True)
 time.sleep(1000)
@@ -214,6 +216,21 @@ def test_a_killed_manager_leaves_none(sshd, folder, service, on_host):
     wait_until(lambda: names(folder) == [])
 
 
+@BOTH
+def test_a_manager_that_is_killed_while_it_makes_them_leaves_none(sshd, folder, service, on_host):
+    """Whether it knows of the socket yet or not."""
+    words = [str(sshd.config_file), sshd.alias, str(folder), str(service.port), str(on_host)]
+    argv = [
+        sys.executable,
+        "-c",
+        MANAGER.replace("forward = make(path", 'while True: make(f"{path}/{n()}"'),
+    ]
+    with subprocess.Popen([*argv, *words], stdin=subprocess.DEVNULL) as manager:
+        wait_until(lambda: len(names(folder)) > 5)
+        manager.kill()
+    wait_until(lambda: names(folder) == [])
+
+
 def test_a_killed_supervisor_leaves_none(own_runtime, folder, service):
     own_runtime.expose_port_to_runtime(service.port, folder / "a")
     assert fetch(folder / "a") == WORD
@@ -221,11 +238,20 @@ def test_a_killed_supervisor_leaves_none(own_runtime, folder, service):
     wait_until(lambda: names(folder) == [])
 
 
+@pytest.fixture(params=["/dev/shm", "/tmp"])
+def replaced(request):
+    """A folder on a file system that gives inode numbers once, and on one that reuses them."""
+    if not os.path.isdir(request.param):
+        pytest.skip(f"there is no {request.param}")
+    with tempfile.TemporaryDirectory(dir=request.param, prefix="lctest-") as folder:
+        yield Path(folder)
+
+
 @BOTH
 @pytest.mark.parametrize("end", ["cancel", "close", "loss", "kill"])
-def test_a_socket_that_has_replaced_it_stays(connect, own_sshd, folder, service, on_host, end):
+def test_a_socket_that_has_replaced_it_stays(connect, own_sshd, replaced, service, on_host, end):
     """It belongs to another program, though it may have the inode number of ours."""
-    path = folder / "a"
+    path = replaced / "a"
     if end == "kill":
         with killed_manager(own_sshd, path, service, on_host) as manager:
             assert manager.stdout.readline() == b"ready\n"

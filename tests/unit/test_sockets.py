@@ -63,3 +63,15 @@ def test_a_server_accepts_and_what_it_left_does_not(bind):
         server.bind("a")
         server.listen()
         assert sockets.socket_accepts("a")
+
+
+def test_an_expected_socket_is_any_that_came_where_nothing_was(bind):
+    """A side that is killed before it knows the socket leaves none."""
+    assert sockets.expect_socket("a")
+    assert not sockets.remove_socket("a", sockets.EXPECTED)
+    bind("a")
+    assert not sockets.expect_socket("a")
+    assert sockets.remove_socket("a", sockets.EXPECTED)
+    open("a", "w").close()
+    assert not sockets.remove_socket("a", sockets.EXPECTED)
+    assert os.path.exists("a")

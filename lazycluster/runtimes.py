@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from lazycluster._checks import check_flags, checked_path
 from lazycluster._fabric.kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call, describe
+from lazycluster._functions.preload import Preload
 from lazycluster._runtime.calls import Options, RuntimeView
 from lazycluster._runtime.process_host import ProcessHost
 from lazycluster._tasks.contents import describe_contents, is_contents
@@ -61,14 +62,17 @@ class Runtime(ProcessHost):
         modules: Names of packages that functions send to the host although they are installed
             here, each as a whole with its data files. They must not have compiled modules.
         installed: Names of packages that the host has, although they are local here.
+        preload: Names of modules, such as `["numpy", "pandas"]`, that a process on the host imports
+            once. Each function is forked from it and finds them imported. A module that cannot be
+            imported there, or that starts a thread, fails every function; commands go on.
 
     `Connection` explains the keyword-only parameters and has their defaults; None means not given.
     A parameter may be here or in `connection_kwargs`.
 
     Raises:
         ValueError: If an argument is invalid; checked before any process starts.
-        TypeError: If `modules` or `installed` is not a list, a tuple or a set of strings, or a path
-            is neither a string nor an `os.PathLike`.
+        TypeError: If `modules`, `installed` or `preload` is not a list, a tuple or a set of
+            strings, or a path is neither a string nor an `os.PathLike`.
         InvalidRuntimeError: If the host cannot be used; message and `__cause__` have the reason. Or
             if `is_valid_runtime` of a subclass returns False.
         PathCreationError: If the working directory cannot be made.
@@ -102,6 +106,7 @@ class Runtime(ProcessHost):
         options: Mapping[str, str | PathLike[str]] | None = None,
         modules: Collection[str] | None = None,
         installed: Collection[str] | None = None,
+        preload: Collection[str] | None = None,
     ) -> None:
         path = None
         if working_dir is not None and working_dir != "":
@@ -123,8 +128,9 @@ class Runtime(ProcessHost):
             "options": options,
         }
         keywords = translate_connection_kwargs(connection_kwargs or {}, parameters)
-        self._options = Options().replaced(modules=modules, installed=installed)
+        self._options = Options().replaced(modules=modules, installed=installed, preload=preload)
         super().__init__(Connection(host, **keywords))
+        self._preload = Preload(self._options.preload, self._options.modules)
         self._history = History(self.host, self._processes)
         self._start(path)
 

@@ -41,6 +41,14 @@ class PythonStartFailure:
 
 
 @dataclass(frozen=True)
+class PreloadFailure:
+    """The function was not called, or not to its end: `module` could not be preloaded."""
+
+    module: str
+    message: str
+
+
+@dataclass(frozen=True)
 class RaisedFailure:
     """An exception ended the function call."""
 
@@ -55,7 +63,12 @@ class RaisedFailure:
 
 
 Failure = Union[
-    OsFailure, PythonVersionFailure, PythonModulesFailure, PythonStartFailure, RaisedFailure
+    OsFailure,
+    PythonVersionFailure,
+    PythonModulesFailure,
+    PythonStartFailure,
+    PreloadFailure,
+    RaisedFailure,
 ]
 
 
@@ -126,6 +139,7 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Failure]] = {
     "python_version": lambda report: PythonVersionFailure(_text(report, "python")),
     "python_modules": lambda report: PythonModulesFailure(_text(report, "message")),
     "python_start": lambda report: PythonStartFailure(_variables(report)),
+    "preload": lambda report: PreloadFailure(_text(report, "module"), _text(report, "message")),
     "raised": lambda report: RaisedFailure(
         _text(report, "stage"),
         _text(report, "type"),

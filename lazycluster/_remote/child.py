@@ -117,8 +117,7 @@ def _work(
     if output is not None:
         python_end.forget_parent()
     if warm:
-        python_end.is_due()
-        python_end.run()
+        python_end.warm_up()
     job = _read_job(payload)
     for key, length in job["contents"]:
         contents[key] = _read_exactly(payload, length)
@@ -127,7 +126,7 @@ def _work(
     environment = job["environment"]
     try:
         had_path = os.environ.get("PYTHONPATH")
-        _settle(job["working_dir"], environment)
+        settle(job["working_dir"], environment)
         if "variables" in job:
             send({"failure": "python_start", "variables": job["variables"]})  # if it cannot
             interpreter.replace(job["snapshot"], payload, value, report)
@@ -140,7 +139,7 @@ def _work(
                 _settle_streams(environment)
             elif not had_path:
                 interpreter.insert_path(environment.get("PYTHONPATH", ""))
-            _add_working_dir()
+            add_working_dir()
             from .call import run  # sent with the first function
 
             return run(step, contents, payload, value, send, log)
@@ -161,7 +160,7 @@ def _work(
         return {"failure": "os", "message": str(error)}
 
 
-def _add_working_dir() -> "None":
+def add_working_dir() -> "None":
     """Let a function import from its working directory what is nowhere else.
 
     The path is absolute, so a change of directory makes no difference.
@@ -215,7 +214,7 @@ def _warm_up() -> "None":
         streams.write_all(source, encode_job(description, []))
         streams.write_all(source, pickled)
         job = _read_job(payload)
-        _settle(job["working_dir"], job["environment"])
+        settle(job["working_dir"], job["environment"])
         outcome = call(job["step"], {"": text}, payload, os.dup(value), report=print)
         streams.flush_streams()
         streams.exits_quickly()
@@ -243,7 +242,7 @@ def _prepare(output: "int") -> "None":
             sys.modules[name].seed()
 
 
-def _settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":
+def settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":
     """Set the step's variables and enter its working directory.
 
     PWD is the working directory as the user wrote it, which getcwd() would resolve through links.

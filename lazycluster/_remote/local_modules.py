@@ -36,12 +36,25 @@ class LocalImportError(Exception):
         self.reason = reason
 
 
+_installed = {}  # type: dict[bytes, frozenset[str]]  # for all calls; the names, by content
+
+
+def install_for_all(contents: "list[bytes]") -> "None":
+    """Take modules that are imported once, for all the calls of a branch."""
+    for content in contents:
+        _installed[content] = install([content])
+
+
 def install(contents: "Iterable[bytes]") -> "frozenset[str]":
     """Take what a call refers to, modules and texts of files; return the names of the modules."""
     modules = {}  # type: dict[str, Sent]
     files = resources.Files()
     metadata = []  # type: list[dict[str, bytes]]
+    known = frozenset()  # type: frozenset[str]
     for content in contents:
+        if content in _installed:
+            known |= _installed[content]
+            continue
         kind, *rest = decode(content)
         if kind == "text":
             linecache.cache[rest[0]] = rest[1]
@@ -52,7 +65,7 @@ def install(contents: "Iterable[bytes]") -> "frozenset[str]":
             metadata.append(rest[1])
     if modules:
         sys.meta_path.insert(0, LocalModules(modules, files, metadata))
-    return frozenset(modules)
+    return known.union(modules)
 
 
 _decoded = {}  # type: dict[bytes, tuple[Any, ...]]  # by content

@@ -20,13 +20,28 @@ FLUSH_TIMEOUT = 5.0  # seconds
 _FILE = io.IOBase.__mro__[1]  # without the slow `isinstance` of an abstract base class
 
 
+_keeps_exit_functions = False  # those of preloaded modules, for each function
+
+
+def keep_exit_functions() -> "None":
+    """Forget the exit functions of the supervisor, and keep those that come from now on."""
+    global _keeps_exit_functions
+    _forget_exit_functions()
+    _keeps_exit_functions = True
+
+
+def _forget_exit_functions() -> "None":
+    atexit._clear()
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+
+
 def forget_parent() -> "None":
     """Leave to the supervisor what is its own, in a process that it has forked for a function.
 
     Its exit functions are those of `logging`, and of the start hooks of its Python.
     """
-    atexit._clear()
-    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    if not _keeps_exit_functions:
+        _forget_exit_functions()
     if hasattr(gc, "freeze"):  # from Python 3.7 on
         # A collection would copy the pages of the supervisor's objects: 5.9 ms, and 0.01 ms now.
         gc.freeze()
@@ -42,6 +57,13 @@ def empty_free_lists() -> "None":
 def is_due() -> "bool":
     """Return True if threads or exit functions must end first, which may take any time."""
     return bool(atexit._ncallbacks()) or _has_threads()  # type: ignore[attr-defined, unused-ignore]
+
+
+def warm_up() -> "None":
+    """Do what `run` does, but without the exit functions of preloaded modules."""
+    is_due()
+    if not _keeps_exit_functions:
+        run()
 
 
 def run() -> "None":

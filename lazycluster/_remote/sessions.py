@@ -33,20 +33,19 @@ class Sessions:
         self._note(b"+%d" % pid)
 
     def orphan(self, pid: "int", task: "int") -> "None":
-        """Take the end of a leader's step; a kill of the task concerns its session.
+        """Take the end of a leader's step; a kill of the task concerns what is left of its session.
 
-        The leader has been waited for, or is about to exit.
+        The leader has ended or is about to exit, and `handle_reaped` is still to come.
         """
         self._orphaned[pid] = task
         self._ended[pid] = time.monotonic()
-        if pid not in self._led:
-            self._note(b"~%d" % pid)
 
-    def lose_leader(self, pid: "int") -> "None":
-        """Take the pid of a child that has been waited for: from now on it may be given again."""
-        self._led.discard(pid)
-        if pid in self._orphaned:
-            self._note(b"~%d" % pid)
+    def handle_reaped(self, pid: "int") -> "None":
+        """Take the pid of a child that has been waited for: the number may be given again."""
+        if pid in self._led:
+            self._led.remove(pid)
+            # Whether an orphaned session is empty is checked later.
+            self._note(b"~%d" % pid if pid in self._orphaned else b"-%d" % pid)
 
     def signal_task(self, number: "int", task: "int", pid: "int") -> "None":
         """Send a signal to a task's orphaned sessions, and to the leader `pid` unless it is 0."""
@@ -72,10 +71,9 @@ class Sessions:
         def look() -> "tuple[set[int], dict[int, float]]":
             for pid, _ in ended_children():
                 on_reaped(pid)
-                is_new = pid in self._led and pid not in self._orphaned
-                self.lose_leader(pid)
-                if is_new:
+                if pid in self._led and pid not in self._orphaned:
                     self.orphan(pid, 0)
+                self.handle_reaped(pid)
             self.forget_empty()
             return self._led, self._ended
 

@@ -8,6 +8,7 @@ process session that it started, removes the temporary directories, and exits.
 import collections
 import errno
 import faulthandler
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from .._shared import folders, frames, paths
 from .._shared.operations import OPERATIONS, STEP_MODULES
 from .._shared.sockets import EXPECTED
 from . import child, files, interpreter
+from .branches import Branches
 from .cleanup_process import CleanupProcess
 from .contents import Contents
 from .exits import Exits
@@ -88,6 +90,9 @@ class Supervisor:
         self.scripts = None  # type: str | None  # the folder of commands too long for an argv
         self.modules = SentModules()
         self.contents = Contents()
+        self.branches = Branches(self.loop, self._serve_branch, lambda pid: self.sessions.add(pid))
+        self.is_branch = False
+        self.preload_failure = None  # type: Description | None  # of all functions of a branch
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
         # Of the kernel, one and two heartbeats ago.
@@ -113,11 +118,13 @@ class Supervisor:
 
     def _reap(self) -> "None":
         for pid, status in ended_children():
-            self.cleanup.handle_reaped(pid)
-            self.sessions.lose_leader(pid)
-            self.exits.handle_reaped(pid)
-            if pid in self.running:
-                request = self.running.pop(pid)
+            request = self.running.pop(pid, None)
+            if request is not None:
+                self.sessions.orphan(pid, request.task)
+            for each in (self.cleanup, self.sessions, self.exits):
+                each.handle_reaped(pid)
+            self.branches.handle_reaped(pid, status)
+            if request is not None:
                 request.process.status = status
                 self._handle_leader_end(request)
             elif self.preforked is not None and pid == self.preforked.pid:
@@ -133,20 +140,47 @@ class Supervisor:
                 raise ValueError("request {} twice".format(number))
             self.last_request = number
             text = b"".join(self.parts.pop(number, [])) + payload
-            description = json.loads(text.decode("ascii"))
-            self.requests[number] = Request(number, description, self.loop)
-            self._start_step(self.requests[number])
+            self._start_request(number, text)
         elif kind == frames.INPUT:
-            if number in self.requests:  # else it ended while this was under way
-                self.requests[number].take_input(payload)
-        elif kind == frames.KILL:
             if number in self.requests:
-                grace = json.loads(payload.decode("ascii"))["grace"]
-                self._kill_request(self.requests[number], float(grace))
-        elif kind == frames.MODULES:
-            self.modules.add(payload)
-        elif kind == frames.CONTENT:
-            self.contents.add(payload)
+                self.requests[number].take_input(payload)
+            else:  # or it ended while this was under way
+                self.branches.pass_on(kind, number, payload)
+        elif kind == frames.KILL:
+            self._handle_kill(number, payload)
+        elif kind in (frames.MODULES, frames.CONTENT):
+            (self.modules if kind == frames.MODULES else self.contents).add(payload)
+            self.branches.send_to_all(kind, payload)
+
+    def _start_request(self, number: "int", text: "bytes") -> "None":
+        description = json.loads(text.decode("ascii"))
+        try:
+            if not self.is_branch and self.branches.take(number, description, text):
+                return
+        except OSError as error:  # no process or descriptor is left for a branch
+            self.loop.send_json(frames.ENDED, number, dict(files.os_failure(error), step=0))
+            self.loop.send(frames.FINISHED, number)
+            return
+        self.requests[number] = Request(number, description, self.loop)
+        self._start_step(self.requests[number])
+
+    def _serve_branch(
+        self, source: "int", sink: "int", preload: "Description", working_dir: "str | None"
+    ) -> "None":
+        """Serve as a branch, in a new process, until this supervisor closes the pipe."""
+        self._close_all()
+        self.modules.load_for_functions()
+        module = importlib.import_module(self.modules.load_own("_remote.preloading"))
+        module.serve(
+            Supervisor,
+            source,
+            sink,
+            self.keepalive,
+            self.modules,
+            self.contents,
+            preload,
+            working_dir,
+        )
 
     # Starting steps
 
@@ -159,6 +193,9 @@ class Supervisor:
             return
         step = request.steps[request.index]
         is_command = step["kind"] == "command"
+        if self.preload_failure is not None and step["kind"] == "function":
+            self._end_step(request, self.preload_failure)
+            return
         try:
             (self._start_command if is_command else self._start_fork)(request, step)
         except ValueError:  # a NUL, or text that cannot be encoded
@@ -300,6 +337,7 @@ class Supervisor:
             self.preforked.close_payload()
         os.close(self.null)
         self.cleanup.close_in_child()
+        self.branches.close_in_child()
         self.loop.close_in_child()
 
     # The pipes of a running step. Each method reads once and returns whether something may be left.
@@ -376,6 +414,7 @@ class Supervisor:
         pid = request.process.pid
         del self.running[pid]
         self.exits.add(pid)
+        self.sessions.orphan(pid, request.task)
         self._handle_leader_end(request)
 
     def _handle_leader_end(self, request: "Request") -> "None":
@@ -394,7 +433,6 @@ class Supervisor:
                 self._close_pipe(process, pipe)
         request.close_payload()
         process.remove_script()
-        self.sessions.orphan(process.pid, request.task)  # whether it is empty is checked later
         if request.killed:
             self._end_when_killed(request)
         else:
@@ -456,6 +494,19 @@ class Supervisor:
         del self.requests[request.number]
         self.loop.send(frames.FINISHED, request.number)
 
+    def _handle_kill(self, number: "int", payload: "bytes") -> "None":
+        """End a request, and what earlier requests of its task have left, here and in branches."""
+        content = json.loads(payload.decode("ascii"))
+        grace = float(content["grace"])
+        if number in self.requests:
+            content["task"] = self.requests[number].task
+            self._kill_request(self.requests[number], grace)
+            self.branches.send_to_all(frames.KILL, json.dumps(content).encode("ascii"))
+        else:
+            task = self.branches.pass_on(frames.KILL, number, payload) or content.get("task")
+            if task is not None:
+                self._signal_task(task, 0, grace)
+
     def _kill_request(self, request: "Request", grace: "float") -> "None":
         """Send SIGTERM to all that the request started, and SIGKILL after the grace.
 
@@ -465,14 +516,16 @@ class Supervisor:
         if request in self.waiting:
             self.waiting.remove(request)
             self._finish(request)
-        if grace > 0:
-            self._signal(request, signal.SIGTERM)
-            self.loop.call_later(grace, lambda: self._signal(request, signal.SIGKILL))
-        else:
-            self._signal(request, signal.SIGKILL)
+        self._signal_task(request.task, request.process.pid, grace)
 
-    def _signal(self, request: "Request", number: "int") -> "None":
-        self.sessions.signal_task(number, request.task, request.process.pid)
+    def _signal_task(self, task: "int", pid: "int", grace: "float") -> "None":
+        if grace > 0:
+            self.sessions.signal_task(signal.SIGTERM, task, pid)
+            self.loop.call_later(
+                grace, lambda: self.sessions.signal_task(signal.SIGKILL, task, pid)
+            )
+        else:
+            self.sessions.signal_task(signal.SIGKILL, task, pid)
 
     def _end_when_killed(self, request: "Request") -> "None":
         """End a killed request's step when all that the task started has gone."""

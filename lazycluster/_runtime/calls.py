@@ -16,6 +16,7 @@ from lazycluster._checks import (
     checked_words,
 )
 from lazycluster._functions.payload import check_call, describe, dump_call
+from lazycluster._functions.preload import checked_preload
 from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._runtime.host import Host
 from lazycluster._tasks.execution import Target
@@ -47,6 +48,7 @@ class Options:
     shell: tuple[str, ...] | None = None
     on_output: Callable[[str], object] | None = None
     modules: Modules = NONE_NAMED
+    preload: tuple[str, ...] = ()
 
     def replaced(
         self,
@@ -57,6 +59,7 @@ class Options:
         on_output: Callable[[str], object] | None = None,
         modules: Collection[str] | None = None,
         installed: Collection[str] | None = None,
+        preload: Collection[str] | None = None,
     ) -> Options:
         """Return these options with others, after a check; None leaves one, and `env` adds."""
         if on_output is not None and not callable(on_output):
@@ -68,7 +71,13 @@ class Options:
             self.shell if shell is None else checked_words(shell, "The shell"),
             self.on_output if on_output is None else on_output,
             self.modules.replaced(modules, installed),
+            self.preload if preload is None else checked_preload(preload),
         )
+
+    def applied_to(self, target: Target) -> Target:
+        """Return a target with these options."""
+        preload = target.preload._replace(names=self.preload, modules=self.modules)
+        return target._replace(cwd=self.cwd, preload=preload)
 
 
 def _checked_env(env: Mapping[str, str | float]) -> dict[str, str]:
@@ -256,6 +265,7 @@ class Calls:
         on_output: Callable[[str], object] | None = None,
         modules: Collection[str] | None = None,
         installed: Collection[str] | None = None,
+        preload: Collection[str] | None = None,
     ) -> RuntimeView:
         """Return a view of the Runtime whose `run`, `call` and `submit` have other options.
 
@@ -271,12 +281,16 @@ class Calls:
             modules: Names of packages that functions send to the host although they are installed
                 here, in addition; see `Runtime`.
             installed: Names of packages that the host has, in addition.
+            preload: Names of modules that the host imports once, before all functions of such
+                views, in place of the Runtime's; see `Runtime`.
 
         Raises:
             ValueError: If an argument is invalid.
             TypeError: If an argument has a wrong type.
         """
-        options = self._options.replaced(timeout, env, cwd, shell, on_output, modules, installed)
+        options = self._options.replaced(
+            timeout, env, cwd, shell, on_output, modules, installed, preload
+        )
         return RuntimeView(self._base, options)
 
     def _call_invocation(
@@ -291,11 +305,11 @@ class Calls:
         )
 
     def _target_for(self, options: Options) -> Target:
-        return self._base._find_target(options.env)._replace(cwd=options.cwd)
+        return options.applied_to(self._base._find_target(options.env))
 
     def _open_target(self) -> Target | None:
         target = self._base._find_open_target(self._options.env)
-        return target and target._replace(cwd=self._options.cwd)
+        return target and self._options.applied_to(target)
 
     def _target_until_closed(self) -> Target:
         base = self._base

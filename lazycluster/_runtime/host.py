@@ -11,6 +11,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lazycluster._checks import check_text, checked_path, checked_port
+from lazycluster._functions.preload import Preload
 from lazycluster._runtime.host_info import HostInfo
 from lazycluster._runtime.working_dir import WorkingDirectory, make_directory
 from lazycluster._tasks.env_variables import WORKING_DIR, EnvVariables
@@ -56,6 +57,7 @@ class Host:
         # Runtime while this thread holds it.
         self._lock = threading.RLock()
         self._env_variables = EnvVariables(lock=self._lock)
+        self._preload = Preload()
         self._info: HostInfo | None = None
         self._starter = Starter(self.host)
         set_variable = functools.partial(self._env_variables.reserve, self.WORKING_DIR_ENV_VAR_NAME)
@@ -364,8 +366,9 @@ class Host:
 
     def _target(self, conversation: Conversation, path: str, own: Mapping[str, str]) -> Target:
         variables = self._env_variables.snapshot()
-        environment = {**variables, self.WORKING_DIR_ENV_VAR_NAME: path, **own}
-        return Target(conversation, path, environment)
+        common = {**variables, self.WORKING_DIR_ENV_VAR_NAME: path}
+        preload = self._preload._replace(environment=common)
+        return Target(conversation, path, {**common, **own}, preload=preload)
 
     def _operate(self, operation: str, **arguments: Any) -> Any:
         """Run an operation on the host, in the working directory; see `Target.operate`."""

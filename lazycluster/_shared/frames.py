@@ -19,7 +19,9 @@ A step has a `kind` and what the kind needs:
                  error comes as ERRORS and not as OUTPUT
     function     python: [major, minor] of the manager; input: bytes of INPUT that it reads, the
                  pickle of (function, args, kwargs); contents: keys of what that refers to;
-                 levels: those of loggers, by name
+                 levels: those of loggers, by name; preload (optional): what a branch has imported
+                 that serves the request: modules, their names; contents, keys of the local ones;
+                 environment, the variables to import them with
     pack         path; measured: whether the stream begins with its size; the stream is its VALUE
     unpack       target, name: see `paths.destination`; it reads a stream as INPUT
     operation    operation, arguments: see `operations`
@@ -37,6 +39,7 @@ An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of
                  "python_version": python, the host's version
                  "python_start": variables, the names of those with which Python did not start
                  "python_modules": message, why cloudpickle cannot be imported
+                 "preload": module, which cannot be preloaded, and message, the reason
                  "raised": stage ("load", "call" or "dump"), type, message, traceback; pickled: true
                  if the exception is the VALUE; module: the local one that could not be
                  imported while the call was loaded; explanation: see `unpicklable`; versions,
@@ -58,7 +61,7 @@ MAX_PAYLOAD = 1 << 20  # bytes that are accepted; at most CHUNK are sent
 REQUEST_PART = 1  # a part of a request's description
 REQUEST = 2  # its last part
 INPUT = 3  # bytes for the steps of a request, one step's after the other's
-KILL = 4  # JSON: {"grace": seconds between SIGTERM and SIGKILL}
+KILL = 4  # JSON: {"grace": seconds between SIGTERM and SIGKILL}; to a branch, "task" of another one
 MODULES = 5  # an `archive` of modules, sent before their first use
 CONTENT = (
     6  # a key of KEY_SIZE bytes, and bytes to append to its content; sent before its first use

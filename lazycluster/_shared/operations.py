@@ -53,6 +53,7 @@ IMPORTED_MODULES = {
         "_remote.awaitables",
         "_remote.raised",
         "_remote.log_records",
+        "_remote.preloading",
     ),
 }
 
@@ -86,6 +87,7 @@ BOOTSTRAP_MODULES = (
     "_remote.request",
     "_remote.contents",
     "_remote.exits",
+    "_remote.branches",
     "_remote.predecessors",
     "_remote.supervisor",
 )

@@ -10,11 +10,12 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from lazycluster._conversation.request import Request
+from lazycluster._functions.preload import Preload
 from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._shared.tree_stream import CHANGED, SKIPS
 from lazycluster._tasks import unfinished
@@ -59,6 +60,19 @@ class Target(NamedTuple):
     working_dir: str | None = None
     environment: Mapping[str, str] = MappingProxyType({})
     cwd: str | None = None
+    preload: Preload = Preload()
+
+    def describe(self, steps: Sequence[Step]) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+        """Return the descriptions of steps, and what they refer to by key."""
+        described = [step.describe() for step in steps]
+        contents = {key: data for step in steps for key, data in step.contents.items()}
+        if self.preload.names and any(step.returns for step in steps):
+            preload, modules = self.preload.pack()
+            contents.update(modules)
+            for step, description in zip(steps, described):
+                if step.returns:
+                    description["preload"] = preload
+        return described, contents
 
     def operate(self, operation: str, **arguments: Any) -> Any:
         """Run an operation on the host and return its result; see `Conversation.operate`."""
@@ -314,14 +328,15 @@ class Execution(Record):
         listed = steps[0].describe_list()
         if listed is not None and isinstance(transfer, Upload):
             self._compare(target, listed, transfer)
+        described, contents = target.describe(steps)
         self._request = request = target.conversation.request(
-            [step.describe() for step in steps],
+            described,
             working_dir=target.working_dir,
             environment=target.environment,
             cwd=target.cwd,
             task=self._first_request,
             chunks=itertools.chain.from_iterable(step.chunks(transfer) for step in steps),
-            contents={key: data for step in steps for key, data in step.contents.items()},
+            contents=contents,
             on_output=lambda index, data: self.log.append(offset + index, data),
             on_value=lambda index, data: self._store_value(offset + index, data),
             on_logged=lambda index, data: self._take_logged(offset + index, data),

@@ -190,13 +190,14 @@ class Invocation:
         step = self._step
         assert step is not None  # It has not ended.
         self._values.come_from(target.conversation, target.environment)
+        described, contents = target.describe([step])
         request = target.conversation.request(
-            [step.describe()],
+            described,
             working_dir=target.working_dir,
             environment=target.environment,
             cwd=target.cwd,
             chunks=step.chunks(None),
-            contents=step.contents,
+            contents=contents,
             on_output=lambda _, data: self._take_output(OUTPUT, data),
             on_errors=lambda _, data: self._take_output(ERRORS, data),
             # A hostile host may send these for a command.

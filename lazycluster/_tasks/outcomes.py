@@ -13,6 +13,7 @@ from typing import TypeVar
 from lazycluster._conversation.outcome import (
     OsFailure,
     Outcome,
+    PreloadFailure,
     PythonModulesFailure,
     PythonStartFailure,
     PythonVersionFailure,
@@ -176,7 +177,20 @@ def failure_error(
             f"{f' and printed: {printed}' if printed else ''}. Correct these variables.",
             host=host,
         )
+    if isinstance(failure, PreloadFailure):
+        return _preload_error(host, name, failure)
     return _raised_error(host, name, failure, outcome.exit_status)
+
+
+def _preload_error(host: str, name: str, failure: PreloadFailure) -> RemoteFunctionError:
+    kind, _, message = failure.message.partition(": ")
+    cure = explain_missing(kind, message)
+    return RemoteFunctionError(
+        f"{name} cannot be called on {host}, because {failure.module} cannot be preloaded: "
+        f"{cure or f'{failure.message}.'} Leave it out of preload=, and import it in the function.",
+        host=host,
+        function=name,
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,16 @@ def make_runtime(host_sshd: LoopbackSshd) -> Iterator[Callable[..., Runtime]]:
     with ExitStack() as stack:
 
         def make(
-            working_dir: str | None = None, *, on: LoopbackSshd = host_sshd, **keywords: Any
+            working_dir: str | None = None,
+            *,
+            on: LoopbackSshd = host_sshd,
+            preload: Sequence[str] = (),
+            **keywords: Any,
         ) -> Runtime:
             keywords = {**PATIENT, "config_file": on.config_file, **keywords}
-            runtime = Runtime(on.alias, working_dir, connection_kwargs=keywords)
+            runtime = Runtime(
+                on.alias, working_dir, connection_kwargs=keywords, preload=list(preload)
+            )
             stack.callback(runtime.cleanup)
             return runtime
 

@@ -33,15 +33,19 @@ def check(make_sshd, tmp_path, short_folder):
         argv += [str(sshd.config_file), str(tmp_path / "folder")]
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(short_folder)}
         with open(tmp_path / "stderr", "w+") as stderr:
-            result = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                env=environment,
-                timeout=280,
-                check=False,
-            )
+            try:
+                result = subprocess.run(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stderr,
+                    stderr=stderr,
+                    env=environment,
+                    timeout=280,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                stderr.seek(0)  # an error in a thread of it may be why
+                pytest.fail(f"{which.__name__} does not end; it printed: {stderr.read()}")
             stderr.seek(0)
             assert result.returncode == 0, stderr.read()
             assert stderr.read() == ""

@@ -178,7 +178,7 @@ def test_f33_stream_cut_at_any_byte(place):
         with pytest.raises(OSError, match="ended before it was complete"):
             unpacker.finish()
         data = (place / "own/a").read_bytes()
-        assert data in (b"old", b"nld", b"ned", b"new")
+        assert data in [b"new"[:count] + b"old"[count:] for count in range(4)]
         if (place / "own/b").exists():
             assert (place / "own/b").read_bytes() == b"new"
         assert open_files() == files

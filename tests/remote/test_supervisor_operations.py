@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
 import stat
+import tempfile
 
 import pytest
 
 from support.pipe_host import operation
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -226,3 +230,71 @@ def test_variables_are_those_of_the_step(host, tmp_path):
     step = operation("expand_variables", text="$NAME|${PWD}|$(id)|☃")
     asked = host.run(step, working_dir=path, environment={"NAME": "\udcff ☃"})
     assert asked.ended[0].get("result") == f"\udcff ☃|{path}|$(id)|☃"
+
+
+# --- the sockets of forwards ---
+
+
+@pytest.fixture
+def make_socket(short_path):
+    """Bind a socket as sshd does, and leave it."""
+
+    def make_socket(name="Zoë"):
+        path = os.path.join(short_path, name)
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path)
+        return path
+
+    return make_socket
+
+
+@pytest.fixture
+def short_path():
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="lctest-") as folder:
+        yield folder
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("killed", [True, False])
+def test_the_socket_of_a_forward_goes_with_the_connection(
+    new_host, make_socket, short_path, known, killed
+):
+    """Also if the supervisor is killed, or the socket has been made after its last news."""
+    path = os.path.join(short_path, "Zoë")
+    assert new_host.run(operation("expect_socket", path=path)).ended[0]["result"] is True
+    make_socket()
+    if known:
+        found = new_host.run(operation("socket_identity", path=path)).ended[0]["result"]
+        assert found[1] == os.lstat(path).st_ino
+    if killed:
+        os.kill(new_host.wait_for_hello()["pid"], signal.SIGKILL)
+    else:
+        new_host.close_stdin()
+        new_host.wait_for_end()
+    wait_until(lambda: not os.listdir(short_path))
+
+
+@pytest.mark.parametrize("end", ["replaced", "forgotten", "removed", "taken"])
+def test_a_socket_of_another_program_stays(new_host, make_socket, short_path, end):
+    path = os.path.join(short_path, "Zoë")
+    if end == "taken":
+        make_socket()
+    free = new_host.run(operation("expect_socket", path=path)).ended[0]["result"]
+    assert free == (end != "taken")
+    if end == "forgotten":
+        new_host.run(operation("forget_socket", path=path))
+    elif end != "taken":
+        make_socket()
+        identity = new_host.run(operation("socket_identity", path=path)).ended[0]["result"]
+        if end == "removed":
+            step = operation("remove_socket", path=path, identity=identity)
+            assert new_host.run(step).ended[0]["result"] is True
+            assert not os.path.exists(path)
+        else:
+            os.rename(make_socket("another"), path)
+            os.utime(path, ns=(0, 0))
+    if end in ("forgotten", "removed"):
+        make_socket()
+    new_host.close_stdin()
+    new_host.wait_for_end()
+    assert os.listdir(short_path) == ["Zoë"]

@@ -25,6 +25,7 @@ from lazycluster.processes import PortExposure
 from support.hosts import commands
 from support.machine import LOW_PORT, needs_ipv6, needs_privileged_ports
 from support.managers import await_nothing_on_manager, logins, sshs
+from support.services import WORD, Service, answers, fetch, free_port
 from support.waiting import wait_until
 
 BOTH = pytest.mark.parametrize("on_host", [False, True], ids=["-L", "-R"])
@@ -49,53 +50,11 @@ def any_host(request):
     return request.getfixturevalue(name)
 
 
-class Service:
-    """Says its word to everybody who connects, until they hang up; counts them."""
-
-    def __init__(self, address="127.0.0.1", port=0):
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.count = 0
-        self._listener = socket.create_server((address, port), family=family)
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.count += 1
-                with connection:
-                    connection.sendall(b"service %d" % self.port)
-
-    def close(self):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(60)
-
-
 @pytest.fixture
 def service():
     service = Service()
     yield service
     service.close()
-
-
-def fetch(port):
-    """What a service says, through whatever is between."""
-    with socket.create_connection(("127.0.0.1", port), timeout=100) as connection:
-        return b"".join(iter(lambda: connection.recv(100), b""))
-
-
-def is_listened_on(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -120,7 +79,7 @@ def test_a_service_is_reached(connect, any_host, service, on_host):
     assert (forward.port, forward.to_port, forward.on_host) == (port, service.port, on_host)
     assert forward.is_alive()
     assert service.count == 0
-    assert fetch(port) == b"service %d" % service.port
+    assert fetch(port) == WORD
     assert logins(any_host) == 1
 
 
@@ -133,8 +92,8 @@ def test_f38_port_0_is_any_that_is_free(connect, any_host, service, on_host):
     made[1].cancel()
     for forward in (made[0], made[2]):
         assert forward.port > 0
-        assert fetch(forward.port) == b"service %d" % service.port
-    assert not is_listened_on(made[1].port)
+        assert fetch(forward.port) == WORD
+    assert not answers(made[1].port)
 
 
 @needs_ipv6
@@ -147,7 +106,7 @@ def test_f38_a_service_on_ipv6_alone_is_reached(connect, one_session_sshd, on_ho
     service = Service("::1")
     try:
         forward = make_forward(connect(one_session_sshd), 0, service.port, on_host)
-        assert fetch(forward.port) == b"service %d" % service.port
+        assert fetch(forward.port) == WORD
     finally:
         service.close()
 
@@ -159,7 +118,7 @@ def test_a_service_may_come_later(connect, one_session_sshd, on_host):
     forward = make_forward(connect(one_session_sshd), 0, port, on_host)
     service = Service(port=port)
     try:
-        assert fetch(forward.port) == b"service %d" % port
+        assert fetch(forward.port) == WORD
     finally:
         service.close()
 
@@ -182,9 +141,9 @@ def test_f38_cancel_returns_with_the_port_free(connect, any_host, service, on_ho
     port = free_port()
     for _ in range(3):
         forward = make_forward(connection, port, service.port, on_host)
-        assert fetch(port) == b"service %d" % service.port
+        assert fetch(port) == WORD
         forward.cancel()
-        assert not is_listened_on(port)
+        assert not answers(port)
         assert not forward.is_alive()
         assert not forward.lost
         assert forward.wait(0)
@@ -200,9 +159,9 @@ def test_cancel_without_a_control_socket(connect, one_session_sshd, service, on_
     os.rename(control_path, tmp_path / "away")
     with pytest.raises(ForwardError, match=f"nothing answers at its control socket {control_path}"):
         forward.cancel()
-    assert fetch(forward.port) == b"service %d" % service.port
+    assert fetch(forward.port) == WORD
     connection.close()
-    assert not is_listened_on(forward.port)
+    assert not answers(forward.port)
 
 
 @BOTH
@@ -211,9 +170,9 @@ def test_cancel_while_another_address_has_the_port(
 ):
     forward = make_forward(connect(one_session_sshd), 0, service.port, on_host)
     with on_another_address(forward.port):
-        assert fetch(forward.port) == b"service %d" % service.port
+        assert fetch(forward.port) == WORD
         forward.cancel()
-        assert not is_listened_on(forward.port)
+        assert not answers(forward.port)
     assert caplog.messages == []
 
 
@@ -237,7 +196,7 @@ def test_port_0_is_free_on_all_addresses(
         monkeypatch.setattr(module, name, functools.partial(take, getattr(module, name)))
         forward = make_forward(connect(one_session_sshd), 0, service.port, on_host)
         assert forward.port != chosen[0]
-        assert fetch(forward.port) == b"service %d" % service.port
+        assert fetch(forward.port) == WORD
     assert caplog.messages == []
 
 
@@ -270,7 +229,7 @@ def test_a_port_in_use_for_a_moment(connect, one_session_sshd, service, on_host,
         monkeypatch.setattr(module, name, lambda *_: chosen.pop(0))
         forward = make_forward(connection, 0, service.port, on_host)
         assert (forward.port != taken, chosen) == (True, [])
-        assert fetch(forward.port) == b"service %d" % service.port
+        assert fetch(forward.port) == WORD
         monkeypatch.undo()
 
 
@@ -292,7 +251,7 @@ def test_a_listener_that_is_gone_at_once(connect, one_session_sshd, service, end
     connection.open()
     monkeypatch.setattr(listeners.ports, "is_listened_on", is_listened_on)
     if ended:
-        assert fetch(connection.forward_local(0, service.port).port) == b"service %d" % service.port
+        assert fetch(connection.forward_local(0, service.port).port) == WORD
         assert logins(one_session_sshd) == 2
         return
     with pytest.raises(ForwardError, match="reports success"):
@@ -309,7 +268,7 @@ def test_cancel_while_somebody_is_connected(connect, one_session_sshd, on_host):
             served, _ = listener.accept()
             with served:
                 forward.cancel()
-                assert not is_listened_on(forward.port)
+                assert not answers(forward.port)
                 served.sendall(b"hi")
                 assert client.recv(2) == b"hi"
 
@@ -317,8 +276,8 @@ def test_cancel_while_somebody_is_connected(connect, one_session_sshd, on_host):
 def test_a_forward_is_a_context_manager(connect, one_session_sshd):
     """It ends with the block."""
     with connect(one_session_sshd).forward_local(0, 22) as forward:
-        assert is_listened_on(forward.port)
-    assert not is_listened_on(forward.port)
+        assert answers(forward.port)
+    assert not answers(forward.port)
 
 
 @BOTH
@@ -330,7 +289,7 @@ def test_close_ends_it(connect, any_host, service, on_host, caplog):
     assert forward.wait(100)
     assert not forward.is_alive()
     assert not forward.lost
-    wait_until(lambda: not is_listened_on(forward.port))
+    wait_until(lambda: not answers(forward.port))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     forward.cancel()
 
@@ -349,11 +308,11 @@ def test_f38_a_lost_connection_ends_it(connect, any_host, service, on_host, capl
     wait_until(lambda: any("Forward" in r.getMessage() for r in caplog.records))
     assert all(record.levelno == logging.WARNING for record in caplog.records)
     connection.open()
-    assert not is_listened_on(forward.port)
+    assert not answers(forward.port)
     assert not forward.is_alive()
     forward.cancel()
     again = make_forward(connection, forward.port, service.port, on_host)
-    assert fetch(again.port) == b"service %d" % service.port
+    assert fetch(again.port) == WORD
     assert logins(any_host) == 2
 
 
@@ -363,7 +322,7 @@ def test_a_forward_after_a_loss_logs_in_once(connect, any_host, service):
     connection.open()
     for pid in sshs(any_host):
         os.kill(pid, signal.SIGKILL)
-    assert fetch(connection.forward_local(0, service.port).port) == b"service %d" % service.port
+    assert fetch(connection.forward_local(0, service.port).port) == WORD
     assert logins(any_host) == 2
 
 
@@ -379,7 +338,7 @@ def test_a_forked_child_cannot_cancel_it(connect, one_session_sshd, service):
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-    assert fetch(forward.port) == b"service %d" % service.port
+    assert fetch(forward.port) == WORD
 
 
 # --- in its way ---
@@ -413,7 +372,7 @@ def test_f38_the_same_port_twice(connect, one_session_sshd, service, on_host):
     forward = make_forward(connection, 0, service.port, on_host)
     with pytest.raises(PortInUseError):
         make_forward(connection, forward.port, service.port, on_host)
-    assert fetch(forward.port) == b"service %d" % service.port
+    assert fetch(forward.port) == WORD
 
 
 def test_the_same_port_by_many_threads(connect, one_session_sshd, service):
@@ -433,7 +392,7 @@ def test_the_same_port_by_many_threads(connect, one_session_sshd, service):
     for thread in threads:
         thread.join()
     assert (len(made), len(refused)) == (1, 4)
-    assert fetch(port) == b"service %d" % service.port
+    assert fetch(port) == WORD
 
 
 @BOTH
@@ -444,14 +403,14 @@ def test_f38_forwarding_is_forbidden(connect, make_sshd, service, on_host):
     for asked in (port, 0):
         with pytest.raises(ForwardError, match="AllowTcpForwarding"):
             make_forward(connect(sshd), asked, service.port, on_host)
-    assert not is_listened_on(port)
+    assert not answers(port)
 
 
 def test_a_host_that_permits_some_ports(connect, make_sshd, service):
     """PermitOpen: the port that it permits works, another is a ForwardError."""
     sshd = make_sshd(sshd_config=[f"PermitOpen localhost:{service.port}"])
     connection = connect(sshd)
-    assert fetch(connection.forward_local(0, service.port).port) == b"service %d" % service.port
+    assert fetch(connection.forward_local(0, service.port).port) == WORD
     with pytest.raises(ForwardError, match="PermitOpen"):
         connection.forward_local(0, free_port())
 
@@ -498,7 +457,7 @@ def test_f46_hostile_ssh_config_has_no_say_in_a_forward(connect, make_sshd, serv
     sshd = make_sshd(ssh_config=lines)
     try:
         forward = make_forward(connect(sshd), 0, service.port, on_host)
-        assert fetch(forward.port) == b"service %d" % service.port
+        assert fetch(forward.port) == WORD
         with socket.socket() as other:
             other.bind(("127.0.0.2", forward.port))
         forward.cancel()
@@ -525,7 +484,7 @@ def test_an_exposure_is_like_a_process(connect, one_session_sshd, service):
     exposure.join(0.01)
     assert exposure.is_alive()
     exposure.terminate()
-    assert not is_listened_on(forward.port)
+    assert not answers(forward.port)
     exposure.join()
     exposure.kill()
     assert (exposure.is_alive(), exposure.exitcode) == (False, -signal.SIGTERM)
@@ -547,4 +506,4 @@ def test_tasks_and_forwards_on_a_host_without_python(connect, bare_sshd, service
     with pytest.raises(TaskExecutionError) as caught:
         commands("echo hi").execute(connection)
     assert isinstance(caught.value.__cause__, PythonNotFoundError)
-    assert fetch(forward.port) == b"service %d" % service.port
+    assert fetch(forward.port) == WORD

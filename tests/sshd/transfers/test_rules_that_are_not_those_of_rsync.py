@@ -412,3 +412,16 @@ def test_what_a_file_that_is_written_in_place_keeps(runtime, way, sides):
         assert after.st_mtime_ns == status(source / "file").st_mtime_ns
         assert (folder / "other name").read_text() == "source"
     assert differences(ours, theirs) == {}
+
+
+def test_mode_of_files_that_is_given(runtime, way, sides):
+    """New ones and old ones, but not their folders; as with `rsync --chmod`."""
+    source, ours, theirs = sides
+    make_both(source, ours, theirs)
+    (source / "sub").chmod(0o711)
+    for target in ("new", "old"):
+        rsync("-p", "--chmod=F604", f"{source}/", theirs / target)
+        copy_of(f"{source}/", runtime, way, target, mode=0o604)
+        for path in ("file", "sub/file"):
+            assert mode(ours / target / path) == mode(theirs / target / path) == 0o604
+    assert (mode(ours / "new" / "sub"), mode(ours / "old" / "sub")) == (0o711, 0o755)

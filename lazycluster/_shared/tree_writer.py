@@ -208,7 +208,13 @@ class TreeWriter:
     def finish(self) -> "None":
         """Move what was new to its destination."""
         if self._made:
-            os.rename(self._made, self._path)
+            try:
+                os.rename(self._made, self._path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                text = "Another process has made it meanwhile; copy again to write into it"
+                raise OSError(error.errno, text) from error
             self._made, self._replaced = b"", None
             if not self._is_new:
                 call_if_supported(_sync_folder, os.path.dirname(self._path))
@@ -231,17 +237,21 @@ class TreeWriter:
                 self.leave()
         self._folder.close()
 
-    def explain(self, error: "OSError") -> "OSError":
-        """Return the error with the path that it is about, and what has reached its place."""
+    def explain(self, error: "OSError", of_sender: "bool") -> "OSError":
+        """Return the error with what has reached its place, and with the path that it is about.
+
+        An error of the sender has a path already.
+        """
         text = error.strerror or str(error)
-        if error.errno in _NOT_REPLACED and self._can_be_overwritten():
-            text += "; no new file can replace it, it can be written in place only: in_place=True"
+        if not of_sender and self._needs_in_place(error.errno):
+            text += "; it can be written in place only: in_place=True"
         if self._placed:
             last = os.fsdecode(os.path.join(self._path, *self._last))
             text += "; {} {} in place already, the last one is {!r}".format(
                 self._placed, "entry is" if self._placed == 1 else "entries are", last
             )
-        return OSError(error.errno, text, self._folder.path(self._path))
+        path = error.filename if of_sender else self._folder.path(self._path)
+        return OSError(error.errno, text, path)
 
     def _locate(self, name: "bytes") -> "tuple[bytes, int | None]":
         """Make an entry the current one; return its path, and the folder that it begins at."""
@@ -267,10 +277,17 @@ class TreeWriter:
             self._check_name(path)
         return there
 
-    def _can_be_overwritten(self) -> "bool":
-        """Return True if the current file exists and may be written, but not in its place."""
+    def _needs_in_place(self, number: "int | None") -> "bool":
+        """Return True after the error of an entry that can be written, but not moved to its place.
+
+        So it is with a file that exists, and with all on a file system that cannot rename.
+        """
+        if self._in_place or number not in _NOT_REPLACED:
+            return False
+        if number == errno.ENOSYS:
+            return True
         old = self._replaced
-        if old is None or not stat.S_ISREG(old.st_mode) or self._in_place:
+        if old is None or not stat.S_ISREG(old.st_mode):
             return False
         path, folder = self._locate(self._folder.entry)
         return os.access(path, os.W_OK, dir_fd=folder)

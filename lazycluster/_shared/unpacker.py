@@ -137,9 +137,7 @@ class Unpacker:
             try:
                 yield
             except OSError as error:
-                if self.failed_there:
-                    raise
-                raise self._writer.explain(error) from error
+                raise self._writer.explain(error, self.failed_there) from error
             except TwiceError as error:
                 raise stream.FormatError(str(error)) from None
             stack.pop_all()

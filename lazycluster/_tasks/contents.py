@@ -209,5 +209,5 @@ class _SpoolWriter:
     def abort(self) -> None:
         """Do nothing: a spool leaves nothing behind."""
 
-    def explain(self, error: OSError) -> OSError:
+    def explain(self, error: OSError, of_sender: bool) -> OSError:
         return error

@@ -118,6 +118,27 @@ def copy_bytes(data: bytes, target: Path, **options: object) -> None:
     unpacker.finish()
 
 
+@pytest.mark.parametrize("source", [file(b"new"), folder({b"a": file(b"new")})])
+@pytest.mark.parametrize("there", [True, False])
+def test_file_system_that_cannot_rename(place, monkeypatch, source, there):
+    """Some FUSE ones; nothing stays of what could not be moved."""
+    make(place / "source", source)
+    if there:
+        make(place / "target", source)
+
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    before = names(place)
+    with pytest.raises(OSError, match=ONLY_IN_PLACE):
+        copy(place / "source", place / "target")
+    assert names(place) == before
+    assert look(place / "target") == (source if there else None)
+    copy(place / "source", place / "target", in_place=True)
+    assert look(place / "target") == source
+
+
 def test_other_names_of_a_file_and_its_mode_stay(anybody, place):
     """It is the old file, also if the new one is shorter."""
     make(place / "source", file(b"new", mode=0o600))

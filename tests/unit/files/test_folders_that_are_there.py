@@ -213,6 +213,47 @@ def test_f33_each_temporary_is_known_before_it_is_made(place):
     assert sorted(map(os.path.dirname, noted)) == [path.rstrip("/") for path in folders]
 
 
+def test_error_of_the_sender_says_what_is_in_place(place):
+    """Its path is the source's."""
+    make(place / "source", folder({b"a": file(b"new")}))
+    make(place / "own", folder())
+    stream = b"".join(tree_stream.pack(str(place / "source")))
+    tail = len(record(tree_stream.LEAVE) + record(tree_stream.END))
+    unpacker = Unpacker(str(place / "own"), None)
+    with pytest.raises(PermissionError, match="; 1 entry is in place already") as caught:
+        unpacker.feed(stream[:-tail] + record(tree_stream.ERROR, b"/there/b\0EACCES"))
+    assert unpacker.failed_there
+    assert caught.value.filename == "/there/b"
+    assert names(place / "own") == ["a"]
+
+
+def test_folder_that_another_process_makes_meanwhile(place):
+    """What the other has made stays, and the error says what to do."""
+    make(place / "source", folder({b"a": file(b"new")}))
+    unpacker = Unpacker(str(place / "own"), None)
+    for piece in tree_stream.pack(str(place / "source")):
+        unpacker.feed(piece)
+    make(place / "own", folder({b"b": file(b"other")}))
+    with pytest.raises(OSError, match="meanwhile; copy again") as caught:
+        unpacker.finish()
+    assert caught.value.filename == str(place / "own")
+    assert names(place) == ["own", "source"]
+    assert names(place / "own") == ["b"]
+
+
+def test_f28_full_disk(place):
+    """Old files stay, and no temporary is left."""
+    make(place / "source", folder({b"big": file(bytes(500000)), b"small": file(b"new")}))
+    make(place / "disk", folder())
+    with mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs", place / "disk"):
+        make(place / "disk/own", folder({b"big": file(b"old"), b"small": file(b"old")}))
+        with pytest.raises(OSError, match="big") as caught:
+            copy(place / "source", place / "disk/own", None)
+        assert caught.value.errno == errno.ENOSPC
+        assert look(place / "disk/own/big") == file(b"old")
+        assert names(place / "disk/own") == ["big", "small"]
+
+
 def test_two_copies_into_one_folder_at_once(place):
     """Both find what the other has made."""
     entries = {b"%d" % n: folder({b"%d" % k: file(b"x") for k in range(5)}) for n in range(20)}

@@ -22,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterator
 
-    Entry = tuple[int, str, str]  # the type as of `stat`, the name, the line
+    # Lines, and the types (as of `stat`) and names of what has none.
+    Scan = tuple[list[str], list[tuple[int, bytes]]]
 
 _TYPE = 0o170000  # the bits of a mode that are the type, see inode(7)
 _LENGTH = struct.Struct(">I")
@@ -43,10 +44,9 @@ def make_list(path: "str") -> "Iterator[bytes]":
     folder = folders.Folder(-1)
 
     def choose(folder: "folders.Folder") -> "list[tuple[int, bytes]]":
-        found = scan(folder.fd)
-        lines = [line for _, _, line in found if line]
+        lines, others = scan(folder.fd)
         pieces.append(os.fsencode("\0".join([section(folder), *lines, "", ""])))
-        return [(kind, os.fsencode(name)) for kind, name, _ in found if kind == stat.S_IFDIR]
+        return [entry for entry in others if entry[0] == stat.S_IFDIR]
 
     try:
         status = os.stat(path)
@@ -103,16 +103,17 @@ def section(folder: "folders.Folder") -> "str":
     return "/" + os.fsdecode(b"/".join(folder.names))
 
 
-def scan(fd: "int") -> "list[Entry]":
-    """Return the entries of a folder; what is neither a file nor a link has no line."""
-    found = []
+def scan(fd: "int") -> "Scan":
+    """Return the lines of the files and links in a folder, and what else there is."""
+    lines = []  # type: list[str]
+    others = []  # type: list[tuple[int, bytes]]
     if sys.version_info < (3, 7):  # its scandir takes no descriptor
         for name in os.listdir(fd):
             status = folders.entry_status(name, fd)
             if status is not None:
-                found.append(_entry(status, name, fd))
-        return found
-    # Two thirds of the time of a copy with few changes are spent here, most of it in the system.
+                _add(status, name, fd, lines, others)
+        return lines, others
+    # Most of the time of a copy with few changes is spent here, and two thirds of it in the system.
     with os.scandir(fd) as entries:
         for entry in entries:
             try:
@@ -121,18 +122,26 @@ def scan(fd: "int") -> "list[Entry]":
                 continue
             name = entry.name
             if status.st_mode & _TYPE == stat.S_IFREG and name[:1] != ".":
-                line = "f%d %d/%s" % (status.st_mtime_ns, status.st_size, name)
-                found.append((stat.S_IFREG, name, line))
+                lines.append("f%d %d/%s" % (status.st_mtime_ns, status.st_size, name))
             else:
-                found.append(_entry(status, name, fd))
-    return found
+                _add(status, name, fd, lines, others)
+    return lines, others
 
 
-def _entry(status: "os.stat_result", name: "str", fd: "int") -> "Entry":
-    kind = stat.S_IFMT(status.st_mode)
+def _add(
+    status: "os.stat_result",
+    name: "str",
+    fd: "int",
+    lines: "list[str]",
+    others: "list[tuple[int, bytes]]",
+) -> "None":
+    line = line_of(status, name, fd)
     if folders.is_temporary_name(os.fsencode(name)):
-        return 0, name, ""
-    return kind, name, line_of(status, name, fd)
+        others.append((0, os.fsencode(name)))
+    elif line:
+        lines.append(line)
+    else:
+        others.append((stat.S_IFMT(status.st_mode), os.fsencode(name)))
 
 
 def line_of(status: "os.stat_result", name: "str", fd: "int | None") -> "str":
@@ -147,6 +156,12 @@ def line_of(status: "os.stat_result", name: "str", fd: "int | None") -> "str":
     return ""
 
 
+def entry_of(line: "str") -> "tuple[int, bytes]":
+    """Return type and name of what has the line."""
+    kind = stat.S_IFREG if line[:1] == "f" else stat.S_IFLNK
+    return kind, os.fsencode(line.rpartition("/")[2])
+
+
 def parse(listing: "bytes") -> "dict[str, list[str]]":
     """Return the lines of each section, by what the section begins with; "" of a file."""
     found = {}
@@ -159,26 +174,17 @@ def parse(listing: "bytes") -> "dict[str, list[str]]":
     return found
 
 
-def split(
-    entries: "list[Entry]", lines: "list[str]"
-) -> "tuple[list[tuple[int, bytes]], list[str]]":
-    """Return what differs from the lines of the same folder, as (type, name), and other names."""
-    different = []
-    equal = []
-    known = set(lines)
-    by_name = None  # type: dict[str, str] | None
-    for kind, name, line in entries:
-        if line in known:
-            equal.append(name)
-            continue
-        if line:
-            if by_name is None:
-                by_name = {other.rpartition("/")[2]: other for other in lines}
-            if _is_equal(line, by_name.get(name, "")):
-                equal.append(name)
-                continue
-        different.append((kind, os.fsencode(name)))
-    return different, equal
+def split(lines: "list[str]", others: "list[str]") -> "tuple[list[str], list[str]]":
+    """Return the lines of a folder that differ from those of its copy, and those that do not."""
+    known = set(others)
+    different = {line for line in lines if line not in known}
+    if different and others:
+        by_name = {other.rpartition("/")[2]: other for other in others}
+        for line in list(different):
+            if _is_equal(line, by_name.get(line.rpartition("/")[2], "")):
+                different.remove(line)
+    equal = [line for line in lines if line not in different]
+    return [line for line in lines if line in different], equal
 
 
 def _is_equal(line: "str", other: "str") -> "bool":

@@ -129,29 +129,27 @@ class Packer:
         self._only_file = only_file
         self._folder = folders.Folder(-1)
         self._error = None  # type: OSError | None  # of the last folder that cannot be read
-        self._found = {}  # type: dict[str, list[listing.Entry]]  # by section of a list
-        # By section: what has changed, and the names of the rest.
+        self._found = {}  # type: dict[str, listing.Scan]  # by section of a list
+        # By section: what has changed, and the lines of the rest.
         self._changes = {}  # type: dict[str, tuple[list[tuple[int, bytes]], list[str]]]
-        self._kept = []  # type: list[str]  # names in the current folder to be sent as KEPT
+        self._kept = []  # type: list[str]  # lines of the current folder to be sent as KEPT
 
     def scan(self) -> "None":
         """Read all folders, to be compared later; what cannot be read `stream` reports."""
 
         def choose(folder: "folders.Folder") -> "list[tuple[int, bytes]]":
-            entries = listing.scan(folder.fd)
+            lines, others = listing.scan(folder.fd)
             if self._excludes is not None:
-                entries = [
-                    (kind, name, line)
-                    for kind, name, line in entries
-                    if self._is_chosen(folder, kind, os.fsencode(name))
-                ]
-            self._found[listing.section(folder)] = entries
-            return [(kind, os.fsencode(name)) for kind, name, _ in entries if kind == stat.S_IFDIR]
+                entry_of, chosen = listing.entry_of, self._is_chosen
+                lines = [line for line in lines if chosen(folder, *entry_of(line))]
+                others = [other for other in others if chosen(folder, *other)]
+            self._found[listing.section(folder)] = lines, others
+            return [other for other in others if other[0] == stat.S_IFDIR]
 
         try:
             status = self._open_folder()
             if status is not None:
-                self._found[""] = [(stat.S_IFREG, "", listing.line_of(status, "", None))]
+                self._found[""] = [listing.line_of(status, "", None)], []
                 return
             for _ in folders.walk(self._folder, choose=choose, on_error=self._note_error):
                 pass
@@ -163,8 +161,9 @@ class Packer:
     def compare(self, found_there: "bytes") -> "None":
         """Find what differs from the list of the destination, see `listing`."""
         known = listing.parse(found_there)
-        for section, entries in self._found.items():
-            self._changes[section] = listing.split(entries, known.get(section, []))
+        for section, (lines, others) in self._found.items():
+            different, equal = listing.split(lines, known.get(section, []))
+            self._changes[section] = [*map(listing.entry_of, different), *others], equal
         self._found.clear()
 
     def measure(self) -> "int":
@@ -288,11 +287,11 @@ class Packer:
 
     def _take_kept(self) -> "Iterator[bytes]":
         """Yield the names in the current folder that the receiver has already."""
-        names, self._kept = self._kept, []
+        lines, self._kept = self._kept, []
         if self._keeps_names:
-            for start in range(0, len(names), MOST_NAMES):
-                text = "\0".join(names[start : start + MOST_NAMES])
-                yield _record(KEPT, os.fsencode(text))
+            for start in range(0, len(lines), MOST_NAMES):
+                some = map(listing.entry_of, lines[start : start + MOST_NAMES])
+                yield _record(KEPT, b"\0".join(name for _, name in some))
 
     def _note_error(self, error: "OSError") -> "None":
         self._error = error

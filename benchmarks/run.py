@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib.metadata
+import itertools
 import os
 import pickle
 import platform
@@ -432,8 +433,10 @@ def _changed_rows(sending: bool) -> dict[str, Make]:
         copy = site.folder / f"tree-{name}-{sending}"
         copy.mkdir()
 
+        sizes = itertools.count(1000)  # rsync sees no change of equal size in the same second
+
         def copy_it() -> None:
-            data = os.urandom(100)
+            data = os.urandom(next(sizes))
             (site.tree / "0/0").write_bytes(data)
             copy_all(f"{site.tree}/", f"{copy}/")
             assert (copy / "0/0").read_bytes() == data

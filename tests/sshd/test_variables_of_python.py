@@ -295,6 +295,7 @@ def test_a_python_that_does_not_start(runtime, tmp_path, name, value, text):
     for path in mapped_files():
         if path.name.startswith(("libc.so", "libc-", "libpython")):
             (tmp_path / path.name).write_text("not a library")
+    (tmp_path / "libc.so.6").write_text("not a library")  # a link to libc-2.31.so in Debian 11
     made = tmp_path / "made"
     view = runtime.with_options(env={name: value.format(tmp_path)})
     with pytest.raises(PythonNotFoundError) as caught:

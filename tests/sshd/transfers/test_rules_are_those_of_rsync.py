@@ -100,7 +100,9 @@ def odd_names(folder):
         for end in (b"", b" file"):
             path = os.path.join(os.fsencode(folder), name + end)
             Path(os.fsdecode(path)).write_bytes(name) if end else os.mkdir(path)
-    (folder / ("x" * longest_name())).touch()
+    longest = longest_name()
+    # rsync's temporary names have up to 255 bytes, also where fewer are allowed.
+    (folder / ("x" * (longest if longest >= 255 else longest - 8))).touch()
     (folder / ".hidden").touch()
     (folder / " ").touch()
     (folder / "u\u0308").write_text("two characters")

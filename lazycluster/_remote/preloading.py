@@ -52,7 +52,7 @@ def serve(
     failure = _preload(preload, contents, working_dir)
     streams.flush_streams()  # else each function would print what is in the buffers
     branch = supervisor(source, sink, null, keepalive, math.inf)
-    branch.modules, branch.contents = modules, contents
+    branch.starter.modules, branch.starter.contents = modules, contents
     branch.is_branch, branch.preload_failure = True, failure
     try:
         branch.run()

@@ -14,20 +14,17 @@ import os
 import signal
 import sys
 
-from .._shared import folders, frames, paths
-from .._shared.operations import OPERATIONS, STEP_MODULES
+from .._shared import folders, frames
 from .._shared.sockets import EXPECTED
-from . import child, files, interpreter
+from . import child, files
 from .branches import Branches
 from .cleanup_process import CleanupProcess
-from .contents import Contents
 from .exits import Exits
-from .files import to_bytes
-from .imports import SentModules, is_own_python
 from .loop import Loop
 from .request import Request
 from .sessions import POLL_INTERVAL, Sessions, ended_children, out_of_memory_kills
-from .step_process import LONG_COMMAND, StepProcess, account_shell
+from .starting import Starter
+from .step_process import StepProcess
 from .streams import read_some
 
 TYPE_CHECKING = False
@@ -86,15 +83,18 @@ class Supervisor:
         self.waiting = collections.deque()  # type: collections.deque[Request]  # for a resource
         self.running = {}  # type: dict[int, Request]  # by the pid of its running step
         self.exits = Exits(self.loop.call_later)
-        self.preforked = None  # type: StepProcess | None
-        self.scripts = None  # type: str | None  # the folder of commands too long for an argv
-        self.modules = SentModules()
-        self.contents = Contents()
         self.branches = Branches(self.loop, self._serve_branch, lambda pid: self.sessions.add(pid))
         self.is_branch = False
         self.preload_failure = None  # type: Description | None  # of all functions of a branch
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
+        readers = {
+            "output": self._read_output,
+            "errors": self._read_errors,
+            "value": self._read_value,
+            "report": self._read_report,
+        }
+        self.starter = Starter(self.loop, null, self.cleanup, readers, self._close_all)
         # Of the kernel, one and two heartbeats ago.
         self.memory_kills = (out_of_memory_kills(),) * 2  # type: tuple[int | None, int | None]
 
@@ -110,7 +110,7 @@ class Supervisor:
         """End everything that steps have started and remove what is temporary."""
         for number in child.END_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        self._dismiss_preforked()
+        self.starter.dismiss_preforked()
         self.sessions.end(self.cleanup.handle_reaped)
         self.loop.close_readers()  # removing a folder takes descriptors
         self.cleanup.remove_all()
@@ -127,8 +127,8 @@ class Supervisor:
             if request is not None:
                 request.process.status = status
                 self._handle_leader_end(request)
-            elif self.preforked is not None and pid == self.preforked.pid:
-                self._dismiss_preforked()
+            elif self.starter.preforked is not None and pid == self.starter.preforked.pid:
+                self.starter.dismiss_preforked()
         for _ in range(len(self.waiting)):
             self._start_step(self.waiting.popleft())
 
@@ -149,7 +149,7 @@ class Supervisor:
         elif kind == frames.KILL:
             self._handle_kill(number, payload)
         elif kind in (frames.MODULES, frames.CONTENT):
-            (self.modules if kind == frames.MODULES else self.contents).add(payload)
+            (self.starter.modules if kind == frames.MODULES else self.starter.contents).add(payload)
             self.branches.send_to_all(kind, payload)
 
     def _start_request(self, number: "int", text: "bytes") -> "None":
@@ -169,15 +169,15 @@ class Supervisor:
     ) -> "None":
         """Serve as a branch, in a new process, until this supervisor closes the pipe."""
         self._close_all()
-        self.modules.load_for_functions()
-        module = importlib.import_module(self.modules.load_own("_remote.preloading"))
+        self.starter.modules.load_for_functions()
+        module = importlib.import_module(self.starter.modules.load_own("_remote.preloading"))
         module.serve(
             Supervisor,
             source,
             sink,
             self.keepalive,
-            self.modules,
-            self.contents,
+            self.starter.modules,
+            self.starter.contents,
             preload,
             working_dir,
         )
@@ -192,20 +192,19 @@ class Supervisor:
             self.waiting.append(request)
             return
         step = request.steps[request.index]
-        is_command = step["kind"] == "command"
         if self.preload_failure is not None and step["kind"] == "function":
             self._end_step(request, self.preload_failure)
             return
         try:
-            (self._start_command if is_command else self._start_fork)(request, step)
+            self.starter.start(request)
         except ValueError:  # a NUL, or text that cannot be encoded
             message = "the command, a path or a variable cannot be passed to a process"
             self._end_step(request, {"failure": "os", "message": message})
             return
         except OSError as error:
-            if error.errno in SHORTAGES and (self.running or self.exits or self.preforked):
+            if error.errno in SHORTAGES and (self.running or self.exits or self.starter.preforked):
                 self.waiting.append(request)
-                self._dismiss_preforked()
+                self.starter.dismiss_preforked()
             else:
                 self._end_step(request, files.os_failure(error))
             return
@@ -216,10 +215,6 @@ class Supervisor:
         self.sessions.add(process.pid)
         started = {"step": request.index, "pid": process.pid}
         self.loop.send_json(frames.STARTED, request.number, started, may_wait=True)
-        if is_command:
-            self.loop.add_reader(process.output, lambda _: self._read_output(process))
-            if process.errors >= 0:
-                self.loop.add_reader(process.errors, lambda _: self._read_errors(process))
         if process.payload >= 0:
             if request.wanted > frames.CHUNK:
                 frames.enlarge_pipe_buffer(process.payload)
@@ -227,114 +222,12 @@ class Supervisor:
                 frames.enlarge_pipe_buffer(process.value)
             request.feed()
 
-    def _start_command(self, request: "Request", step: "Description") -> "None":
-        command = to_bytes(step["command"])
-        working_dir = None if request.working_dir is None else to_bytes(request.working_dir)
-        environment = dict(os.environb)
-        if working_dir is not None:
-            environment[b"PWD"] = working_dir  # else a shell shows it resolved through links
-        variables = request.environment.items()
-        environment.update((to_bytes(name), to_bytes(value)) for name, value in variables)
-        has_input = step.get("input") is not None
-        request.want_input(step["input"] if has_input else 0)
-        request.process.start_command(
-            command,
-            [to_bytes(word) for word in step["shell"]] if step.get("shell") else [account_shell()],
-            working_dir,
-            environment,
-            None if has_input else self.null,
-            bool(step.get("separate")),
-            self._script_path(request.number) if len(command) > LONG_COMMAND else None,
-        )
-
-    def _script_path(self, number: "int") -> "str":
-        if self.scripts is None:
-            scripts = paths.temporary_path()
-            self.cleanup.add_temporary(scripts)
-            self.scripts = paths.make_private_directory(scripts)
-        return os.path.join(self.scripts, str(number))
-
-    def _start_fork(self, request: "Request", step: "Description") -> "None":
-        kind = step["kind"]
-        missing = None  # type: str | None
-        module = ""
-        variables = []  # type: list[str]
-        if kind == "function":
-            request.want_input(step["input"])
-            if is_own_python(step["python"]):
-                missing = self.modules.load_for_functions()
-                self.contents.decode = self.modules.decode
-                variables = interpreter.read_at_start(request.environment)
-        else:
-            name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]
-            module = self.modules.load_own(name)
-            if kind == "unpack" or step.get("options", {}).get("only_changed"):
-                request.want_input(sys.maxsize)  # the stream or the list says where it ends
-        self.contents.expect(step.get("contents", ()))
-        arguments = dict(step.get("arguments", {}))
-        if step.get("operation") == "make_private_directory":
-            # Known before it is created, so that no way of ending leaves it behind.
-            arguments["path"] = paths.temporary_path()
-            self.cleanup.add_temporary(arguments["path"])
-        job = {"step": step, "missing": missing, "module": module}  # type: Description
-        job["arguments"] = arguments
-        job.update(working_dir=request.working_dir, environment=request.environment)
-        request.process = self._take_process()
-        known = 0 if variables else request.process.contents
-        data = child.encode_job(job, self.contents.after(step.get("contents", ()), known))
-        if variables:
-            snapshot = interpreter.snapshot()
-            job.update(variables=variables, snapshot=len(snapshot))
-            data = child.encode_job(job, []) + snapshot + data
-        request.process.job = memoryview(data)
-
-    def _take_process(self) -> "StepProcess":
-        """Return a process for a job: the pre-forked one, if it has all modules, or a new one."""
-        process = self.preforked
-        if process is not None and process.modules == self.modules.count and process.value >= 0:
-            self.preforked = None
-            return process
-        self._dismiss_preforked()  # it lacks a module, or has just been killed
-        return self._fork(warm=False)
-
-    def _fork(self, warm: "bool") -> "StepProcess":
-        process = StepProcess()
-        process.modules, process.contents = self.modules.count, len(self.contents.complete)
-        process.start_fork(self._close_all, warm, self.contents.complete)
-        self.loop.add_reader(process.output, lambda _: self._read_output(process))
-        self.loop.add_reader(process.value, lambda _: self._read_value(process))
-        self.loop.add_reader(process.report, lambda _: self._read_report(process))
-        os.set_blocking(process.payload, False)
-        return process
-
-    def _prefork(self) -> "None":
-        """Fork a process for the next function, which saves most of the time that a call takes."""
-        if self.preforked is None:
-            try:
-                self.preforked = self._fork(warm=True)
-            except OSError:
-                return  # the next function gets a process of its own, or the error
-
-    def _dismiss_preforked(self) -> "None":
-        """Close the pipes of the pre-forked process, which ends it."""
-        process, self.preforked = self.preforked, None
-        if process is not None:
-            for pipe in ("output", "value", "report"):
-                self._close_pipe(process, pipe)
-            process.close_payload()
-
-    def _close_pipe(self, process: "StepProcess", pipe: "str") -> "None":
-        fd = getattr(process, pipe)
-        if fd >= 0:
-            setattr(process, pipe, -1)
-            self.loop.close_reader(fd)
-
     def _close_all(self) -> "None":
         """Close the supervisor's descriptors in a forked process, which does not own them."""
         for other in self.running.values():
             other.process.close_payload()
-        if self.preforked is not None:
-            self.preforked.close_payload()
+        if self.starter.preforked is not None:
+            self.starter.preforked.close_payload()
         os.close(self.null)
         self.cleanup.close_in_child()
         self.branches.close_in_child()
@@ -357,7 +250,7 @@ class Supervisor:
             data = read_some(fd, frames.CHUNK)
             count = None if data is None else len(data)
         if count == 0:
-            self._close_pipe(process, pipe)
+            self.starter.close_pipe(process, pipe)
         return bool(count)
 
     def _read_value(self, process: "StepProcess") -> "bool":
@@ -367,7 +260,7 @@ class Supervisor:
             # The manager cannot use it before the step has ended.
             count = self.loop.relay(process.value, frames.VALUE, request.number, may_wait=True)
         if count == 0:
-            self._close_pipe(process, "value")
+            self.starter.close_pipe(process, "value")
         return bool(count)
 
     def _read_report(self, process: "StepProcess") -> "bool":
@@ -389,7 +282,7 @@ class Supervisor:
                 chunk = logged[start : start + frames.CHUNK]
                 self.loop.send(frames.LOGGED, request.number, chunk, may_wait=True)
         if data == b"" or request is None:
-            self._close_pipe(process, "report")
+            self.starter.close_pipe(process, "report")
         if is_over and request is not None and self.running.get(process.pid) is request:
             self._end_before_exit(request)
         return bool(data)
@@ -430,7 +323,7 @@ class Supervisor:
                 if getattr(process, pipe) < 0 or not read(process):
                     break
             if pipe in ("value", "report"):  # an orphaned session may go on writing to the others
-                self._close_pipe(process, pipe)
+                self.starter.close_pipe(process, pipe)
         request.close_payload()
         process.remove_script()
         if request.killed:
@@ -458,7 +351,7 @@ class Supervisor:
         request.reset_step()
         self.loop.send_json(frames.ENDED, request.number, outcome)
         if step["kind"] == "function":
-            self.loop.call_later(PREFORK_DELAY, self._prefork)
+            self.loop.call_later(PREFORK_DELAY, self.starter.prefork)
         request.index += 1
         if step["kind"] == "function":  # it may have called os._exit(0)
             succeeded = "returned" in outcome

@@ -88,6 +88,7 @@ BOOTSTRAP_MODULES = (
     "_remote.contents",
     "_remote.exits",
     "_remote.branches",
+    "_remote.starting",
     "_remote.predecessors",
     "_remote.supervisor",
 )

@@ -1,0 +1,176 @@
+"""Start the processes of steps: commands, forks, and the fork that waits for the next function."""
+
+import os
+import sys
+
+from .._shared import paths
+from .._shared.operations import OPERATIONS, STEP_MODULES
+from . import child, interpreter
+from .contents import Contents
+from .files import to_bytes
+from .imports import SentModules, is_own_python
+from .step_process import LONG_COMMAND, StepProcess, account_shell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Mapping
+
+    from .cleanup_process import CleanupProcess
+    from .loop import Loop
+    from .request import Request
+
+    Description = dict[str, Any]  # see `frames`
+
+
+class Starter:
+    """Start processes, whose pipes the loop reads.
+
+    Args:
+        loop: The supervisor's.
+        null: `/dev/null`.
+        cleanup: Knows what is temporary.
+        readers: Read once from a pipe of a process, by the name of the pipe.
+        close_all: Closes the supervisor's descriptors in a forked process.
+
+    Attributes:
+        modules: What the manager has sent.
+        contents: What calls refer to.
+        preforked: The process that waits for the next function, or None.
+    """
+
+    def __init__(
+        self,
+        loop: "Loop",
+        null: "int",
+        cleanup: "CleanupProcess",
+        readers: "Mapping[str, Callable[[StepProcess], object]]",
+        close_all: "Callable[[], None]",
+    ) -> "None":
+        self.modules = SentModules()
+        self.contents = Contents()
+        self.preforked = None  # type: StepProcess | None
+        self._loop = loop
+        self._null = null
+        self._cleanup = cleanup
+        self._readers = readers
+        self._close_all = close_all
+        self._scripts = None  # type: str | None  # the folder of commands too long for an argv
+
+    def start(self, request: "Request") -> "None":
+        """Start the process of the request's step, which gets its job later.
+
+        Raises:
+            ValueError: If the command, a path or a variable cannot be passed to a process.
+            OSError: If it cannot be started.
+        """
+        step = request.steps[request.index]
+        (self._start_command if step["kind"] == "command" else self._start_fork)(request, step)
+
+    def _start_command(self, request: "Request", step: "Description") -> "None":
+        command = to_bytes(step["command"])
+        working_dir = None if request.working_dir is None else to_bytes(request.working_dir)
+        environment = dict(os.environb)
+        if working_dir is not None:
+            environment[b"PWD"] = working_dir  # else a shell shows it resolved through links
+        variables = request.environment.items()
+        environment.update((to_bytes(name), to_bytes(value)) for name, value in variables)
+        has_input = step.get("input") is not None
+        request.want_input(step["input"] if has_input else 0)
+        request.process.start_command(
+            command,
+            [to_bytes(word) for word in step["shell"]] if step.get("shell") else [account_shell()],
+            working_dir,
+            environment,
+            None if has_input else self._null,
+            bool(step.get("separate")),
+            self._script_path(request.number) if len(command) > LONG_COMMAND else None,
+        )
+        for pipe in ("output", "errors"):
+            if getattr(request.process, pipe) >= 0:
+                self._add_reader(request.process, pipe)
+
+    def _script_path(self, number: "int") -> "str":
+        if self._scripts is None:
+            scripts = paths.temporary_path()
+            self._cleanup.add_temporary(scripts)
+            self._scripts = paths.make_private_directory(scripts)
+        return os.path.join(self._scripts, str(number))
+
+    def _start_fork(self, request: "Request", step: "Description") -> "None":
+        kind = step["kind"]
+        missing = None  # type: str | None
+        module = ""
+        variables = []  # type: list[str]
+        if kind == "function":
+            request.want_input(step["input"])
+            if is_own_python(step["python"]):
+                missing = self.modules.load_for_functions()
+                self.contents.decode = self.modules.decode
+                variables = interpreter.read_at_start(request.environment)
+        else:
+            name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]
+            module = self.modules.load_own(name)
+            if kind == "unpack" or step.get("options", {}).get("only_changed"):
+                request.want_input(sys.maxsize)  # the stream or the list says where it ends
+        self.contents.expect(step.get("contents", ()))
+        arguments = dict(step.get("arguments", {}))
+        if step.get("operation") == "make_private_directory":
+            # Known before it is created, so that no way of ending leaves it behind.
+            arguments["path"] = paths.temporary_path()
+            self._cleanup.add_temporary(arguments["path"])
+        job = {"step": step, "missing": missing, "module": module}  # type: Description
+        job["arguments"] = arguments
+        job.update(working_dir=request.working_dir, environment=request.environment)
+        request.process = self._take_process()
+        known = 0 if variables else request.process.contents
+        data = child.encode_job(job, self.contents.after(step.get("contents", ()), known))
+        if variables:
+            snapshot = interpreter.snapshot()
+            job.update(variables=variables, snapshot=len(snapshot))
+            data = child.encode_job(job, []) + snapshot + data
+        request.process.job = memoryview(data)
+
+    def _take_process(self) -> "StepProcess":
+        """Return a process for a job: the pre-forked one, if it has all modules, or a new one."""
+        process = self.preforked
+        if process is not None and process.modules == self.modules.count and process.value >= 0:
+            self.preforked = None
+            return process
+        self.dismiss_preforked()  # it lacks a module, or has just been killed
+        return self._fork(warm=False)
+
+    def _fork(self, warm: "bool") -> "StepProcess":
+        process = StepProcess()
+        process.modules, process.contents = self.modules.count, len(self.contents.complete)
+        process.start_fork(self._close_all, warm, self.contents.complete)
+        for pipe in ("output", "value", "report"):
+            self._add_reader(process, pipe)
+        os.set_blocking(process.payload, False)
+        return process
+
+    def prefork(self) -> "None":
+        """Fork a process for the next function, which saves most of the time that a call takes."""
+        if self.preforked is None:
+            try:
+                self.preforked = self._fork(warm=True)
+            except OSError:
+                return  # the next function gets a process of its own, or the error
+
+    def dismiss_preforked(self) -> "None":
+        """Close the pipes of the pre-forked process, which ends it."""
+        process, self.preforked = self.preforked, None
+        if process is not None:
+            for pipe in ("output", "value", "report"):
+                self.close_pipe(process, pipe)
+            process.close_payload()
+
+    def close_pipe(self, process: "StepProcess", pipe: "str") -> "None":
+        """Stop reading from a pipe of a process, and close it; a second call does nothing."""
+        fd = getattr(process, pipe)
+        if fd >= 0:
+            setattr(process, pipe, -1)
+            self._loop.close_reader(fd)
+
+    def _add_reader(self, process: "StepProcess", pipe: "str") -> "None":
+        read = self._readers[pipe]
+        self._loop.add_reader(getattr(process, pipe), lambda _: read(process))

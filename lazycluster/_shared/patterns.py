@@ -7,11 +7,12 @@ within a name, `[…]` one character of it, `**` any number of folders. A backsl
 character literal. What is in a folder that is left out is not looked at.
 """
 
+import itertools
 import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable
+    from typing import Callable, Iterable, Iterator
 
     Excludes = Callable[[bytes, bool], bool]  # takes a path below the folder, and if it is a folder
 
@@ -29,9 +30,11 @@ def compile_patterns(patterns: "Iterable[str]") -> "Excludes | None":
     """
     expressions = []  # type: list[str]
     negated = []  # type: list[bool]
+    groups = itertools.count()
     for pattern in patterns:
         try:
-            expressions.insert(0, _translated(pattern[1:] if pattern[:1] == "!" else pattern))
+            own = pattern[1:] if pattern[:1] == "!" else pattern
+            expressions.insert(0, _translated(own, groups))
             re.compile(expressions[0])
         except (ValueError, re.error) as error:
             message = "Invalid pattern {!r} in exclude: {}.".format(pattern, error)
@@ -40,18 +43,22 @@ def compile_patterns(patterns: "Iterable[str]") -> "Excludes | None":
     if not expressions:
         return None
     # The first alternative that matches wins, so the last pattern is the first one.
-    search = re.compile("|".join("({})".format(one) for one in expressions), re.DOTALL).match
+    named = ("(?P<p{}>{})".format(index, one) for index, one in enumerate(expressions))
+    search = re.compile("|".join(named), re.DOTALL).match
 
     def excludes(path: "bytes", is_folder: "bool") -> "bool":
         text = path.decode("utf-8", "surrogateescape")
         match = search(text + "/" if is_folder else text)
-        return match is not None and not negated[(match.lastindex or 1) - 1]
+        return match is not None and not negated[int((match.lastgroup or "")[1:])]
 
     return excludes
 
 
-def _translated(pattern: "str") -> "str":
-    """Return a pattern without its `!` as a regular expression for a path; a folder's has a `/`."""
+def _translated(pattern: "str", groups: "Iterator[int]") -> "str":
+    """Return a pattern without its `!` as a regular expression for a path; a folder's has a `/`.
+
+    The groups in it get unused numbers.
+    """
     if pattern.strip() == "":
         raise ValueError("it is empty; leave it out")
     if pattern[0] in "#!":
@@ -75,12 +82,12 @@ def _translated(pattern: "str") -> "str":
         if part == "**" and anchored:
             found += "[^/].*" if last else "(?:.*/)?"
         else:
-            found += "(?=[^/])" + _translated_name(part) + ("" if last else "/")
+            found += "(?=[^/])" + _translated_name(part, groups) + ("" if last else "/")
     return found + ("/" if only_folders else "/?") + r"\Z"
 
 
-def _translated_name(part: "str") -> "str":
-    found = ""
+def _translated_name(part: "str", groups: "Iterator[int]") -> "str":
+    fixed = [""]  # what is between the stars
     at = 0
     while at < len(part):
         match = _TOKEN.match(part, at)
@@ -90,18 +97,25 @@ def _translated_name(part: "str") -> "str":
         if escaped == "":
             raise ValueError("a backslash at the end of a name escapes nothing")
         if stars:
-            found += "[^/]*"
+            fixed.append("")
         elif any_one:
-            found += "[^/]"
+            fixed[-1] += "[^/]"
         elif bracket:
             whole = _CLASS.match(part, match.start())
             if whole is None:
                 raise ValueError("'[' has no ']'; write '\\[' for the character")
-            found += _translated_class(*whole.groups())
+            fixed[-1] += _translated_class(*whole.groups())
             at = whole.end()
         else:
-            found += re.escape(escaped or other)
-    return found
+            fixed[-1] += re.escape(escaped or other)
+    if len(fixed) == 1:
+        return fixed[0]
+    first, *middle, last = fixed
+    # The first place is as good as any other for what is between two stars. A lookahead is not
+    # tried again, so `*a*a*a*b` ends soon for a long name of `a`; see `fnmatch.translate`.
+    for text in filter(None, middle):
+        first += "(?=(?P<g{0}>[^/]*?{1}))(?P=g{0})".format(next(groups), text)
+    return first + "[^/]*" + last
 
 
 def _translated_class(negation: "str", inner: "str") -> "str":

@@ -30,6 +30,9 @@ RULES = [
     ("a[bc]x", ["abx", "acx"], ["aex", "a[bc]x"]),
     ("a[!b]x", ["acx"], ["abx", "a/x"]),
     ("a[^b-y]x", ["azx"], ["abx", "a/x"]),
+    ("*a*b*c", ["abc", "xaxbxc", "abcabc", "x/abc"], ["acb", "ab", "a/b/c", "abcx"]),
+    ("a*?b", ["axb", "axxb", "abb"], ["ab"]),
+    ("*[ab]*[ab]", ["ab", "xaxb", "aab"], ["a", "xa"]),
     ("[]-]", ["]", "-"], ["a"]),
     ("[a\\]]", ["a", "]"], ["\\"]),
     ("[&&|~[]", ["&", "[", "~", "|"], ["a"]),
@@ -59,11 +62,34 @@ def test_the_last_pattern_that_matches_decides():
     assert [path for path in paths if excluded(patterns, path)] == ["a.log", "old/keep.log"]
 
 
+def test_many_stars_end_soon():
+    """In time that does not grow with the number of stars."""
+    excludes = compile_patterns(["x", "*a" * 30 + "b", "!" + "*a" * 30 + "c", "**/" * 5 + "*a*c"])
+    assert not excludes(b"/".join([b"a" * 255] * 10), False)
+    assert excludes(b"/".join([b"a" * 255] * 10) + b"c", False)
+
+
 def test_no_pattern_leaves_out_nothing():
     assert compile_patterns([]) is None
 
 
-PARTS = ["a", "b", "*", "?", "**/", "/**/", "/", "[ab]", "[!a]", "\\*", "a.b", ".", "[a-c]", "x"]
+PARTS = [
+    "a",
+    "b",
+    "*",
+    "*",
+    "?",
+    "**/",
+    "/**/",
+    "/",
+    "[ab]",
+    "[!a]",
+    "\\*",
+    "a.b",
+    ".",
+    "[a-c]",
+    "x",
+]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git to compare with")

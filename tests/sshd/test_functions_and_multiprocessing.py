@@ -11,9 +11,8 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
@@ -275,15 +274,7 @@ def test_threads_start_processes_at_once(runtime):
     """multiprocessing is imported in several threads."""
 
     def use():
-        found = []
-        threads = [
-            threading.Thread(target=lambda: found.append(pool_map("spawn", square, [2])))
-            for _ in range(3)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return found
+        with ThreadPoolExecutor(3) as threads:  # it passes on what a thread raises
+            return list(threads.map(lambda _: pool_map("spawn", square, [2]), range(3)))
 
     assert runtime.call(use) == [[4]] * 3

@@ -74,10 +74,10 @@ class Options:
             self.preload if preload is None else checked_preload(preload),
         )
 
-    def applied_to(self, target: Target) -> Target:
-        """Return a target with these options."""
-        preload = target.preload._replace(names=self.preload, modules=self.modules)
-        return target._replace(cwd=self.cwd, preload=preload)
+
+def _with_options(target: Target, options: Options) -> Target:
+    preload = target.preload._replace(names=options.preload, modules=options.modules)
+    return target._replace(cwd=options.cwd, preload=preload)
 
 
 def _checked_env(env: Mapping[str, str | float]) -> dict[str, str]:
@@ -305,11 +305,11 @@ class Calls:
         )
 
     def _target_for(self, options: Options) -> Target:
-        return options.applied_to(self._base._find_target(options.env))
+        return _with_options(self._base._find_target(options.env), options)
 
     def _open_target(self) -> Target | None:
         target = self._base._find_open_target(self._options.env)
-        return target and self._options.applied_to(target)
+        return target and _with_options(target, self._options)
 
     def _target_until_closed(self) -> Target:
         base = self._base

@@ -162,9 +162,7 @@ class TreeWriter:
         old, time = self._replaced, os.fstat(self._file).st_mtime_ns
         if old is not None and stat.S_ISREG(old.st_mode):
             return stat.S_IMODE(old.st_mode), time
-        umask = os.umask(0o077)
-        os.umask(umask)
-        return 0o666 & ~umask, time
+        return 0o666 & ~_umask(), time
 
     def link(self, name: "bytes", target: "bytes", attributes: "Attributes") -> "None":
         """Make a link in the current folder."""
@@ -399,3 +397,14 @@ def _sync_folder(path: "bytes") -> "None":
         os.fsync(fd)
     finally:
         posix.close(fd)
+
+
+def _umask() -> "int":
+    """Return the umask. To ask the system is to set it, and threads make files meanwhile."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"Umask:"):  # from Linux 4.7 on
+                return int(line.split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask

@@ -383,3 +383,16 @@ def test_each_python_copies_alike(place, host_python):
     done = subprocess.run(command, env={"LC_ALL": "C"}, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert look(place / "a/own") == folder({**entries, b"sub": sub}, mode=0o750)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o027, 0o077])
+def test_the_umask_is_read_and_never_changed(monkeypatch, umask):
+    """Threads make files meanwhile."""
+    before = os.umask(umask)
+    try:
+        with monkeypatch.context() as patch:
+            if os.path.exists("/proc/self/status"):
+                patch.setattr("os.umask", lambda _: pytest.fail("the umask was changed"))
+            assert tree_writer._umask() == umask
+    finally:
+        os.umask(before)

@@ -270,6 +270,9 @@ def test_a_daemon_ends_with_the_function(runtime, method):
     await_gone([runtime.call(use)], "on the host")
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 9, 3), reason="there, threads cannot import multiprocessing.pool at once"
+)
 def test_threads_start_processes_at_once(runtime):
     """multiprocessing is imported in several threads."""
 

@@ -250,8 +250,9 @@ class Runtime(ProcessHost):
         find_target = functools.partial(self._find_target, own)
         if process is None:
             last.run(find_target)
-        else:
-            execution.run_in_background(find_target, process.name)
+        else:  # `cleanup` ends it, also if its thread has not begun by then
+            closed = self._connection._closed
+            execution.run_in_background(lambda: find_target(closed), process.name)
         return task
 
     def execute_function(

@@ -84,9 +84,7 @@ class Login:
             )
         while True:
             if closed.is_set():  # another thread wants no login any more
-                raise ConnectionLostError(
-                    f"The connection to {self._host} was closed.", host=self._host, started=False
-                )
+                raise self._closed_error()
             try:
                 self._open(by_person=True)
                 return
@@ -97,6 +95,10 @@ class Login:
                 if final or time.monotonic() + BACK_INTERVAL > deadline:
                     raise
             closed.wait(BACK_INTERVAL)
+
+    def _closed_error(self) -> ConnectionLostError:
+        message = f"The connection to {self._host} was closed."
+        return ConnectionLostError(message, host=self._host, started=False)
 
     @property
     def _is_owner(self) -> bool:
@@ -119,10 +121,12 @@ class Login:
             return None
         return current
 
-    def _open(self, *, by_person: bool = False) -> Conversation:
-        """Return the live conversation, after the host's reply."""
+    def _open(
+        self, *, by_person: bool = False, closed: threading.Event | None = None
+    ) -> Conversation:
+        """Return the live conversation, after the host's reply; see `_start`."""
         error: ConnectError | None = None
-        for conversation in self._logins(by_person=by_person):
+        for conversation in self._logins(by_person=by_person, closed=closed):
             try:
                 conversation.transport.wait_until_open()
             except ConnectError as failure:
@@ -151,18 +155,18 @@ class Login:
     def _is_restored(self, conversation: Conversation) -> bool:
         return not self._restorers or self._restored is conversation
 
-    def _logins(self, *, by_person: bool = False) -> Iterator[Conversation]:
+    def _logins(
+        self, *, by_person: bool = False, closed: threading.Event | None = None
+    ) -> Iterator[Conversation]:
         """Yield the live conversation, and another one each time that sshd drops the login.
 
-        The caller stops the iteration when one works, and raises the last error at its end.
-
-        Args:
-            by_person: True if the user asked for a login, so that a person can be asked again.
+        The caller stops the iteration when one works, and raises the last error at its end. See
+        `_start` for the arguments.
         """
         began = time.monotonic()
-        closed = self._closed
+        ended = closed or self._closed
         for pause in (*BACK_OFF, 0.0):
-            conversation = self._start(by_person=by_person, began=began)
+            conversation = self._start(by_person=by_person, began=began, closed=closed)
             yield conversation
             import random
 
@@ -171,7 +175,7 @@ class Login:
             if not conversation.transport.was_dropped or not pause or pause > left:
                 return
             _logger.info("%s dropped a login; the next follows in %.1f s.", self._host, pause)
-            if closed.wait(pause):
+            if ended.wait(pause):
                 return
 
     def _lost_tokens(self, last: Conversation | None) -> list[str]:
@@ -182,15 +186,28 @@ class Login:
         before = [] if last.transport.was_lost else self._lost[1 - MOST_LOST :]
         return [*before, last.token]
 
-    def _start(self, *, by_person: bool = False, began: float | None = None) -> Conversation:
+    def _start(
+        self,
+        *,
+        by_person: bool = False,
+        began: float | None = None,
+        closed: threading.Event | None = None,
+    ) -> Conversation:
         """Return the live conversation; begin one if there is none, without waiting for the login.
 
         Args:
             by_person: True if the user asked for a login, so that a person can be asked again.
             began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
+            closed: The event of the close that ends what needs the login. Defaults to None, any
+                close before this is forgotten.
+
+        Raises:
+            ConnectionLostError: If that close has come.
         """
         self._check_owner()
         with self._lock:
+            if closed is not None and closed.is_set():
+                raise self._closed_error()
             current = self._current
             if current is not None and not current.transport.ended:
                 return current
@@ -204,10 +221,10 @@ class Login:
                 )
             from lazycluster._conversation.conversation import Conversation
 
-            closed, lost = self._closed, self._lost_tokens(current)
+            now, lost = self._closed, self._lost_tokens(current)
             current = Conversation(self._settings, self._config, began, lost)
             self._current, self._lost = current, lost
-            if closed.is_set():  # a signal handler has closed the connection meanwhile
+            if now.is_set():  # a signal handler has closed the connection meanwhile
                 current.transport.begin_close()
             # If the user forgets to close, the host's program ends with this object.
             if self._finalizer is not None:

@@ -355,9 +355,12 @@ class Host:
             raise NoPortsLeftError(f"None of the {len(ports)} ports is free on {self.host}.")
         return int(found)
 
-    def _find_target(self, own: Mapping[str, str]) -> Target:
-        """Return where steps with a task's own variables run now, after a login if needed."""
-        return self._target(*self._working_dir.find(), own)
+    def _find_target(self, own: Mapping[str, str], closed: threading.Event | None = None) -> Target:
+        """Return where steps with a task's own variables run now, after a login if needed.
+
+        `closed` is the event of the close that ends them, see `Login._start`.
+        """
+        return self._target(*self._working_dir.find(closed), own)
 
     def _find_open_target(self, own: Mapping[str, str]) -> Target | None:
         """Return what `_find_target` returns; None if that would take a login."""

@@ -96,13 +96,16 @@ class WorkingDirectory:
             if conversation is not None and not is_needed:
                 Target(conversation).operate("remove_tree", path=old)
 
-    def find(self) -> tuple[Conversation, str]:
+    def find(self, closed: threading.Event | None = None) -> tuple[Conversation, str]:
         """Return the live conversation, after a login if there is none, and the directory's path.
 
         After a lost connection a temporary directory is a new one, which a WARNING says.
+
+        Args:
+            closed: See `Login._start`.
         """
         self._connection._check_owner()
-        conversation = self._connection._open()
+        conversation = self._connection._open(closed=closed)
         with self._lock:
             path, owner = self._path, self._temporary_of
         if owner is None or owner is conversation:

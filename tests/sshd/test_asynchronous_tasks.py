@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 
 import pytest
 
 from lazycluster import RuntimeTask
+from lazycluster._tasks.execution import Execution
 from lazycluster.exceptions import TaskExecutionError
 from support.hosts import commands, double, ended, run
 from support.processes import is_alive
-from support.waiting import wait_until
+from support.waiting import TIMEOUT, wait_until
 
 # --- Synchronous and asynchronous ---
 
@@ -290,3 +292,23 @@ def test_terminate_after_the_end_does_nothing(runtime):
     process.terminate()
     process.kill()
     assert process.exitcode == 0
+
+
+def test_a_task_whose_thread_begins_after_the_cleanup_does_not_log_in(own_runtime, monkeypatch):
+    run, may_begin = Execution._run, threading.Event()
+
+    def run_late(execution, find_target):
+        assert may_begin.wait(TIMEOUT)
+        run(execution, find_target)
+
+    monkeypatch.setattr(Execution, "_run", run_late)
+    task = RuntimeTask().run_command("sleep 1000")
+    own_runtime.execute_task(task)
+    connection = own_runtime._connection
+    closer = threading.Thread(target=own_runtime.cleanup)
+    closer.start()
+    wait_until(lambda: connection._current is None)
+    may_begin.set()
+    closer.join(TIMEOUT)
+    assert task.process.exitcode == -15
+    assert connection._current is None

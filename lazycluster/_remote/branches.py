@@ -151,7 +151,7 @@ class Branches:
 
     Args:
         loop: The supervisor's.
-        serve: Serves as a branch, in a new process: see `Supervisor.serve_branch`.
+        serve: Serves as a branch, in a new process: see `Supervisor._serve_branch`.
         on_pid: Called with the pid of each new branch.
     """
 

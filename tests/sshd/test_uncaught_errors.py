@@ -324,7 +324,7 @@ def test_the_frames_of_a_users_method_stay(own_runtime):
 
 def test_an_unexpected_exception_keeps_its_frames(own_runtime, monkeypatch):
     """It may be a mistake of lazycluster's."""
-    monkeypatch.setattr(own_runtime._connection, "_open", lambda: {}["mistake"])
+    monkeypatch.setattr(own_runtime._connection, "_open", lambda **_: {}["mistake"])
     with pytest.raises(KeyError) as caught:
         own_runtime.execute_function(pow, base=2, exp=3)
     paths = {Path(entry.path).parent.name for entry in caught.traceback}

@@ -19,6 +19,17 @@ TRIES = 2  # interpreters that are looked for, at most
 NOISE_KEPT = 2048  # bytes of what came before the reply, for the message of an error
 _OWN_VERSION = "{}.{}".format(*sys.version_info)
 _SHELL_LINE = "lazycluster-bash-or-zsh"
+# Read the loader at once, which takes 2 ms byte by byte. At its end the manager has gone.
+_READ_LOADER = """\
+import os
+text = b""
+while len(text) < {0}:
+    chunk = os.read(0, {0} - len(text))
+    if not chunk:
+        os._exit(0)
+    text += chunk
+exec(text)
+"""
 
 
 def bootstrap_command() -> str:
@@ -94,16 +105,17 @@ def bootstrap_input(token: str, settings: Settings, lost: Sequence[str] = ()) ->
         lost: The tokens of connections that this one replaces.
     """
     guards = "".join("#" * number + token + "\n" for number in range(1, TRIES + 1))
-    loader = guards.encode() + read_source("_remote.loader")
+    loader = read_source("_remote.loader")
+    text = guards + _READ_LOADER.format(len(loader))
     unpacker, packed = read_source("_shared.archive"), bootstrap_archive()
     first = (
         f"{SPARE_LINES}exit {OTHER_SHELL}; # "
-        f"{token} {len(loader)} {_OWN_VERSION} {settings.python or ''}\n"
+        f"{token} {len(text)} {_OWN_VERSION} {settings.python or ''}\n"
     )
     lengths = f"{len(unpacker)} {len(packed)}"
     words = [f"{settings.keepalive} {settings.orphan_timeout} {lengths}", *lost]
     head = " ".join(words) + "\n"
-    return b"".join([first.encode(), loader, head.encode(), unpacker, packed])
+    return b"".join([first.encode(), text.encode(), loader, head.encode(), unpacker, packed])
 
 
 def python_error(

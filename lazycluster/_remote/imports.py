@@ -1,5 +1,6 @@
 """Import modules that the manager has sent: cloudpickle, and the library's own."""
 
+import contextlib
 import importlib
 import importlib.machinery
 import os
@@ -12,11 +13,22 @@ from . import python_end, streams
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
-    from typing import Any  # noqa: F401 - stands in a comment
+    from typing import Any, Iterator
 
 
 _PREFIX = __package__.rpartition(".")[0] + "."
 _CALLS = _PREFIX + STEP_MODULES["function"]
+
+
+@contextlib.contextmanager
+def library_first() -> "Iterator[None]":
+    """Import from the standard library meanwhile: PYTHONPATH, which is for functions, follows it."""
+    library = os.path.dirname(os.__file__)
+    sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
+    try:
+        yield
+    finally:
+        del sys.path[:2]
 
 
 class SentModules:
@@ -45,17 +57,14 @@ class SentModules:
             for known in self._contents:
                 if known.partition(".")[0] == name:
                     sys.modules.pop(known, None)  # the host's own, if a start hook imported it
-            # As in the loader: PYTHONPATH must not replace modules of the standard library.
-            library = os.path.dirname(os.__file__)
-            sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
             self.count += 1
             try:
-                importlib.import_module(name)
+                with library_first():
+                    importlib.import_module(name)
                 self._missing[name] = None
             except Exception as error:  # an incomplete Python lacks modules, or parts of them
                 self._missing[name] = "{}: {}".format(type(error).__name__, error)
             finally:
-                del sys.path[:2]
                 python_end.empty_free_lists()
         return self._missing[name]
 

@@ -1,4 +1,4 @@
-# The first text that the host's Python runs. Every Python back to 2.7 can read it, so that an old
+# The program that the host's Python runs. Every Python back to 2.7 can read it, so that an old
 # one can report its version. It reads the sources from standard input by exact byte counts, since
 # the frames of the conversation follow at once, and gives the modules private names.
 import os

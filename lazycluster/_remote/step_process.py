@@ -2,9 +2,9 @@
 
 import contextlib
 import os
-import subprocess
 
 from . import child
+from .imports import library_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ class StepProcess:
         Raises:
             OSError, ValueError: If the shell cannot be started; everything is closed then.
         """
+        with library_first():  # takes 2 ms at the first command, and a login does without
+            import subprocess
+
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             on_error.callback(self.remove_script)

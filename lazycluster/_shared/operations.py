@@ -17,7 +17,7 @@ OPERATIONS = {
     "service_address": "_shared.ports",
     "expect_socket": "_shared.sockets",
     "forget_socket": "_shared.sockets",
-    "socket_accepts": "_shared.sockets",
+    "socket_accepts": "_shared.ports",
     "socket_identity": "_shared.sockets",
     "remove_socket": "_shared.sockets",
     "network_id": "_shared.ports",

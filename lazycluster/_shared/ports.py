@@ -1,4 +1,7 @@
-"""TCP ports of this host: whether a port is in use, found by binding it and by connecting to it."""
+"""TCP ports of this host: whether a port is in use, found by binding it and by connecting to it.
+
+The servers of unix sockets, too: whether one accepts a connection.
+"""
 
 import errno
 import os
@@ -10,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Sequence
 
 CONNECT_TIMEOUT = 0.5  # seconds; loopback answers at once unless a firewall drops the packets
+BACKLOG_TIMEOUT = 5.0  # seconds, for a server of a unix socket whose backlog is full
 SYSCTL_TIMEOUT = 10.0  # seconds
 LOOPBACK = ("127.0.0.1", "::1")
 ALL_ADDRESSES = ("0.0.0.0", "::")
@@ -200,3 +204,13 @@ def _answers(address: "str", port: "int") -> "bool":
         if failure.errno not in NO_SUCH_FAMILY:
             raise
     return False
+
+
+def socket_accepts(path: "str") -> "bool":
+    """Return True if a server accepts a connection at the path; it is closed at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(BACKLOG_TIMEOUT)
+        try:
+            return probe.connect_ex(path) == 0
+        except OSError:  # the path is too long
+            return False

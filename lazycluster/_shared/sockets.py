@@ -6,11 +6,9 @@ made, nothing is at its path, and it is expected there: a side that is killed me
 """
 
 import os
-import socket
 import stat
 
 EXPECTED = [0, 0, 0]  # the identity of a socket that may have been made where nothing was
-CONNECT_TIMEOUT = 5.0  # seconds, for a server whose backlog is full
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,16 +27,6 @@ def expect_socket(path: "str") -> "bool":
 
 def forget_socket(path: "str") -> "None":
     """Do nothing; the supervisor notes that no socket of ours has come."""
-
-
-def socket_accepts(path: "str") -> "bool":
-    """Return True if a server accepts a connection at the path; it is closed at once."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(CONNECT_TIMEOUT)
-        try:
-            return probe.connect_ex(path) == 0
-        except OSError:  # the path is too long
-            return False
 
 
 def socket_identity(path: "str") -> "list[int] | None":

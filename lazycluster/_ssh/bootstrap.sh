@@ -4,7 +4,7 @@
 # The manager joins these lines with blanks and sends them as one argument between single quotes:
 # bash, dash, csh, fish and busybox read such a line alike, xonsh too as long as it has no backslash.
 # No data is in it, so the login shell reads nothing that a user typed. `read` takes one byte at a time from a pipe and leaves the rest
-# of standard input to Python, whose first text is read one byte at a time as well.
+# of standard input to Python, whose first text is read one byte at a time as well and then reads the loader.
 #
 # The first line that is read says `exit`. If a start file replaced the shell (`exec zsh`), the new
 # shell would otherwise take everything that follows for its script. The line must be whole: a start

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from lazycluster._shared import sockets
+from lazycluster._shared import ports, sockets
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def test_what_is_no_socket_has_no_identity_and_stays(bind, kind):
 
 
 def test_a_server_accepts_and_what_it_left_does_not(bind):
-    assert not sockets.socket_accepts(bind("dead"))
-    assert not sockets.socket_accepts("missing")
-    assert not sockets.socket_accepts("x" * 200)
+    assert not ports.socket_accepts(bind("dead"))
+    assert not ports.socket_accepts("missing")
+    assert not ports.socket_accepts("x" * 200)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("a")
         server.listen()
-        assert sockets.socket_accepts("a")
+        assert ports.socket_accepts("a")
 
 
 def test_an_expected_socket_is_any_that_came_where_nothing_was(bind):

@@ -101,7 +101,9 @@ class Connection(Login):
         identity_file: The private key to offer (`-i`), or several keys in their order.
         jump_host: One or more hosts to go through, comma-separated (`-J`).
         connect_timeout: Seconds for the whole login, through all jump hosts and up to the reply of
-            our own program there. Defaults to 30.
+            our own program there, but without the time in which it waits for other logins to the
+            same first hop: this process makes at most eight at once, because sshd drops logins at
+            random from the tenth on (MaxStartups). Defaults to 30.
         keepalive: Seconds between two heartbeats, each way; after four silent periods the
             connection is lost. Defaults to 15.
         orphan_timeout: Seconds without a sign of this program after which the host ends what it has

@@ -60,6 +60,10 @@ def _ignore(_index: int, _data: memoryview) -> None:
     """Drop what the caller did not ask for."""
 
 
+def _do_nothing() -> None:
+    """Do nothing when a login is over that nothing waits for."""
+
+
 def _ignore_end(_request: Request) -> None:
     """Do nothing at the end of a request that a thread waits for."""
 
@@ -78,8 +82,9 @@ class Conversation:
     Args:
         settings: What the user asked of ssh.
         config: What ssh makes of the user's ssh_config.
-        began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
         lost: The tokens of lost connections, whose steps the host ends before it starts new ones.
+        spent: Seconds of `connect_timeout` that have passed before this login. Defaults to 0.
+        on_login_over: See `Transport`.
 
     Attributes:
         token: A random word that names it on the host.
@@ -90,8 +95,9 @@ class Conversation:
         self,
         settings: Settings,
         config: ResolvedConfig,
-        began: float | None = None,
         lost: Sequence[str] = (),
+        spent: float = 0.0,
+        on_login_over: Callable[[], object] = _do_nothing,
     ) -> None:
         self._settings = settings
         self._request_lock = threading.Lock()  # requests are written in the order of their numbers
@@ -105,7 +111,7 @@ class Conversation:
         self.token = make_token()
         self._handshake = Handshake(self.token)
         self._reply: HandshakeReply | None = None
-        self.transport = Transport(settings, config, bootstrap_command(), began)
+        self.transport = Transport(settings, config, bootstrap_command(), spent, on_login_over)
         self._writer = Writer(self.transport.master.lifeline, f"lazycluster writer {settings.host}")
         self.transport.start(self)
         self._writer.send(bootstrap_input(self.token, settings, lost))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -60,11 +61,14 @@ class Login:
         """End the login; a second call, or one in a forked child, does nothing."""
         if not self._is_owner:
             return
+        from lazycluster._ssh import login_queue
+
         with self._lock:
             current, self._current = self._current, None
             self._restorers.clear()
             self._closed.set()
             self._closed = threading.Event()
+        login_queue.wake()
         if current is not None:
             current.transport.close()
 
@@ -163,16 +167,17 @@ class Login:
         The caller stops the iteration when one works, and raises the last error at its end. See
         `_start` for the arguments.
         """
-        began = time.monotonic()
+        spent = 0.0
         ended = closed or self._closed
         for pause in (*BACK_OFF, 0.0):
-            conversation = self._start(by_person=by_person, began=began, closed=closed)
+            conversation = self._start(by_person=by_person, spent=spent, closed=closed)
             yield conversation
             import random
 
             pause *= random.uniform(0.5, 1.5)
-            left = began + self._settings.connect_timeout - time.monotonic()
-            if not conversation.transport.was_dropped or not pause or pause > left:
+            spent = time.monotonic() - conversation.transport.began + pause
+            is_late = spent > self._settings.connect_timeout
+            if not conversation.transport.was_dropped or not pause or is_late:
                 return
             _logger.info("%s dropped a login; the next follows in %.1f s.", self._host, pause)
             if ended.wait(pause):
@@ -190,21 +195,44 @@ class Login:
         self,
         *,
         by_person: bool = False,
-        began: float | None = None,
+        spent: float = 0.0,
         closed: threading.Event | None = None,
     ) -> Conversation:
         """Return the live conversation; begin one if there is none, without waiting for the login.
 
+        It may have to wait until other logins to the same host have come through.
+
         Args:
             by_person: True if the user asked for a login, so that a person can be asked again.
-            began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
+            spent: Seconds of `connect_timeout` that earlier logins have taken. Defaults to 0.
             closed: The event of the close that ends what needs the login. Defaults to None, any
                 close before this is forgotten.
 
         Raises:
             ConnectionLostError: If that close has come.
         """
+        from lazycluster._ssh.login_queue import Place
+
         self._check_owner()
+        current = self._find_begun(by_person, closed)
+        if current is not None:
+            return current
+        now = closed or self._closed
+        place = Place(self._config.first_hop())
+        if not place.take(now):
+            raise self._closed_error()
+        with contextlib.ExitStack() as on_error, self._lock:
+            on_error.callback(place.leave)
+            current = self._find_begun(by_person, now)  # another thread may have begun one
+            if current is not None:
+                return current
+            current = self._begin(spent, place.leave)
+            on_error.pop_all()
+        current.transport.answer_questions()  # not under the lock: a person may take a while
+        return current
+
+    def _find_begun(self, by_person: bool, closed: threading.Event | None) -> Conversation | None:
+        """Return the live conversation; None if `_start` may begin one."""
         with self._lock:
             if closed is not None and closed.is_set():
                 raise self._closed_error()
@@ -219,16 +247,19 @@ class Login:
                     host=self._host,
                     started=False,
                 )
-            from lazycluster._conversation.conversation import Conversation
+            return None
 
-            now, lost = self._closed, self._lost_tokens(current)
-            current = Conversation(self._settings, self._config, began, lost)
-            self._current, self._lost = current, lost
-            if now.is_set():  # a signal handler has closed the connection meanwhile
-                current.transport.begin_close()
-            # If the user forgets to close, the host's program ends with this object.
-            if self._finalizer is not None:
-                self._finalizer.detach()
-            self._finalizer = weakref.finalize(self, current.transport.begin_close)
-        current.transport.answer_questions()  # not under the lock: a person may take a while
+    def _begin(self, spent: float, on_login_over: Callable[[], object]) -> Conversation:
+        """Begin a login, under the lock; see `Conversation` for the arguments."""
+        from lazycluster._conversation.conversation import Conversation
+
+        now, lost = self._closed, self._lost_tokens(self._current)
+        current = Conversation(self._settings, self._config, lost, spent, on_login_over)
+        self._current, self._lost = current, lost
+        if now.is_set():  # a signal handler has closed the connection meanwhile
+            current.transport.begin_close()
+        # If the user forgets to close, the host's program ends with this object.
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, current.transport.begin_close)
         return current

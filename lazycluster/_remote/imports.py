@@ -13,7 +13,7 @@ from . import python_end, streams
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
-    from typing import Any, Iterator
+    from typing import Any, Iterator  # noqa: F401 - Any stands in a comment
 
 
 _PREFIX = __package__.rpartition(".")[0] + "."
@@ -22,7 +22,7 @@ _CALLS = _PREFIX + STEP_MODULES["function"]
 
 @contextlib.contextmanager
 def library_first() -> "Iterator[None]":
-    """Import from the standard library meanwhile: PYTHONPATH, which is for functions, follows it."""
+    """Import from the standard library first meanwhile; PYTHONPATH is for functions."""
     library = os.path.dirname(os.__file__)
     sys.path[:0] = [library, os.path.join(library, "lib-dynload")]
     try:

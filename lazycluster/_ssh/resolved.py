@@ -49,6 +49,17 @@ class ResolvedConfig:
         """Return the jump hosts on the way to the host, as `-J` takes them; "" without any."""
         return "".join(self.values("proxyjump")[:1])
 
+    def first_hop(self) -> str:
+        """Return what names the sshd that all logins on this way meet first.
+
+        It is the first jump host or the ProxyCommand as they are written, else name and port.
+        """
+        for hop in (self.jump_host().partition(",")[0], *self.values("proxycommand")):
+            if hop and hop != "none":
+                return hop
+        name, port = (self.values(option)[:1] for option in ("hostname", "port"))
+        return ":".join([*(name or [self._settings.destination]), *port])
+
     def locked_key(self) -> str:
         """Return a key that ssh did not offer because it has a passphrase; "" if there is none.
 

@@ -58,6 +58,10 @@ class State(enum.Enum):
     DROPPED = "was dropped by sshd before a question was asked or a key refused"
 
 
+def _do_nothing() -> None:
+    """Do nothing when a login is over that nothing waits for."""
+
+
 class Session(Protocol):
     """The program that a transport carries bytes to and from; called in the reader thread."""
 
@@ -95,10 +99,12 @@ class Transport:
         settings: What the user asked of ssh.
         config: What ssh makes of the user's ssh_config.
         remote_command: The line for the account's login shell.
-        began: The start of `connect_timeout`, by time.monotonic(). Defaults to now.
+        spent: Seconds of `connect_timeout` that have passed before this login. Defaults to 0.
+        on_login_over: Called when sshd has accepted the login, or at its end, and perhaps again.
 
     Attributes:
         settings: What the user asked of ssh.
+        began: The start of `connect_timeout`, by time.monotonic().
         master: The ssh.
         state: The stage that it has reached.
         session_ended: The end of the last mux client's session, by time.monotonic().
@@ -111,7 +117,8 @@ class Transport:
         settings: Settings,
         config: ResolvedConfig,
         remote_command: str,
-        began: float | None = None,
+        spent: float = 0.0,
+        on_login_over: Callable[[], object] = _do_nothing,
     ) -> None:
         self.settings = settings
         self.state = State.LOGGING_IN
@@ -126,10 +133,11 @@ class Transport:
         self._clients: set[int] = set()
         self._buffer = memoryview(bytearray(READ))
         self._config = config
+        self._on_login_over = on_login_over
         # ssh's own ConnectTimeout names the address that failed; ours is for the rest.
-        started = time.monotonic() if began is None else began
-        self._login_deadline = started + settings.connect_timeout + 1
-        self._last_deadline = started + SLOW_LOGIN * settings.connect_timeout
+        self.began = time.monotonic() - spent
+        self._login_deadline = self.began + settings.connect_timeout + 1
+        self._last_deadline = self.began + SLOW_LOGIN * settings.connect_timeout
         self.master = Master(settings, remote_command, config.connect_timeout())
 
     def start(self, session: Session) -> None:
@@ -350,6 +358,7 @@ class Transport:
                         self.state = State.OPEN
                     self._changed.notify_all()
             finally:
+                self._on_login_over()
                 if self.master.askpass is not None:
                     self.master.askpass.finish()
             error = self._session.serve(rest)
@@ -367,6 +376,8 @@ class Transport:
         while True:
             deadline = self._login_deadline
             data = self.read(deadline)
+            if data:  # the account's shell runs
+                self._on_login_over()
             rest = self._session.find_reply(bytes(data)) if data else None
             if rest is not None:
                 return rest

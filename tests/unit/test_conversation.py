@@ -38,7 +38,7 @@ class FakeTransport:
         error: The reason of the end, None before it.
     """
 
-    def __init__(self, settings, config, remote_command, began):
+    def __init__(self, settings, config, remote_command, spent, on_login_over):
         self.master = SimpleNamespace(folder="/nonexistent", lifeline=-1, log=lambda: "the log")
         self.script = []
         self.deadlines = []

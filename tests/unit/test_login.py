@@ -19,8 +19,9 @@ def made(monkeypatch):
     class FakeConversation:
         while_made = staticmethod(lambda: None)
 
-        def __init__(self, settings, config, began, lost):
+        def __init__(self, settings, config, lost, spent, on_login_over):
             self.token, self.lost, self.closed = f"token-{len(found)}", lost, False
+            self._on_login_over = on_login_over
             self.transport = SimpleNamespace(
                 ended=False,
                 was_lost=False,
@@ -33,12 +34,13 @@ def made(monkeypatch):
 
         def _close(self):
             self.closed = self.transport.ended = True
+            self._on_login_over()
 
     monkeypatch.setattr(conversation, "Conversation", FakeConversation)
     found_and_class = SimpleNamespace(found=found, cls=FakeConversation)
     yield found_and_class
     for fake in found:
-        fake.closed = True
+        fake._close()
 
 
 def test_a_live_conversation_is_used_again(made):

@@ -40,6 +40,22 @@ def test_a_slow_match_exec_does_not_hold_up_the_login_for_ever(tmp_path, monkeyp
     assert resolved(tmp_path, 'Match exec "sleep 1000"\n').connect_timeout() is None
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "h:22"),
+        ("HostName 10.0.0.1\nPort 2222\n", "10.0.0.1:2222"),
+        ("ProxyJump joe@gate:2222,second\nHostName inner\n", "joe@gate:2222"),
+        ("ProxyJump none\nProxyCommand none\n", "h:22"),
+        ("ProxyCommand ssh -W %h:%p gate\n", "ssh -W %h:%p gate"),
+        ("NoSuchOption yes\n", "h"),
+    ],
+)
+def test_the_first_hop_is_what_all_logins_on_this_way_meet(tmp_path, text, expected):
+    """Two hosts behind one jump host have the same; so have two names of one address."""
+    assert resolved(tmp_path, text).first_hop() == expected
+
+
 def test_ssh_is_asked_once(tmp_path):
     config = resolved(tmp_path, "ProxyJump a,b\n")
     assert config.values("proxyjump") == ["a,b"]

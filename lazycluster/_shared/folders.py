@@ -345,6 +345,12 @@ def set_attributes(fd: "int", attributes: "Changes") -> "None":
     call_if_supported(os.utime, fd, ns=(attributes[1], attributes[1]))
 
 
+def set_attributes_of_new_file(fd: "int", attributes: "Attributes") -> "None":
+    """Set mode and mtime of a file that was just made, which inherits no setgid bit to be kept."""
+    call_if_supported(os.fchmod, fd, attributes[0] & 0o777)
+    call_if_supported(os.utime, fd, ns=(attributes[1], attributes[1]))
+
+
 def set_link_time(name: "bytes", folder: "int | None", attributes: "Attributes") -> "None":
     """Set the mtime of a link where the system can."""
     if os.utime in os.supports_follow_symlinks:

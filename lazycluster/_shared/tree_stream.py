@@ -300,9 +300,6 @@ class Packer:
         """Yield the records of an entry that is not a folder, or why it was skipped."""
         folder = self._folder
         try:
-            if folders.is_temporary_name(name):
-                yield self._skipped(UNFINISHED)
-                return
             if kind == stat.S_IFREG:
                 fd = os.open(name, _OPEN_TO_READ, dir_fd=folder.fd)
                 status = os.fstat(fd)
@@ -310,6 +307,9 @@ class Packer:
                     yield from self._file(fd, name, status)
                     return
                 posix.close(fd)
+            elif folders.is_temporary_name(name):  # `walk` has given it no type
+                yield self._skipped(UNFINISHED)
+                return
             else:
                 status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
                 if stat.S_ISLNK(status.st_mode):
@@ -399,4 +399,4 @@ def _symbol(error: "OSError") -> "bytes":
 
 def _has_changed(fd: "int", before: "os.stat_result") -> "bool":
     now = os.fstat(fd)
-    return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
+    return now.st_mtime_ns != before.st_mtime_ns or now.st_size != before.st_size

@@ -126,15 +126,18 @@ class TreeWriter:
 
         Only such a file can keep a mode.
         """
-        status, old = os.fstat(self._file), self._replaced
-        changes = attributes  # type: Changes
-        if self._overwrites:
+        status, old = None, self._replaced
+        if not self._is_new:  # in a new folder each system call for a file counts
+            status = os.fstat(self._file)
+        if self._overwrites and status is not None:
             if status.st_size > self._size:
                 os.ftruncate(self._file, self._size)
-            changes = (None if keeps_mode else attributes[0], attributes[1])
-        elif old is not None and self._keeps_owners and stat.S_ISREG(old.st_mode):
-            call_if_supported(os.fchown, self._file, old.st_uid, old.st_gid)
-        folders.set_attributes(self._file, changes)
+            mode = None if keeps_mode else attributes[0]
+            folders.set_attributes(self._file, (mode, attributes[1]))
+        else:
+            if old is not None and self._keeps_owners and stat.S_ISREG(old.st_mode):
+                call_if_supported(os.fchown, self._file, old.st_uid, old.st_gid)
+            folders.set_attributes_of_new_file(self._file, attributes)
         if not self._levels:
             call_if_supported(os.fsync, self._file)
         fd, self._file = self._file, -1

@@ -237,16 +237,16 @@ class Unpacker:
             raise stream.FormatError("an entry of the name {!r}".format(name[:100]))
         if kind == stream.FILE:
             self._in_file, self._file_attributes = True, attributes
-            self._discards = not self._try(lambda: self._writer.start_file(name))
+            self._discards = not self._try(self._writer.start_file, name)
         elif kind == stream.FOLDER:
             if self._writer.depth + self._skipped_levels >= MOST_LEVELS:
                 raise stream.FormatError("folders in folders without end")
-            if not self._try(lambda: self._writer.enter(name, attributes)):
+            if not self._try(self._writer.enter, name, attributes):
                 self._skipped_levels += 1
         else:
             if not link or b"\0" in link or len(link) > LONGEST_NAME:
                 raise stream.FormatError("a link to {!r}".format(link[:100]))
-            self._try(lambda: self._writer.link(name, link, attributes))
+            self._try(self._writer.link, name, link, attributes)
         if self._deletion is not None:
             (self._deletion.enter if kind == stream.FOLDER else self._deletion.note)(name)
 
@@ -260,12 +260,12 @@ class Unpacker:
             self._deletion.leave(self._writer.folder)
         self._writer.leave()
 
-    def _try(self, make: "Callable[[], object]") -> "bool":
+    def _try(self, make: "Callable[..., object]", *arguments: "object") -> "bool":
         """Make an entry; return False if it is skipped."""
         if self._skipped_levels:
             return False
         try:
-            make()
+            make(*arguments)
         except (OSError, TwiceError) as error:
             number = error.errno if isinstance(error, OSError) else None
             if not self._skip_errors or not self._writer.depth or number in _NOT_SKIPPED:
@@ -277,7 +277,7 @@ class Unpacker:
 
     def _write(self, data: "memoryview") -> "None":
         if not self._discards:
-            self._discards = not self._try(lambda: self._writer.write(data))
+            self._discards = not self._try(self._writer.write, data)
         if self._on_data is not None:
             self._on_data(len(data))
 
@@ -294,7 +294,7 @@ class Unpacker:
         if self._mode is not None:
             mode = self._mode
         keeps_mode = self._mode is None  # if it is overwritten
-        self._try(lambda: self._writer.end_file((mode, time), keeps_mode))
+        self._try(self._writer.end_file, (mode, time), keeps_mode)
 
 
 def _is_allowed(name: "bytes") -> "bool":

@@ -162,8 +162,12 @@ def _host_side(conversation: Conversation) -> HostSide | None:
     from lazycluster._ssh.host_side import HostSide
     from lazycluster._ssh.mux import CONTROL_TIMEOUT
 
-    def operate(operation: str, arguments: Mapping[str, Any]) -> Any:
+    def operate(
+        operation: str,
+        arguments: Mapping[str, Any],
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Any:
         deadline = time.monotonic() + CONTROL_TIMEOUT
-        return conversation.operate(operation, arguments, deadline=deadline)
+        return conversation.operate(operation, arguments, deadline=deadline, meanwhile=meanwhile)
 
     return HostSide(operate)

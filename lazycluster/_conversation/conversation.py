@@ -221,6 +221,7 @@ class Conversation:
         working_dir: str | None = None,
         environment: Mapping[str, str] | None = None,
         deadline: float | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> Any:
         """Run an operation of ours on the host (see `_shared.operations`), and wait for its result.
 
@@ -230,6 +231,7 @@ class Conversation:
             working_dir: The directory to run it in, None for the home directory.
             environment: Variables to set.
             deadline: By time.monotonic(); None for no deadline.
+            meanwhile: Called while the host works. Defaults to None.
 
         Raises:
             OSError: If it failed, for the host's reason.
@@ -239,6 +241,8 @@ class Conversation:
         request = self.request([step], working_dir=working_dir, environment=environment or {})
         wait = Wait(lambda: request.fail(LazyclusterError(ENDING)))
         try:
+            if meanwhile is not None:
+                meanwhile()
             with stopped_with_main_thread(wait):
                 while not request.finished and (deadline is None or time.monotonic() < deadline):
                     request.wait(deadline)

@@ -75,10 +75,13 @@ def service_address(port: "int") -> "str":
     listened on: then it is "127.0.0.1" or "::1".
     """
     try:
-        found = socket.getaddrinfo("localhost", port, 0, socket.SOCK_STREAM)
+        # As bytes: for a text Python imports its codec "idna", in each forked process anew (7 ms).
+        found = socket.getaddrinfo(b"localhost", port, 0, socket.SOCK_STREAM)
     except OSError:
         found = []
     known = [str(info[4][0]) for info in found]
+    if set(LOOPBACK) <= set(known):  # whoever listens; the socket tables take milliseconds
+        return "localhost"
     listeners = _listeners(port) or []
     reached = [address for address in LOOPBACK if _covering(address) & set(listeners)]
     if set(known) & set(reached or known):

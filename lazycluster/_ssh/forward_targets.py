@@ -11,7 +11,7 @@ import re
 from lazycluster._shared import ports
 from lazycluster._ssh import forward_errors
 from lazycluster._ssh.endpoints import LOCALHOST, Endpoint, Route
-from lazycluster._ssh.forward_control import probe
+from lazycluster._ssh.forward_control import Probe, probe
 from lazycluster._ssh.host_side import HostSide
 from lazycluster._ssh.listeners import Listener
 from lazycluster._ssh.transport import Transport
@@ -47,12 +47,18 @@ def choose_target(transport: Transport, route: Route, host: HostSide | None) -> 
             if refusal:
                 raise forward_errors.target_refused(transport, to, refusal)
         return route
-    preferred = LOCALHOST if host is None else host.service_address(to.port)
+    probes: dict[str, Probe] = {}
+
+    def probe_usual() -> None:
+        probes[LOCALHOST] = probe(transport, Endpoint(LOCALHOST, PROBED_PORT))
+
+    # One round trip for both: what the host answers is most often the usual name.
+    preferred = LOCALHOST if host is None else host.service_address(to.port, probe_usual)
     spellings = dict.fromkeys((preferred, LOCALHOST, *ports.LOOPBACK))
     refusal = ""
     forbidden = []
     for spelling in spellings:
-        found = probe(transport, Endpoint(spelling, PROBED_PORT))
+        found = probes.get(spelling) or probe(transport, Endpoint(spelling, PROBED_PORT))
         if not found.refusal and not found.is_unknown:
             return _with_host(route, spelling)
         if found.refusal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lazycluster._shared.ports import LOOPBACK
@@ -20,10 +20,11 @@ class HostSide:
     """Operations of the host that forwards need; each method raises LazyclusterError or OSError.
 
     Args:
-        operate: Runs an operation (see `_shared.operations`) with its arguments.
+        operate: Runs an operation (see `_shared.operations`) with its arguments; if `meanwhile` is
+            given, calls that while the host works.
     """
 
-    def __init__(self, operate: Callable[[str, Mapping[str, Any]], Any]) -> None:
+    def __init__(self, operate: Callable[..., Any]) -> None:
         self._operate = operate
 
     def port_state(self, port: int, addresses: Sequence[str]) -> PortState:
@@ -32,9 +33,12 @@ class HostSide:
         listeners = [str(address) for address in result["listeners"] or []]
         return PortState(bool(result["free"]), listeners)
 
-    def service_address(self, port: int) -> str:
-        """Return "localhost", or the only address by which the service on a port is reached."""
-        address = self._operate("service_address", {"port": port})
+    def service_address(self, port: int, meanwhile: Callable[[], object]) -> str:
+        """Return "localhost", or the only address by which the service on a port is reached.
+
+        `meanwhile` is called while the host looks.
+        """
+        address = self._operate("service_address", {"port": port}, meanwhile=meanwhile)
         # It becomes a part of an argument, and only these are ours.
         return address if address in LOOPBACK else LOCALHOST
 

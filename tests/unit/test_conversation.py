@@ -16,6 +16,7 @@ from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
 from lazycluster.exceptions import (
     ConnectionLostError,
+    ForwardError,
     LazyclusterError,
     ProtocolError,
     PythonNotFoundError,
@@ -417,6 +418,21 @@ def test_an_operation_returns_its_result(host, monkeypatch):
     assert operate(host, {"exit_status": 0, "result": {"free": True}}, monkeypatch) == {
         "free": True
     }
+
+
+def test_the_host_works_on_an_operation_while_something_else_is_done(host, monkeypatch):
+    """If that fails, the operation is ended."""
+    ended = []
+    monkeypatch.setattr(conversation_module.Request, "kill", lambda _, grace: ended.append(grace))
+
+    def fail():
+        assert len(host.conversation._requests) == 1
+        assert not ended
+        raise ForwardError("", host="host")
+
+    with pytest.raises(ForwardError):
+        host.conversation.operate("port_state", {"port": 1}, meanwhile=fail)
+    assert ended == [0]
 
 
 def test_an_operation_that_fails_raises_the_hosts_oserror(host, monkeypatch):

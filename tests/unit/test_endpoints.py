@@ -71,4 +71,5 @@ def test_a_path_is_counted_in_bytes():
 @pytest.mark.parametrize("answer", ["db]:1:[evil", "-oX", "", None, 7, ["::1"], "0.0.0.0"])
 def test_an_address_that_a_hostile_host_reports_is_not_passed_to_ssh(answer):
     """It is one of loopback or localhost."""
-    assert HostSide(lambda *_: answer).service_address(1) == "localhost"
+    host = HostSide(lambda *_, **__: answer)
+    assert host.service_address(1, meanwhile=lambda: None) == "localhost"

@@ -568,3 +568,20 @@ def test_a_service_is_reached_by_a_name_or_an_address(
     port = free_port if listener is None else port_of(listen(listener))
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     assert ports.service_address(port) == expected
+
+
+def test_the_socket_tables_are_not_read_where_localhost_has_both_addresses(monkeypatch):
+    """Linux takes milliseconds to list them."""
+    both = [(0, 0, 0, "", (address, 1)) for address in ports.LOOPBACK]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: both)
+    monkeypatch.setattr(ports, "_sockets", None)
+    assert ports.service_address(1) == "localhost"
+
+
+def test_no_codec_is_imported_for_a_name():
+    """Each forked process would import it anew, which takes milliseconds."""
+    program = (
+        "import sys; from lazycluster._shared import ports; ports.service_address(1); "
+        "sys.exit('encodings.idna' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

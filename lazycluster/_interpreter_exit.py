@@ -6,12 +6,11 @@ this a wait without end keeps a program alive after Ctrl-C, `sys.exit` or an exc
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from lazycluster.exceptions import LazyclusterError
@@ -77,25 +76,34 @@ def joined_at_exit() -> bool:
     return thread is not threading.main_thread() and not thread.daemon
 
 
-@contextlib.contextmanager
-def stopped_with_main_thread(stoppable: Stoppable) -> Iterator[None]:
+class stopped_with_main_thread:  # noqa: N801 - a context manager, as contextlib names its own
     """Stop what this thread waits for in the block when the main thread has ended.
+
+    It is a class, because a generator would cost each call more than all that it does.
 
     Raises:
         LazyclusterError: If the main thread has ended already.
     """
-    if not joined_at_exit():
-        yield
-        return
-    entry = _Entry(stoppable, threading.current_thread())
-    with _changed:
-        _register()
-        if _main_thread_ended and _must_stop(entry.thread):
-            raise LazyclusterError(ENDING)
-        _entries.append(entry)
-    try:
-        yield
-    finally:
+
+    def __init__(self, stoppable: Stoppable) -> None:
+        self._stoppable = stoppable
+        self._entry: _Entry | None = None
+
+    def __enter__(self) -> None:
+        if not joined_at_exit():
+            return
+        entry = _Entry(self._stoppable, threading.current_thread())
+        with _changed:
+            _register()
+            if _main_thread_ended and _must_stop(entry.thread):
+                raise LazyclusterError(ENDING)
+            _entries.append(entry)
+        self._entry = entry
+
+    def __exit__(self, *_: object) -> None:
+        entry = self._entry
+        if entry is None:
+            return
         with _changed:
             if entry in _entries:  # this may be a forked child
                 _entries.remove(entry)

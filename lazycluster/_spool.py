@@ -13,7 +13,7 @@ import os
 import posix
 import threading
 import weakref
-from typing import Union
+from typing import BinaryIO, Union
 
 MEMORY_LIMIT = 2**20
 """A spool of at most this many bytes is in memory and needs no file."""
@@ -89,7 +89,8 @@ class Spool:
         self._file: _File | None = None
         self._blocks: list[int] = []
         self._length = 0
-        self.write(contents)
+        if contents:
+            self.write(contents)
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -177,8 +178,11 @@ class Spool:
             offset += len(parts[-1])
         return b"".join(parts)
 
-    def open(self, start: int = 0, end: int | None = None) -> io.BufferedReader:
+    def open(self, start: int = 0, end: int | None = None) -> BinaryIO | io.BufferedReader:
         """Return a binary file for reading from `start` to `end`, such as `pickle.load` takes."""
+        memory = self._memory  # before `_file`, see `_move_to_file`
+        if self._file is None:
+            return io.BytesIO(memory[start : self._length if end is None else end])
         return io.BufferedReader(_Reader(self, start, len(self) if end is None else end), BLOCK)
 
     def __deepcopy__(self, memo: object) -> Spool:

@@ -26,7 +26,7 @@ from lazycluster._conversation.bootstrap import (
 )
 from lazycluster._conversation.host_sources import module_archive
 from lazycluster._conversation.outcome import OsFailure, Outcome
-from lazycluster._conversation.request import Request, Sink, Sinks
+from lazycluster._conversation.request import Request, Sink, Sinks, ignore_start
 from lazycluster._conversation.writer import Writer
 from lazycluster._interpreter_exit import ENDING, Wait, stopped_with_main_thread
 from lazycluster._shared import frames
@@ -145,6 +145,7 @@ class Conversation:
         on_errors: Sink = _ignore,
         on_value: Sink = _ignore,
         on_logged: Sink = _ignore,
+        on_start: Callable[[int], bool] = ignore_start,
         on_end: Callable[[Request], object] = _ignore_end,
         live: bool = False,
     ) -> Request:
@@ -164,9 +165,11 @@ class Conversation:
                 that is separate.
             on_value: Called in the reader thread with a step's index and a chunk of its value.
             on_logged: Called in the reader thread with a step's index and what its function logged.
+            on_start: Called in the reader thread with the index of a step that has started;
+                `Request.wait` returns for that if it returns True.
             on_end: Called once with the request, when it is finished or has an error; most often
                 in the reader thread.
-            live: If True, `Request.wait` returns for output, too.
+            live: If True, `Request.wait` returns for output and for the end of each step, too.
 
         Raises:
             ValueError: If the description is longer than 64 MiB.
@@ -189,7 +192,16 @@ class Conversation:
             )
         # Reads the first chunk, which may fail or take a while: not under the lock.
         sinks = Sinks(on_output, on_errors, on_value, on_logged)
-        request = Request(0, len(steps), self._writer, chunks or iter(()), sinks, on_end, live=live)
+        request = Request(
+            0,
+            len(steps),
+            self._writer,
+            chunks or iter(()),
+            sinks,
+            on_end,
+            live=live,
+            on_start=on_start,
+        )
         with self._request_lock:
             request.number = self._last_number = self._last_number + 1
             missing = {_module_for(step) for step in steps} - self._modules_sent - {""}

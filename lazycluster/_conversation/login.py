@@ -129,6 +129,9 @@ class Login:
         self, *, by_person: bool = False, closed: threading.Event | None = None
     ) -> Conversation:
         """Return the live conversation, after the host's reply; see `_start`."""
+        current = self._find_open()
+        if current is not None and (closed is None or not closed.is_set()):
+            return current
         error: ConnectError | None = None
         for conversation in self._logins(by_person=by_person, closed=closed):
             try:

@@ -24,6 +24,11 @@ class Sinks(NamedTuple):
     logged: Sink  # what a function has logged
 
 
+def ignore_start(_step: int) -> bool:
+    """Do nothing at the start of a step: a notification costs two threads time."""
+    return False
+
+
 class Request:
     """Steps under way on the host. The reader thread fills it; one thread may wait for it.
 
@@ -33,9 +38,11 @@ class Request:
         writer: Writes to the host.
         chunks: The input of the steps.
         sinks: Take what comes.
+        on_start: Called with the index of a step that has started, in the reader thread; returns
+            True if the waiting thread must be notified of it.
         on_end: Called once with the request, when it is finished or has an error; most often in the
             reader thread.
-        live: If True, output notifies the waiting thread, too.
+        live: If True, output and the end of each step notify the waiting thread, too.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class Request:
         on_end: Callable[[Request], object],
         *,
         live: bool,
+        on_start: Callable[[int], bool] = ignore_start,
     ) -> None:
         self.number = number
         self._count = count
@@ -60,9 +68,13 @@ class Request:
             frames.VALUE: sinks.value,
             frames.LOGGED: sinks.logged,
         }
+        self._on_start = on_start
         self._on_end: Callable[[Request], object] | None = on_end
         self._live = live
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # reentrant for a signal handler
+        # Held until there is news; None while no thread waits. A Condition would cost a call more
+        # than all the rest of its waiting.
+        self._waiter: threading.Lock | None = None
         self._news = False
         self._credit = frames.FIRST_WINDOW
         self.error: BaseException | None = None  # what `wait` raises
@@ -81,15 +93,17 @@ class Request:
             OSError: If what came could not be stored.
             SystemExit: If the interpreter exits, which closes the connection.
         """
-        with self._changed:
-            while not self._news and not self.finished and self.error is None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return
-                self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
-            self._news = False
-            if self.error is not None:
-                raise self.error
+        waiter = None
+        with self._lock:
+            if not self._news and not self.finished and self.error is None:
+                waiter = self._waiter = threading.Lock()
+                waiter.acquire()
+        if waiter is not None:
+            left = threading.TIMEOUT_MAX if deadline is None else deadline - time.monotonic()
+            waiter.acquire(timeout=max(0.0, min(left, threading.TIMEOUT_MAX)))
+        self._news = False
+        if self.error is not None:
+            raise self.error
 
     def kill(self, grace: float) -> None:
         """Send SIGTERM to all that the request started, and SIGKILL after `grace` seconds.
@@ -118,7 +132,7 @@ class Request:
 
     def next_frame(self) -> bytes | None:
         """Return the next chunk of input as a frame; None while the host takes no more."""
-        with self._changed:
+        with self._lock:
             chunk = self._next
             over = self.finished or self.error is not None
             if chunk is None or over or self._credit < len(chunk):
@@ -130,10 +144,10 @@ class Request:
 
     def fail(self, error: BaseException) -> None:
         """Raise an error in the waiting thread, unless the request is over."""
-        with self._changed:
+        with self._lock:
             if not self.finished and self.error is None:
                 self.error = error
-                self._changed.notify_all()
+        self._wake()
         self._report_end()
 
     def handle_frame(self, kind: int, payload: Any) -> bool:
@@ -145,26 +159,27 @@ class Request:
         if kind in self._sinks:
             return self._store(kind, payload)
         if kind == frames.CREDIT:
-            with self._changed:
+            with self._lock:
                 self._credit += int(json.loads(payload)["bytes"])
             self._writer.feed(self)
             return False
-        with self._changed:
-            if kind == frames.STARTED:
-                report = json.loads(payload)
-                step = int(report["step"])
-                if step != len(self.outcomes) or step == self.step or step >= self._count:
-                    raise ValueError("a step that starts out of turn")
-                self.step, self.pid = step, int(report["pid"])
-                self.step_started = time.monotonic()
-            elif kind == frames.ENDED:
-                if len(self.outcomes) == self._count:
-                    raise ValueError("a step that ends out of turn")
-                self.outcomes.append(parse_outcome(json.loads(payload)))
-                self.pid = None
-            elif kind == frames.FINISHED:
-                self.finished = True
-            self._news = True
+        if kind == frames.STARTED:
+            report = json.loads(payload)
+            step = int(report["step"])
+            if step != len(self.outcomes) or step == self.step or step >= self._count:
+                raise ValueError("a step that starts out of turn")
+            self.pid = int(report["pid"])
+            self.step_started = time.monotonic()
+            self.step = step  # the last of them, because other threads look at it first
+            return self._on_start(step)
+        if kind == frames.ENDED:
+            if len(self.outcomes) == self._count:
+                raise ValueError("a step that ends out of turn")
+            self.outcomes.append(parse_outcome(json.loads(payload)))
+            self.pid = None
+            return self._live
+        if kind == frames.FINISHED:
+            self.finished = True
         return True
 
     def _store(self, kind: int, payload: memoryview) -> bool:
@@ -175,24 +190,27 @@ class Request:
         except (OSError, ValueError) as error:  # a full disk; the waiting thread kills the request
             self.fail(error)
             return False
-        if kind in (frames.VALUE, frames.LOGGED) or not self._live:
-            return False  # to notify for each chunk would cost as much as all the rest
-        with self._changed:
-            self._news = True
-        return True
+        # To notify for each chunk would cost as much as all the rest.
+        return self._live and kind not in (frames.VALUE, frames.LOGGED)
 
     def notify(self) -> None:
         """Notify the waiting thread, once for all frames that came together.
 
         Each notification costs two threads time.
         """
-        with self._changed:
-            self._changed.notify_all()
+        self._wake()
         if self.finished:
             self._report_end()
 
+    def _wake(self) -> None:
+        with self._lock:
+            self._news = True
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.release()
+
     def _report_end(self) -> None:
-        with self._changed:
+        with self._lock:
             on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self)

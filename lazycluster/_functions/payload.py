@@ -74,9 +74,17 @@ def dump_call(
     Raises:
         SerializationError: If something in the call cannot be pickled; the message names the way.
     """
+    from lazycluster._functions import known_functions
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._functions.sources import Sources
 
+    known = known_functions.find(function, modules)
+    data = known and known_functions.dump(known, args, kwargs)
+    if known and data:
+        contents = known.texts
+        if known.required or modules.sent:
+            contents = {**Sources.of(modules).contents(known.required), **contents}
+        return PickledCall(Spool(data), contents, known.required, modules)
     left_out: frozenset[int] = frozenset()
     while True:
         spool = Spool()

@@ -89,7 +89,13 @@ class _Held:
         return operator.itemgetter(1), ((_Mark(1), self._contents, _Mark(-1)),)
 
 
-def _home(obj: Any) -> tuple[str, str] | None:
+def is_of_pickling(obj: Any) -> bool:
+    """Return True for what is pickled for the host's half of the pickler, with any function."""
+    kind = type(obj)
+    return kind is _Mark or kind is _Reduced or (kind in _MAKER_KINDS and obj in _MAKERS)
+
+
+def home_of(obj: Any) -> tuple[str, str] | None:
     """Return the module that has an object as an attribute, and the attribute's name."""
     name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
@@ -153,7 +159,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         """Note objects that a function uses, so that they are not left behind."""
         self._used |= {id(each) for each in objects}
 
-    def _rule(self, name: Any) -> int:
+    def rule(self, name: Any) -> int:
         """Return how what a module defines travels.
 
         Raises:
@@ -183,7 +189,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
 
     def _require(self, name: Any) -> None:
         """Note that the host must import a module, if that is sent."""
-        if self._rule(name) == AS_SOURCE:
+        if self.rule(name) == AS_SOURCE:
             self.modules.add(name)
 
     def reducer_override(self, obj: Any) -> Any:
@@ -200,7 +206,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         if named is not None:
             return named
         if kind is types.FunctionType:
-            if self._is_by_name(obj):
+            if self.is_by_name(obj):
                 return NotImplemented
             return self._dynamic_function_reduce(obj)
         if issubclass(kind, type):
@@ -220,7 +226,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             if class_ in _NAMELESS or class_ in cloudpickle._BUILTIN_TYPE_NAMES:
                 found = False  # cloudpickle has reducers for them
             else:
-                is_sent = self._rule(class_.__module__) == BY_VALUE
+                is_sent = self.rule(class_.__module__) == BY_VALUE
                 found = is_sent or not cloudpickle._should_pickle_by_reference(class_)
             self._made_there[class_] = found
         return found
@@ -228,12 +234,12 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def _reduce_other(self, obj: Any, kind: type) -> Any:
         """Return the reduction of what is neither a function, a class nor a module, or None."""
         if kind in reducers.NAMED:
-            if self._is_by_name(obj):
+            if self.is_by_name(obj):
                 return None
             found = self._aliases.reduce_parameter(obj)
             return self._tracked(obj, reducers.NAMED[kind](obj)) if found is None else found
         if kind is reducers.ALIAS:
-            return None if self._is_by_name(obj) else self._tracked(obj, self._aliases.reduce(obj))
+            return None if self.is_by_name(obj) else self._tracked(obj, self._aliases.reduce(obj))
         if "<locals>" not in kind.__qualname__:
             self._require(kind.__module__)  # an object may pickle as a name of that module
         if isinstance(kind, enum.EnumMeta) and self._is_made_there(kind):
@@ -250,18 +256,18 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             self._without_rule.add(kind)
         return None
 
-    def _is_by_name(self, obj: Any) -> bool:
+    def is_by_name(self, obj: Any) -> bool:
         """Return True if the host finds an object as an attribute of a module."""
         name = getattr(obj, "__qualname__", None) or obj.__name__
-        rule = self._rule(obj.__module__)
+        rule = self.rule(obj.__module__)
         if rule == BY_VALUE:
             return False
         if isinstance(obj, types.FunctionType):
-            defined_in = self._rule(obj.__globals__.get("__name__"))
+            defined_in = self.rule(obj.__globals__.get("__name__"))
             if rule == BY_NAME != defined_in:
                 return False  # the user has put it in the place of an installed module's
         found = cloudpickle._lookup_module_and_qualname(obj, name=name)
-        if found is None or self._rule(found[0].__name__) == BY_VALUE:
+        if found is None or self.rule(found[0].__name__) == BY_VALUE:
             return False
         self._require(found[0].__name__)
         return True
@@ -271,8 +277,8 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         maker, args = reduced[:2]
         state = reduced[2] if len(reduced) > 2 else None
         setter = reduced[5] if len(reduced) > 5 else None
-        home = _home(obj)
-        if home is not None and self._rule(home[0]) != BY_VALUE:
+        home = home_of(obj)
+        if home is not None and self.rule(home[0]) != BY_VALUE:
             home = None  # the host's module has what is its own
         made = (rebuild.key_of(obj), home, maker, *args)
         if state is None:
@@ -288,7 +294,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         module = sys.modules.get(name)
         by_name = False
         if module is not None and globals_ is vars(module):
-            by_name = self._rule(name) != BY_VALUE
+            by_name = self.rule(name) != BY_VALUE
             # The functions of a module share one namespace on the host as well, also with the
             # module object if that travels: all see a `global` that one of them sets.
             self._namespace(module)
@@ -330,7 +336,7 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def _reduce_class(self, class_: type) -> Any:
         module = sys.modules.get(class_.__module__)
         names = None
-        if module is not None and self._rule(class_.__module__) == BY_VALUE:
+        if module is not None and self.rule(class_.__module__) == BY_VALUE:
             found = self._annotated(vars(class_).get("__annotations__"), vars(module))
             names = (self._namespace(module), found) if found else None
         reduced = reducers.reduce_class(class_, self._is_made_there, names)
@@ -345,21 +351,21 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         if found is None:
             name = module.__name__
             found = self.globals_ref[id(vars(module))] = (
-                _Reduced(rebuild.namespace, name, _bare_attributes(module))
-                if self._rule(name) == BY_VALUE
+                _Reduced(rebuild.namespace, name, bare_attributes(module))
+                if self.rule(name) == BY_VALUE
                 else _Reduced(rebuild.namespace_of_import, name)
             )
         return found
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
         name = module.__name__
-        if self._rule(name) != BY_VALUE:
+        if self.rule(name) != BY_VALUE:
             self._require(name)
             return cloudpickle._module_reduce(module)
         # The bare module comes before its contents, because these may refer back to it (two
         # modules that import each other). itemgetter(0) returns the bare module unchanged.
         if name not in self._bare_modules:
-            self._bare_modules[name] = _Reduced(rebuild.bare_module, name, _bare_attributes(module))
+            self._bare_modules[name] = _Reduced(rebuild.bare_module, name, bare_attributes(module))
         bare = (self._bare_modules[name],)
         return operator.itemgetter(0), (bare,), _Held(travelling_state(module))
 
@@ -373,7 +379,7 @@ def _full(cell: types.CellType) -> bool:
 
 def _is_held_by_module(function: types.FunctionType) -> bool:
     """Return True if a module has a function, perhaps a decorator's under another name."""
-    if _home(function) is not None or not function.__closure__:
+    if home_of(function) is not None or not function.__closure__:
         return True
     module = sys.modules.get(function.__module__ or "")
     return module is not None and any(each is function for each in list(vars(module).values()))
@@ -390,7 +396,8 @@ def _uses_globals(function: types.FunctionType) -> bool:
     return not names.isdisjoint(function.__globals__)
 
 
-def _bare_attributes(module: types.ModuleType) -> dict[str, object]:
+def bare_attributes(module: types.ModuleType) -> dict[str, object]:
+    """Return what a module that travels by value has before its contents."""
     contents = vars(module)
     state = {name: contents[name] for name in _BARE_ATTRIBUTES if name in contents}
     if "__path__" in contents:

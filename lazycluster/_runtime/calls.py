@@ -76,6 +76,8 @@ class Options:
 
 
 def _with_options(target: Target, options: Options) -> Target:
+    if options.cwd is None and not options.preload and not target.preload.names:
+        return target
     preload = target.preload._replace(names=options.preload, modules=options.modules)
     return target._replace(cwd=options.cwd, preload=preload)
 

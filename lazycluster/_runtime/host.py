@@ -368,10 +368,10 @@ class Host:
         return None if found is None else self._target(*found, own)
 
     def _target(self, conversation: Conversation, path: str, own: Mapping[str, str]) -> Target:
-        variables = self._env_variables.snapshot()
-        common = {**variables, self.WORKING_DIR_ENV_VAR_NAME: path}
-        preload = self._preload._replace(environment=common)
-        return Target(conversation, path, {**common, **own}, preload=preload)
+        common = self._env_variables.snapshot()
+        common[self.WORKING_DIR_ENV_VAR_NAME] = path
+        preload = Preload(self._preload.names, self._preload.modules, common)
+        return Target(conversation, path, {**common, **own} if own else common, None, preload)
 
     def _operate(self, operation: str, **arguments: Any) -> Any:
         """Run an operation on the host, in the working directory; see `Target.operate`."""

@@ -340,6 +340,7 @@ class Execution(Record):
             on_output=lambda index, data: self.log.append(offset + index, data),
             on_value=lambda index, data: self._store_value(offset + index, data),
             on_logged=lambda index, data: self._take_logged(offset + index, data),
+            on_start=lambda index: self._take_start(offset + index),
             live=self._debug,
         )
         self._first_request = self._first_request or request.number
@@ -371,6 +372,11 @@ class Execution(Record):
             self._fail(LazyclusterError("It was stopped before the copy."), index)
         transfer.compare()
 
+    def _take_start(self, index: int) -> bool:
+        """Make an entry for a step; return True if the waiting thread must know when it began."""
+        self.log.begin_step(index)
+        return self._debug or (index < len(self._steps) and self._steps[index].timeout is not None)
+
     def _store_value(self, index: int, data: memoryview) -> None:
         if self._transfer is not None:
             self._transfer.feed(data)
@@ -388,8 +394,6 @@ class Execution(Record):
             timeout, deadline = self._deadline(request)
             index = self._offset + len(request.outcomes)
             self._wait(request, deadline)
-            if request.step is not None:
-                self.log.begin_step(self._offset + request.step)
             if printer is not None:
                 # What a step has printed is in the log before its outcome is there.
                 printer.print_new(self._offset + len(request.outcomes))

@@ -106,7 +106,8 @@ class Invocation:
             SerializationError: If it cannot be unpickled here; another Exception if its class
                 raises one.
         """
-        for value in self._values:
+        for load in self._values.loaders().values():
+            value = load()
             self._values.clear()
             return value
         raise SerializationError(f"{self.host} has sent no value of {self.name}.")

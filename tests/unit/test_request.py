@@ -115,18 +115,39 @@ def test_steps_start_and_end_in_turn():
     host = Host(2)
     request = host.request
     assert (request.step, request.pid) == (None, None)
-    assert host.start(0)
+    host.start(0)
     assert (request.step, request.pid, request.outcomes) == (0, 100, [])
-    assert host.end(0, exit_status=3)
+    host.end(0, exit_status=3)
     assert (request.step, request.pid) == (0, None)
     assert [outcome.exit_status for outcome in request.outcomes] == [3]
-    assert host.start(1)
+    host.start(1)
     assert (request.step, request.pid) == (1, 101)
     host.end(1, signal=9)
     assert request.outcomes[1].signal == 9
     assert not request.finished
     assert host.finish()
     assert request.finished
+
+
+def test_a_start_notifies_only_a_thread_that_has_to_know_it():
+    """A notification costs two threads time, and most threads wait for the end."""
+    host = Host(2)
+    assert not host.start(0)
+    assert not host.end(0)
+    started = []
+
+    def on_start(step):
+        started.append(step)
+        return step == 1
+
+    sinks = Sinks(*[lambda step, data: None] * 4)
+    host.request = Request(
+        7, 2, host.writer, iter(()), sinks, host.ended.append, live=True, on_start=on_start
+    )
+    assert not host.start(0)
+    assert host.end(0)  # what is live prints what came before it
+    assert host.start(1)
+    assert started == [0, 1]
 
 
 def test_a_step_may_end_without_having_started():
@@ -279,6 +300,7 @@ def test_a_wait_returns_for_what_came_before_it():
     """The notification may have come when no thread waited yet."""
     host = Host(1)
     host.start(0)
+    host.request.notify()
     host.request.wait()
     host.request.wait(PASSED)  # and once only: another would wait
 

@@ -1,0 +1,276 @@
+"""Remember the pickles of functions that are called again.
+
+To pickle a function of a script takes 0.2 ms, its arguments most often a hundredth of that. A
+pickle is used again only while all that it was made of is the same object, and cannot change: the
+code, the defaults, what the code names in its module, the text that tracebacks show.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import pickle
+import struct
+import sys
+import types
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cloudpickle import cloudpickle
+
+from lazycluster._functions import reducers
+from lazycluster._functions.pickler import (
+    AS_SOURCE,
+    BY_NAME,
+    BY_VALUE,
+    CallPickler,
+    bare_attributes,
+    home_of,
+    is_of_pickling,
+)
+from lazycluster._functions.selection import Modules
+from lazycluster._functions.sources import Sources, text_content
+
+MOST = 128  # functions that are remembered
+MOST_CHANGES = 3  # of what a function uses, until it is not remembered any more
+MOST_BYTES = 1 << 15  # of a pickle; one of a single frame has at most twice as many
+
+_ATOMS = frozenset([type(None), bool, int, float, str, bytes])  # never change, nor refer to others
+_START = b"\x80\x05\x95"  # PROTO 5, FRAME; the length of the frame follows
+_LENGTH = struct.Struct("<Q")
+_OPERATIONS = len(_START) + _LENGTH.size  # where they begin
+_MISSING = object()
+
+_state_of = operator.attrgetter(
+    "__code__",
+    "__defaults__",
+    "__kwdefaults__",
+    "__closure__",
+    "__module__",
+    "__name__",
+    "__qualname__",
+    "__doc__",
+    "__globals__",
+)
+
+
+class _RefusedError(Exception):
+    """The pickle of a function cannot be used again."""
+
+
+class _ByName(NamedTuple):
+    """A function or class that the host finds in a module."""
+
+    module: str
+    name: str
+    obj: object
+
+    def is_current(self) -> bool:
+        module = sys.modules.get(self.module)
+        return module is not None and vars(module).get(self.name) is self.obj
+
+
+class _ByValue:
+    """A function that travels by value, with all that its pickle was made of."""
+
+    def __init__(self, function: types.FunctionType) -> None:
+        self._state = _state_of(function)
+        self._module = module = sys.modules.get(function.__module__ or "")
+        if module is None or vars(module) is not function.__globals__:
+            raise _RefusedError
+        if function.__closure__ or function.__kwdefaults__ or vars(function):
+            raise _RefusedError
+        # Another module travels by value because it has changed, or the host cannot import it.
+        if module.__name__ != "__main__" and not cloudpickle._is_registered_pickle_by_value(module):
+            raise _RefusedError
+        self._annotations = dict(function.__annotations__)
+        self._home = home_of(function)
+        self._attributes = bare_attributes(module)
+        names = {
+            *cloudpickle._extract_code_globals(function.__code__),
+            *reducers.names_in(self._annotations),
+        }
+        self._used = [(name, function.__globals__.get(name, _MISSING)) for name in sorted(names)]
+        held = [value for _, value in self._used if value is not _MISSING]
+        for value in [*held, *(function.__defaults__ or ()), *self._annotations.values()]:
+            if type(value) not in _ATOMS and not isinstance(
+                value, (type, types.FunctionType, types.ModuleType)
+            ):
+                raise _RefusedError
+        path = function.__code__.co_filename
+        text = text_content(path, function.__globals__)
+        self._text = path, None if text is None else text[0]
+
+    def is_current(self, function: Any) -> bool:
+        if not all(map(operator.is_, _state_of(function), self._state)) or vars(function):
+            return False
+        namespace = function.__globals__
+        for name, value in self._used:
+            if namespace.get(name, _MISSING) is not value:
+                return False
+        path, key = self._text
+        text = text_content(path, namespace)
+        return (
+            sys.modules.get(function.__module__) is self._module
+            and function.__annotations__ == self._annotations
+            and home_of(function) == self._home
+            and bare_attributes(self._module) == self._attributes  # type: ignore[arg-type]
+            and (None if text is None else text[0]) == key
+        )
+
+
+class _Tracer(CallPickler):
+    """Note the objects that are pickled, but those of basic types."""
+
+    def __init__(self, file: object, modules: Modules) -> None:
+        super().__init__(file, modules)
+        self.pickled: list[Any] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        """See pickle.Pickler."""
+        self.pickled.append(obj)
+        return super().reducer_override(obj)
+
+
+class _Known:
+    """The pickle of a function, and what it was made of."""
+
+    def __init__(self, function: types.FunctionType, modules: Modules) -> None:
+        file = io.BytesIO()
+        pickler = _Tracer(file, modules)
+        pickler.dump(function)
+        data = file.getvalue()
+        whole = io.BytesIO()
+        CallPickler(whole, modules).dump_call(function, (), {})
+        self.operations = data[_OPERATIONS:-1]  # without the STOP at the end
+        # Large objects are outside of frames.
+        if (
+            len(data) > MOST_BYTES
+            or not data.startswith(_START)
+            or _LENGTH.unpack_from(data, len(_START)) != (len(data) - _OPERATIONS,)
+            or not whole.getvalue().startswith(self.operations, _OPERATIONS)
+        ):
+            raise _RefusedError
+        self._modules = modules
+        self._loaded = len(sys.modules)
+        self._registry = cloudpickle.list_registry_pickle_by_value()
+        self._own: _ByName | _ByValue | None = None
+        self._others: list[tuple[_ByValue, Any]] = []
+        self._named: list[_ByName] = []
+        for obj in pickler.pickled:
+            part = _part(obj, pickler)
+            if isinstance(part, _ByName):
+                # What is held for the function itself must not keep it alive.
+                if obj is function:
+                    self._own = part._replace(obj=None)
+                else:
+                    self._named.append(part)
+            elif part is not None:
+                if obj is function:
+                    self._own = part
+                else:
+                    self._others.append((part, obj))
+        self.texts: Mapping[str, bytes] = dict(pickler.texts)
+        self.required = frozenset(pickler.modules)
+        self._sent = [name for name in self.required if pickler.rule(name) == AS_SOURCE]
+
+    def is_current(self, function: types.FunctionType, modules: Modules) -> bool:
+        """Return True if the function would be pickled in the same way now."""
+        own = self._own
+        return (
+            (modules is self._modules or modules == self._modules)
+            and len(sys.modules) == self._loaded  # submodules and local ones may be there by now
+            and self._registry == cloudpickle._PICKLE_BY_VALUE_MODULES
+            and (
+                own._replace(obj=function).is_current()
+                if isinstance(own, _ByName)
+                else own is not None and own.is_current(function)
+            )
+            and all(part.is_current(obj) for part, obj in self._others)
+            and all(part.is_current() for part in self._named)
+            and all(Sources.of(modules).has(name) for name in self._sent)
+        )
+
+
+def _part(obj: Any, pickler: CallPickler) -> _ByName | _ByValue | None:
+    """Return what is to be checked of an object before a pickle with it is used again.
+
+    Raises:
+        _RefusedError: If the object may change.
+    """
+    kind = type(obj)
+    if kind is types.CodeType or is_of_pickling(obj):
+        return None
+    if kind is type and obj.__module__ == "builtins":
+        return None
+    if kind is types.ModuleType:
+        if pickler.rule(obj.__name__) == BY_VALUE:
+            raise _RefusedError
+        return None
+    if kind is types.FunctionType and not pickler.is_by_name(obj):
+        return _ByValue(obj)
+    if kind is types.FunctionType or kind is types.BuiltinFunctionType or kind is type:
+        part = _ByName(obj.__module__, obj.__qualname__, obj)
+        if kind is type and pickler.rule(obj.__module__) != BY_NAME:
+            raise _RefusedError
+        if part.is_current():
+            return part
+    raise _RefusedError
+
+
+class _Entry:
+    """What is remembered of a function: nothing before its second call."""
+
+    def __init__(self, function: types.FunctionType) -> None:
+        number = id(function)
+        self.function = weakref.ref(function, lambda _: _entries.pop(number, None))
+        self.known: _Known | None = None
+        self.changes = 0
+
+
+_entries: dict[int, _Entry] = {}
+
+
+def find(function: object, modules: Modules) -> _Known | None:
+    """Return the pickle of a function that is called again; None if it must be pickled."""
+    if type(function) is not types.FunctionType:
+        return None
+    entry = _entries.get(id(function))
+    if entry is None or entry.function() is not function:
+        if len(_entries) >= MOST:
+            _entries.clear()
+        _entries[id(function)] = _Entry(function)
+        return None
+    if entry.changes > MOST_CHANGES:
+        return None
+    if entry.known is not None and entry.known.is_current(function, modules):
+        return entry.known
+    if entry.known is not None:
+        entry.known = None
+        entry.changes += 1
+        return None
+    try:
+        entry.known = _Known(function, modules)
+    except _RefusedError:
+        entry.changes = MOST_CHANGES + 1
+    except Exception:  # of a user's code, or it cannot be pickled: the caller finds it
+        entry.changes += 1
+    return entry.known
+
+
+def dump(known: _Known, args: Sequence[object], kwargs: Mapping[str, object]) -> bytes | None:
+    """Pickle a call of a function that is known; None if an argument needs our pickler."""
+    if not (_ATOMS.issuperset(map(type, args)) and _ATOMS.issuperset(map(type, kwargs.values()))):
+        return None
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 5)
+    pickler.fast = True  # the memo of the function's pickle is not this one's
+    pickler.dump((tuple(args), dict(kwargs)))
+    rest = file.getvalue()
+    if len(rest) > MOST_BYTES:  # large ones are outside of frames
+        return None
+    start = _OPERATIONS if rest.startswith(_START) else 2
+    # The last two operations make a pair and stop; here are three objects.
+    body = b"".join([known.operations, rest[start:-2], b"\x87."])
+    return b"".join([_START, _LENGTH.pack(len(body)), body])

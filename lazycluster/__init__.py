@@ -4,8 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing typing takes longer than the rest of this module
 if TYPE_CHECKING:
+    from lazycluster.actors import Actor
     from lazycluster.connection import Connection
     from lazycluster.exceptions import (
+        ActorLostError,
         AuthenticationError,
         CommandError,
         ConnectError,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from lazycluster.utils import Environment
 
 __all__ = [
+    "Actor",
+    "ActorLostError",
     "AuthenticationError",
     "CommandError",
     "ConnectError",
@@ -75,6 +79,7 @@ __all__ = [
 __version__ = "0.3.0"
 
 _PUBLIC_MODULES = (
+    "actors",
     "connection",
     "exceptions",
     "forwards",
@@ -86,6 +91,7 @@ _PUBLIC_MODULES = (
 )
 
 _MODULE_OF_NAME = {
+    "Actor": "actors",
     "Connection": "connection",
     "Environment": "utils",
     "Runtime": "runtimes",

@@ -20,6 +20,7 @@
     │   └── StepTimeoutError         (a TimeoutError too) timeout
     ├── RemoteFunctionError          host, function, exception; as text: exception_type,
     │                                exception_message, traceback
+    ├── ActorLostError               host, reason, started
     ├── PythonNotFoundError          host
     ├── PythonVersionError           host, host_version, manager_version
     ├── SerializationError
@@ -429,6 +430,21 @@ class RemoteFunctionError(LazyclusterError):
         None too.
         """
         return None if self._load_exception is None else self._load_exception()
+
+
+class ActorLostError(LazyclusterError):
+    """The process of an actor has ended, and with it the actor, for ever.
+
+    Attributes:
+        reason: Why it has ended: a signal, an exit status, a lost connection, a call that took too
+            long, or that it was closed.
+        started: Whether the call that raised it had started; None if that cannot be known.
+    """
+
+    _summary: ClassVar[str] = "The actor on {host} has ended."
+    host: str
+    reason: str
+    started: bool | None = None
 
 
 class RemoteTraceback(Exception):  # noqa: N818  # not an error of its own

@@ -33,6 +33,9 @@ class Call(Stoppable, Protocol):
     def is_running(self) -> bool:
         """Return True while it runs on the host."""
 
+    def drop(self) -> bool:
+        """Return True if it may be cancelled now."""
+
     def stop(self) -> None:
         """End it without waiting."""
 
@@ -92,7 +95,8 @@ class RemoteFuture(concurrent.futures.Future[T]):
         function, and SIGKILL five seconds later.
 
         Returns:
-            True, or False if the function has ended already.
+            True, or False if the function has ended already. False, too, for a method of an actor
+            that runs: only a call that waits can be dropped.
 
         Raises:
             LazyclusterError: If this is a child that was forked after the call was submitted.
@@ -101,7 +105,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
         with self._deciding:
             if self.cancelled():
                 return True
-            if not super().cancel():
+            if not self._call.drop() or not super().cancel():
                 return False
             self.set_running_or_notify_cancel()  # for `wait` and `as_completed`
         unfinished.discard(self)

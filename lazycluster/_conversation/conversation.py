@@ -225,6 +225,21 @@ class Conversation:
             self._writer.feed(request)
         return request
 
+    def pass_contents(self, request: Request, contents: Mapping[str, bytes]) -> None:
+        """Let the actor of a request have contents for its next call.
+
+        Args:
+            request: The request; all its input so far has been sent.
+            contents: The contents by key; the host gets each once.
+        """
+        with self._request_lock:
+            fresh = contents.keys() - self._contents_sent
+            data = [frame for key in fresh for frame in _content_frames(key, contents[key])]
+            keys = json.dumps(list(contents)).encode("ascii")
+            data.append(frames.encode(frames.CONTENTS, request.number, keys))
+            self._writer.send(b"".join(data))
+            self._contents_sent |= fresh
+
     def operate(
         self,
         operation: str,

@@ -12,6 +12,8 @@ from lazycluster._conversation.outcome import Outcome, parse_outcome
 from lazycluster._conversation.writer import Writer
 from lazycluster._shared import frames
 
+SMALL = 1 << 11  # bytes of input that are sent by the thread that has them
+
 Sink = Callable[[int, memoryview], object]  # takes a step's index and bytes, valid until it returns
 
 
@@ -141,6 +143,25 @@ class Request:
         # Not under the lock: it may come from a slow disk, and the reader thread takes that lock.
         self._next = next(self._chunks, None)
         return frames.encode(frames.INPUT, self.number, chunk)
+
+    def add_input(self, chunks: Iterator[bytes], first: bytes = b"") -> None:
+        """Send more input to a step that wants it; all before has been sent.
+
+        Args:
+            chunks: The input, which the writer thread reads.
+            first: The input before that.
+        """
+        with self._lock:
+            self._chunks = chunks
+            is_sent = 0 < len(first) <= min(SMALL, self._credit)
+            if is_sent:
+                self._credit -= len(first)
+            else:
+                self._next = first
+        if is_sent:
+            self._writer.send(frames.encode(frames.INPUT, self.number, first))
+        else:
+            self._writer.feed(self)
 
     def fail(self, error: BaseException) -> None:
         """Raise an error in the waiting thread, unless the request is over."""

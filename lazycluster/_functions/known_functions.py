@@ -259,9 +259,25 @@ def find(function: object, modules: Modules) -> _Known | None:
     return entry.known
 
 
+def _are_atoms(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
+    """Return True if any pickler makes the same of these arguments."""
+    return _ATOMS.issuperset(map(type, args)) and _ATOMS.issuperset(map(type, kwargs.values()))
+
+
+def dump_method(
+    function: object, args: Sequence[object], kwargs: Mapping[str, object]
+) -> bytes | None:
+    """Pickle a call of a method, by its name; None if it needs our pickler or is large."""
+    if type(function) is not str or not _are_atoms(args, kwargs):
+        return None
+    if sum(map(sys.getsizeof, args)) + sum(map(sys.getsizeof, kwargs.values())) > MOST_BYTES:
+        return None
+    return pickle.dumps((function, tuple(args), dict(kwargs)), 5)
+
+
 def dump(known: _Known, args: Sequence[object], kwargs: Mapping[str, object]) -> bytes | None:
     """Pickle a call of a function that is known; None if an argument needs our pickler."""
-    if not (_ATOMS.issuperset(map(type, args)) and _ATOMS.issuperset(map(type, kwargs.values()))):
+    if not _are_atoms(args, kwargs):
         return None
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5)

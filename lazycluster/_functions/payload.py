@@ -52,24 +52,34 @@ class PickledCall(NamedTuple):
         contents: What it refers to, by key: local modules and texts, see `sources`.
         required: The local modules that the host must import to load it.
         modules: What the user said about modules.
+        name: The name of the function in messages.
     """
 
     payload: Spool
     contents: Mapping[str, bytes]
     required: frozenset[str] = frozenset()
     modules: Modules = NONE_NAMED
+    name: str = ""
 
 
 def dump_call(
-    function: Callable[..., object],
+    function: Callable[..., object] | str,
     args: Sequence[object],
     kwargs: Mapping[str, object],
     *,
     modules: Modules = NONE_NAMED,
+    name: str = "",
 ) -> PickledCall:
     """Pickle a call.
 
     Pythons of this minor version that can import cloudpickle can load it.
+
+    Args:
+        function: The function, or the name of a method that an actor has.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        modules: What the user said about modules.
+        name: The name of the function in messages. Defaults to its own.
 
     Raises:
         SerializationError: If something in the call cannot be pickled; the message names the way.
@@ -78,6 +88,9 @@ def dump_call(
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._functions.sources import Sources
 
+    data = known_functions.dump_method(function, args, kwargs)
+    if data is not None:
+        return PickledCall(Spool(data), {}, modules=modules, name=name)
     known = known_functions.find(function, modules)
     data = known and known_functions.dump(known, args, kwargs)
     if known and data:
@@ -85,6 +98,7 @@ def dump_call(
         if known.required or modules.sent:
             contents = {**Sources.of(modules).contents(known.required), **contents}
         return PickledCall(Spool(data), contents, known.required, modules)
+    name = name or describe(function)
     left_out: frozenset[int] = frozenset()
     while True:
         spool = Spool()
@@ -98,14 +112,14 @@ def dump_call(
             refused = _refused(pickler.annotated, modules)
             if not refused:
                 raise SerializationError(
-                    _explain(function, args, kwargs, modules, left_out, error)
+                    _explain(_roots(name, function, args, kwargs), name, modules, left_out, error)
                 ) from error
             left_out |= refused
     if len(spool) > LARGE:
-        _warn_of_size(len(spool), function, args, kwargs, modules)
+        _warn_of_size(len(spool), _roots(name, function, args, kwargs), name, modules)
     required = frozenset(pickler.modules)
     found = {**Sources.of(modules).contents(required), **pickler.texts}
-    return PickledCall(spool, found, required, modules)
+    return PickledCall(spool, found, required, modules, name)
 
 
 def _refused(annotated: Mapping[int, object], modules: Modules) -> frozenset[int]:
@@ -141,31 +155,22 @@ def dump_by_value(call: PickledCall, module: str) -> PickledCall | None:
         return None
     Sources.of(call.modules).note_failure(module)
     content: Any = load_value(call.payload.open())
-    return dump_call(*content, modules=call.modules)
+    return dump_call(*content, modules=call.modules, name=call.name)
 
 
-def _warn_of_size(
-    size: int,
-    function: Callable[..., object],
-    args: Sequence[object],
-    kwargs: Mapping[str, object],
-    modules: Modules,
-) -> None:
+def _warn_of_size(size: int, roots: list[tuple[str, object]], name: str, modules: Modules) -> None:
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._functions.sizes import warn_of_size
-
-    roots = _roots(function, args, kwargs)
 
     def make_pickler(file: object) -> CallPickler:
         return CallPickler(file, modules, held=True)  # parts may be what a module holds
 
-    warn_of_size(size, roots, describe(function), make_pickler)
+    warn_of_size(size, roots, name, make_pickler)
 
 
 def _explain(
-    function: Callable[..., object],
-    args: Sequence[object],
-    kwargs: Mapping[str, object],
+    roots: list[tuple[str, object]],
+    name: str,
     modules: Modules,
     left_out: frozenset[int],
     error: Exception,
@@ -176,18 +181,17 @@ def _explain(
 
     def make_pickler(file: object) -> CallPickler:
         pickler = CallPickler(file, modules, left_out)
-        pickler.note_used(*args, *kwargs.values())
+        pickler.note_used(*(value for _, value in roots[1:]))
         return pickler
 
-    found = explain(_roots(function, args, kwargs), error, make_pickler)
-    return f"The call cannot be pickled: {found or f'`{describe(function)}`: {_one_line(error)}'}"
+    found = explain(roots, error, make_pickler)
+    return f"The call cannot be pickled: {found or f'`{name}`: {_one_line(error)}'}"
 
 
 def _roots(
-    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+    name: str, function: object, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> list[tuple[str, object]]:
     """Return the parts of a call with their names, in the order of pickling."""
-    name = describe(function)
     return [
         (f"function `{name}`", function),
         *((f"positional argument {number} of `{name}`", v) for number, v in enumerate(args, 1)),
@@ -267,7 +271,7 @@ def check_call(
         raise ValueError("function is empty")
     if not callable(function):
         raise ValueError(f"function is empty: {type(function).__name__} is not callable")
-    _check_is_no_generator(function)
+    check_is_no_generator(function)
     given = {key for key, value in reserved.items() if value is not None and value is not False}
     for keyword in sorted(given and given & _parameters(function)):
         raise ValueError(_taken(function, keyword))
@@ -301,7 +305,7 @@ def _takes(function: object, count: int, keywords: Collection[str]) -> bool:
     return code.co_argcount - optional <= count <= code.co_argcount and not code.co_kwonlyargcount
 
 
-def _check_is_no_generator(function: Callable[..., object]) -> None:
+def check_is_no_generator(function: Callable[..., object]) -> None:
     """Check that a function is not a generator function: a call of it would run nothing."""
     flags = _find_flags(function)
     # `types.coroutine` makes a generator function one whose result can be awaited.

@@ -237,7 +237,7 @@ class Branches:
             return
         if kind == frames.FINISHED:
             del branch.tasks[number], self._routes[number]
-        may_wait = kind in (frames.STARTED, frames.VALUE, frames.LOGGED)
+        may_wait = kind in (frames.STARTED, frames.LOGGED)
         self._loop.send(kind, number, bytes(payload), may_wait=may_wait)
         if branch.is_replaced and branch in self._branches:
             self._drop_unused(branch)

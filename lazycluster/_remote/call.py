@@ -76,7 +76,7 @@ def call(
             if data is not None and streams.identity(value) == channel:
                 failure["pickled"] = _sent(value, data)
     if os.getpid() != pid:
-        _leave_fork(failure)
+        leave_fork(failure)
     if failure is not None:
         return failure
     try:
@@ -97,7 +97,7 @@ def _sent(value: "int", data: "bytes") -> "bool":
     return True
 
 
-def _leave_fork(failure: "Outcome | None") -> "None":
+def leave_fork(failure: "Outcome | None") -> "None":
     """End a child that the function has forked and that returned from it too, as a Python ends."""
     try:
         if failure is not None and failure["type"] != "SystemExit":

@@ -140,7 +140,11 @@ def _work(
             elif not had_path:
                 interpreter.insert_path(environment.get("PYTHONPATH", ""))
             add_working_dir()
-            from .call import run  # sent with the first function
+            # Both are sent with the first function.
+            if "actor" in step:
+                from .actor import run
+            else:
+                from .call import run
 
             return run(step, contents, payload, value, send, log)
         if kind == "unpack":

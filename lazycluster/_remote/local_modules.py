@@ -68,6 +68,15 @@ def install(contents: "Iterable[bytes]") -> "frozenset[str]":
     return known.union(modules)
 
 
+def names(contents: "Iterable[bytes]") -> "frozenset[str]":
+    """Return the names of the modules in some contents."""
+    found = frozenset()  # type: frozenset[str]
+    for kind, *rest in map(decode, contents):
+        if kind not in ("text", "files"):
+            found = found.union(rest[0])
+    return found
+
+
 _decoded = {}  # type: dict[bytes, tuple[Any, ...]]  # by content
 
 

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 _keys = {}  # type: dict[int, tuple[object, str]]  # by the id of what was made
 _modules = {}  # type: dict[str, Any]  # those that travel by value
+_by_key = None  # type: dict[str, object] | None  # what is kept for later calls
+_complete = set()  # type: set[int]  # the ids of these
+
+
+def keep() -> "None":
+    """Make each object once, however often it arrives, in a process that runs many calls."""
+    global _by_key
+    _by_key = {}
 
 
 def make(
@@ -31,21 +39,29 @@ def make(
         maker: What makes the object.
         *args: What it is made of.
     """
+    if _by_key is not None and key in _by_key:
+        return _by_key[key]
     made = maker(*args)
     if key:
         _keys[id(made)] = made, key
+        if _by_key is not None:
+            _by_key[key] = made
     if home is not None:
         setattr(bare_module(home[0], {}), home[1], made)
     return made
 
 
 def fill(obj: "object", state: "tuple[Callable[[object, object], object] | None, Any]") -> "None":
-    """Complete an object that `make` has made."""
+    """Complete an object that `make` has made, unless it was kept and is complete."""
+    if id(obj) in _complete:
+        return
     setter, content = state
     if setter is None:
         vars(obj).update(content)
     else:
         setter(obj, content)
+    if _by_key is not None and id(obj) in _keys:
+        _complete.add(id(obj))
 
 
 def key_of(obj: "object") -> "str | None":

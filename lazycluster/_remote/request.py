@@ -37,6 +37,7 @@ class Request:
         self._input = collections.deque()  # type: collections.deque[memoryview]
         self._input_size = 0
         self._unwanted = 0  # bytes of input that an earlier step has left
+        self._inserted = 0  # bytes that the supervisor has added to the input
         self._owed = 0  # bytes taken since the manager last got credit for them
         self._has_full_window = False
 
@@ -81,7 +82,7 @@ class Request:
         """
         payload = payload[self._drop(len(payload)) :]
         self._input_size += len(payload)
-        if self._input_size > frames.WINDOW + frames.CHUNK:
+        if self._input_size > frames.WINDOW + frames.CHUNK + self._inserted:
             raise ValueError("more input than was asked for")
         written = 0 if self._input else self._forward_input(payload)
         if written < len(payload):
@@ -90,6 +91,14 @@ class Request:
             self.feed()
         else:
             self._settle_credit()
+
+    def insert_input(self, data: "bytes") -> "None":
+        """Add bytes behind the input that has come; the manager gets no credit for them."""
+        self._input.append(memoryview(data))
+        self._input_size += len(data)
+        self._inserted += len(data)
+        self._owed -= len(data)
+        self.feed()
 
     def feed(self) -> "None":
         """Write the job and the input to the running step, as far as it takes them now."""

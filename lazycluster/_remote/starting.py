@@ -128,6 +128,7 @@ class Starter:
             snapshot = interpreter.snapshot()
             job.update(variables=variables, snapshot=len(snapshot))
             data = child.encode_job(job, []) + snapshot + data
+            request.process.contents = 0  # the new Python has only those of its job
         request.process.job = memoryview(data)
 
     def _take_process(self) -> "StepProcess":

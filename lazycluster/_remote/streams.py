@@ -73,13 +73,19 @@ def flush_streams() -> "None":
     for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
         with contextlib.suppress(Exception):  # a function that breaks its streams still has a value
             getattr(sys, name).flush()
+    with contextlib.suppress(Exception):  # what it looks at is a user's
+        if runs_foreign_code():
+            flush_c()
+
+
+def flush_c() -> "None":
+    """Write what is still in the buffers of C."""
     # Not every Python has ctypes, and not every C library this name.
     with contextlib.suppress(Exception):
-        if runs_foreign_code():
-            import ctypes  # takes milliseconds
+        import ctypes  # takes milliseconds
 
-            library = ctypes.CDLL(None)
-            library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))
+        library = ctypes.CDLL(None)
+        library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))
 
 
 _known = frozenset()  # type: frozenset[str]  # names of modules

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 
-from .._shared import folders, frames
+from .._shared import folders, frames, messages
 from .._shared.sockets import EXPECTED
 from . import child, files
 from .branches import Branches
@@ -29,7 +29,7 @@ from .streams import read_some
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     Description = dict[str, Any]  # a request, a step or an outcome, see `frames`
 
@@ -148,9 +148,23 @@ class Supervisor:
                 self.branches.pass_on(kind, number, payload)
         elif kind == frames.KILL:
             self._handle_kill(number, payload)
+        elif kind == frames.CONTENTS:
+            if number in self.requests:
+                self._insert_contents(self.requests[number], json.loads(payload.decode("ascii")))
+            else:
+                self.branches.pass_on(kind, number, payload)
         elif kind in (frames.MODULES, frames.CONTENT):
             (self.starter.modules if kind == frames.MODULES else self.starter.contents).add(payload)
             self.branches.send_to_all(kind, payload)
+
+    def _insert_contents(self, request: "Request", keys: "list[str]") -> "None":
+        """Let an actor have contents that its next call refers to."""
+        contents = self.starter.contents
+        contents.expect(keys)
+        missing = dict(contents.after(keys, request.process.contents))
+        for key in keys:
+            data = bytes.fromhex(key) + missing.get(key, b"")
+            request.insert_input(messages.encode(messages.REFERENCE, data))
 
     def _start_request(self, number: "int", text: "bytes") -> "None":
         description = json.loads(text.decode("ascii"))
@@ -215,6 +229,8 @@ class Supervisor:
         self.sessions.add(process.pid)
         started = {"step": request.index, "pid": process.pid}
         self.loop.send_json(frames.STARTED, request.number, started, may_wait=True)
+        if "actor" in step:  # it has taken the process of the next function, and stays
+            self.loop.call_later(PREFORK_DELAY, self.starter.prefork)
         if process.payload >= 0:
             if request.wanted > frames.CHUNK:
                 frames.enlarge_pipe_buffer(process.payload)
@@ -257,8 +273,15 @@ class Supervisor:
         request = process.request
         count = 0  # type: int | None
         if request is not None:  # else a pre-forked process has ended
-            # The manager cannot use it before the step has ended.
-            count = self.loop.relay(process.value, frames.VALUE, request.number, may_wait=True)
+            is_actor = "actor" in request.steps[request.index]
+            if is_actor:  # what a call has printed and logged comes before its value
+                self._drain(process, "output", self._read_output)
+                self._drain(process, "report", self._read_report)
+                if process.value < 0:  # it has reported its end
+                    return False
+            # Else the manager cannot use it before the step has ended.
+            may_wait = not is_actor
+            count = self.loop.relay(process.value, frames.VALUE, request.number, may_wait)
         if count == 0:
             self.starter.close_pipe(process, "value")
         return bool(count)
@@ -319,9 +342,7 @@ class Supervisor:
             ("value", self._read_value),
             ("report", self._read_report),
         ):
-            for _ in range(DRAIN_READS):
-                if getattr(process, pipe) < 0 or not read(process):
-                    break
+            self._drain(process, pipe, read)
             if pipe in ("value", "report"):  # an orphaned session may go on writing to the others
                 self.starter.close_pipe(process, pipe)
         request.close_payload()
@@ -330,6 +351,13 @@ class Supervisor:
             self._end_when_killed(request)
         else:
             self._end_step(request, {})
+
+    def _drain(
+        self, process: "StepProcess", pipe: "str", read: "Callable[[StepProcess], bool]"
+    ) -> "None":
+        for _ in range(DRAIN_READS):
+            if getattr(process, pipe) < 0 or not read(process):
+                break
 
     def _end_step(self, request: "Request", outcome: "Description") -> "None":
         process = request.process

@@ -33,6 +33,7 @@ from lazycluster.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from lazycluster.actors import Actor
     from lazycluster.futures import RemoteFuture
 
 T = TypeVar("T")
@@ -256,6 +257,51 @@ class Calls:
             future.cancel()
             raise
         return future
+
+    def actor(self, class_: type[T], /, *args: Any, **kwargs: Any) -> Actor[T]:
+        """Make an object of a class in a process on the host that stays, and return its handle.
+
+        The process is made as for `call`, with the options of `with_options`. It holds the object
+        until the actor is closed or freed, or the connection ends; see `lazycluster.actors.Actor`.
+
+        Args:
+            class_: The class.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            The actor: `actor.method(...)` calls a method of the object on the host.
+
+        Raises:
+            Exception: What the class has raised; its `__cause__` is the traceback on the host.
+            RemoteFunctionError: If its process has ended in another way, or its exception cannot
+                be pickled on the host or unpickled here.
+            StepTimeoutError: If it took longer than the `timeout` of `with_options`.
+            ConnectionLostError: If the connection ended meanwhile; the call was not repeated.
+            SerializationError: If the class or an argument cannot be pickled.
+            TypeError: If it is not a class, or the arguments do not fit it.
+        """
+        from lazycluster._tasks.actor import ActorProcess
+        from lazycluster.actors import Actor
+
+        if not isinstance(class_, type):
+            raise TypeError(
+                f"actor() takes a class and the arguments of its constructor, not "
+                f"{type(class_).__name__}."
+            )
+        check_call(class_, kwargs, {}, args)
+        options, base = self._options, self._base
+        call = dump_call(class_, args, kwargs, modules=options.modules)
+        process = ActorProcess(
+            call.name, base.host, timeout=options.timeout, on_output=options.on_output
+        )
+        try:
+            process.start(lambda: self._target_for(options), call)
+        except RemoteFunctionError as error:
+            own = own_exception(error)
+        else:
+            return Actor(class_, process, options.modules, base)
+        raise own
 
     def with_options(
         self,

@@ -19,7 +19,8 @@ A step has a `kind` and what the kind needs:
                  error comes as ERRORS and not as OUTPUT
     function     python: [major, minor] of the manager; input: bytes of INPUT that it reads, the
                  pickle of (function, args, kwargs); contents: keys of what that refers to;
-                 levels: those of loggers, by name; preload (optional): what a branch has imported
+                 levels: those of loggers, by name; actor (optional): true if the process stays,
+                 see `messages`; preload (optional): what a branch has imported
                  that serves the request: modules, their names; contents, keys of the local ones;
                  environment, the variables to import them with
     pack         path; measured: whether the stream begins with its size; the stream is its VALUE
@@ -66,6 +67,7 @@ MODULES = 5  # an `archive` of modules, sent before their first use
 CONTENT = (
     6  # a key of KEY_SIZE bytes, and bytes to append to its content; sent before its first use
 )
+CONTENTS = 7  # JSON: keys of contents that an actor gets here, between two messages of its input
 
 # From the supervisor to the manager.
 HELLO = 16  # JSON: {"python": version, "pid": of the supervisor}
@@ -81,7 +83,9 @@ LOGGED = 24  # lines of JSON: what the running function has logged, a record eac
 # Both ways.
 HEARTBEAT = 32
 
-TO_SUPERVISOR = frozenset([REQUEST_PART, REQUEST, INPUT, KILL, MODULES, CONTENT, HEARTBEAT])
+TO_SUPERVISOR = frozenset(
+    [REQUEST_PART, REQUEST, INPUT, KILL, MODULES, CONTENT, CONTENTS, HEARTBEAT]
+)
 TO_MANAGER = frozenset(
     [HELLO, STARTED, OUTPUT, ERRORS, LOGGED, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT]
 )

@@ -60,6 +60,7 @@ IMPORTED_MODULES = {
 # The modules that travel with a module because it imports them after some errors.
 SELDOM_IMPORTED_MODULES = {
     "_remote.call": (
+        "_remote.actor",
         "_shared.referents",
         "_shared.cures",
         "_shared.unpicklable",
@@ -73,6 +74,7 @@ BOOTSTRAP_MODULES = (
     "_shared.folders",
     "_shared.sockets",
     "_shared.frames",
+    "_shared.messages",
     "_shared.operations",
     "_remote.streams",
     "_remote.files",

@@ -212,6 +212,10 @@ class Invocation:
             request.kill(TERMINATE_GRACE)
         return request
 
+    def drop(self) -> bool:
+        """Return True: it may be stopped at any time."""
+        return True
+
     def stop(self) -> None:
         """Send SIGTERM to its processes on the host, SIGKILL five seconds later; do not wait."""
         self._is_stopped = True

@@ -20,6 +20,7 @@ from lazycluster._tasks.outcomes import timeout_error
 from lazycluster._tasks.steps import GetFile, RunFunction, SendFile
 from lazycluster._text import command_message
 from lazycluster.exceptions import (
+    ActorLostError,
     AuthenticationError,
     CommandError,
     ConnectError,
@@ -105,6 +106,7 @@ EVERY = [
     (PythonNotFoundError, {"host": "h"}),
     (PythonVersionError, {"host": "h", "host_version": "3.6.9", "manager_version": "3.11.2"}),
     (SerializationError, {}),
+    (ActorLostError, {"host": "h", "reason": "it was closed", "started": False}),
     (ProtocolError, {"host": "h"}),
     (PortInUseError, {"port": 80, "side": "manager"}),
     (NoPortsLeftError, {}),

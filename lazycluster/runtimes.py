@@ -16,6 +16,7 @@ from lazycluster._functions.payload import check_call, describe
 from lazycluster._functions.preload import Preload
 from lazycluster._runtime.calls import Options, RuntimeView
 from lazycluster._runtime.process_host import ProcessHost
+from lazycluster._tasks.background import run_in_background
 from lazycluster._tasks.contents import describe_contents, is_contents
 from lazycluster._tasks.execution import Execution
 from lazycluster._tasks.history import History
@@ -252,7 +253,13 @@ class Runtime(ProcessHost):
             last.run(find_target)
         else:  # `cleanup` ends it, also if its thread has not begun by then
             closed = self._connection._closed
-            execution.run_in_background(lambda: find_target(closed), process.name)
+            run_in_background(
+                execution,
+                process.name,
+                lambda: self._find_open_target(own),
+                lambda: find_target(closed),
+                self._starter,
+            )
         return task
 
     def execute_function(

@@ -23,7 +23,6 @@ from lazycluster._tasks.endings import step_error
 from lazycluster._tasks.log_records import LogRecords
 from lazycluster._tasks.outcomes import (
     as_cause,
-    log_line,
     task_message,
     timeout_error,
     with_side,
@@ -121,6 +120,9 @@ class Execution(Record):
         on_end: Called with the execution at its end, in the thread that runs it.
 
     Attributes:
+        timeout: As given.
+        in_background: True if its caller does not wait for it.
+        grace: Seconds between SIGTERM and SIGKILL of the call of `stop`.
         raised: The error that `run` has raised. The caller takes it: tracebacks hold the variables
             of all callers, and the error the task, for as long as a Runtime keeps the execution.
     """
@@ -147,12 +149,12 @@ class Execution(Record):
         self._task: object = task
         self._on_end = on_end
         self._debug = debug
-        self._timeout = timeout
+        self.timeout = timeout
         self._end: float | None = None  # when it has passed
         self.raised: TaskExecutionError | None = None
-        self._in_background = False
+        self.in_background = False
         self._thread = 0  # the identifier of the thread that runs it
-        self._grace = 0.0  # seconds between SIGTERM and SIGKILL of the call of `stop`
+        self.grace = 0.0
         self._offset = 0  # index of the request's first step
         self._first_request: int | None = None  # its number identifies the task on the host
         self._transfer: Transfer | None = None
@@ -167,17 +169,16 @@ class Execution(Record):
         Raises:
             TaskExecutionError: If a step failed; its `__cause__` is the reason.
         """
-        self._thread = threading.get_ident()
         try:
-            self._run(find_target)
+            self.run_steps(find_target)
         finally:
-            self._finish()
+            self.finish()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Free what only a running execution needs, and notify the threads that wait for it."""
         try:
             error = self.error
-            if error is not None and self._in_background:
+            if error is not None and self.in_background:
                 cause = error.__cause__
                 traceback.clear_frames(None if cause is None else cause.__traceback__)
             elif error is not None:
@@ -190,30 +191,80 @@ class Execution(Record):
                 on_end(self)
         finally:
             unfinished.discard(self)
-            self._done.set()
+            self._report_end()
 
-    def run_in_background(self, find_target: Callable[[], Target], name: str) -> None:
-        """Run the steps in a daemon thread; an error is kept, and logged at level ERROR."""
+    # For `background`
 
-        def run() -> None:
-            self._thread = threading.get_ident()
-            try:
-                self._run(find_target)
-            except TaskExecutionError as error:
-                self.logged = True
-                level = logging.INFO if self.stopped_by else logging.ERROR
-                logger.log(level, "%s", log_line(error))  # a handler may keep what it gets
-            finally:
-                self._finish()
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Return the steps that are still to be sent."""
+        return self._steps[self._offset :]
 
-        self._in_background = True
-        unfinished.add(self, unfinished.TASK, self.name, self.host, lambda: not self.stopped_by)
-        try:
-            threading.Thread(target=run, name=name, daemon=True).start()
-        except BaseException as error:  # The process may have no thread left, or Ctrl-C comes.
-            self._note_failure(error)
-            self._finish()
-            raise
+    @property
+    def needs_thread(self) -> bool:
+        """Return True if a thread has to read or write files for it, or to print."""
+        return self._debug or any(step.copies for step in self._steps)
+
+    @property
+    def has_timeout(self) -> bool:
+        """Return True if the task or a step has a timeout."""
+        return self.timeout is not None or any(step.timeout is not None for step in self._steps)
+
+    def step_timeout(self, index: int) -> float | None:
+        """Return the timeout of a step; None without one, or after the end."""
+        return self._steps[index].timeout if index < len(self._steps) else None
+
+    @property
+    def running_step(self) -> int | None:
+        """Return the index of the step that runs, or is the next; None without a request."""
+        request = self._request
+        if request is None or request.finished:
+            return None
+        return self._offset + len(request.outcomes)
+
+    def kill(self, grace: float) -> None:
+        """Kill the running step, which is not a stop by the user."""
+        request = self._request
+        if request is not None:
+            request.kill(grace)
+
+    def has_succeeded(self, request: Request) -> bool:
+        """Return True if no step of a request has failed, and no logger is to be waited for."""
+        self._request = request
+        return (
+            request.error is None
+            and len(request.outcomes) == len(self.steps)
+            and all(outcome.returned or outcome.exit_status == 0 for outcome in request.outcomes)
+            and all(outcome.failure is None for outcome in request.outcomes)
+            and self._records.is_empty
+        )
+
+    def take_outcomes(self, request: Request) -> bool:
+        """Take the end of a request; return True if there are steps to send.
+
+        Raises:
+            TaskExecutionError: If a step has failed.
+        """
+        self._offset += self._check_outcomes(request, self.steps)
+        self._records.wait()
+        return self._offset < len(self._steps)
+
+    def fail_late(self, timeout: float, index: int) -> NoReturn:
+        """Raise the error of a step that took longer than its or the task's timeout."""
+        step, output = self._steps[index], self.log.tail(index, OUTPUT_IN_ERRORS)
+        self._fail(timeout_error(self.host, step.kind, step.name, timeout, output), index)
+
+    def wait_for_records(self) -> None:
+        """Wait until loggers have handled what functions have logged."""
+        self._records.wait()
+
+    def forget_request(self) -> None:
+        """Drop the request of an execution that has ended."""
+        self._request = None
+
+    def close_log(self) -> None:
+        """Make an entry for each step, and close the file."""
+        self.log.close(len(self._steps))
 
     @property
     def pid(self) -> int | None:
@@ -236,7 +287,7 @@ class Execution(Record):
 
     def request_stop(self, number: int = signal.SIGTERM, grace: float = TERMINATE_GRACE) -> None:
         """Stop the running step without waiting; see `stop`."""
-        self._grace = grace
+        self.grace = grace
         self.stopped_by = number
         request = self._request
         if request is not None:
@@ -248,14 +299,16 @@ class Execution(Record):
         if request is not None:
             request.fail(LazyclusterError(reason))
 
-    def _run(self, find_target: Callable[[], Target]) -> None:
+    def run_steps(self, find_target: Callable[[], Target]) -> None:
+        """Do what `run` does, but for `finish`."""
+        self._thread = threading.get_ident()
         try:
             with stopped_with_main_thread(self):
                 self._run_steps(find_target)
         except TaskExecutionError:
             raise
         except BaseException as error:  # A KeyboardInterrupt is not a success.
-            self._note_failure(error)
+            self.note_failure(error)
             if self._request is not None:  # Another exception may come meanwhile.
                 self._request.kill_and_wait(TERMINATE_GRACE, INTERRUPT_TIMEOUT)
             if not isinstance(error, Exception) or not self._is_known(error):
@@ -273,7 +326,7 @@ class Execution(Record):
         It passes as it is: a SoftTimeLimitExceeded of Celery, a TimeoutError of a decorator. Such
         an OSError has no errno.
         """
-        if self._in_background or (self._request is not None and error is self._request.error):
+        if self.in_background or (self._request is not None and error is self._request.error):
             return True  # No signal handler runs in a thread.
         # A ValueError is about a path, or a description that is too long.
         if isinstance(error, (LazyclusterError, ProgressError)) or type(error) is ValueError:
@@ -281,7 +334,7 @@ class Execution(Record):
         return isinstance(error, OSError) and error.errno is not None
 
     def _run_steps(self, find_target: Callable[[], Target]) -> None:
-        self._end = None if self._timeout is None else time.monotonic() + self._timeout
+        self._end = None if self.timeout is None else time.monotonic() + self.timeout
         with contextlib.ExitStack() as stack:
             printer = stack.enter_context(LivePrinter(self.log)) if self._debug else None
             self._run_requests(find_target, printer)
@@ -292,11 +345,11 @@ class Execution(Record):
             steps = self._next_steps()
             target, request = self._send(find_target, target, steps)
             if self.stopped_by:  # `stop` may have come before there was a request to kill.
-                request.kill(self._grace)
+                request.kill(self.grace)
             try:
                 self._follow(request, printer)
             finally:
-                self._note_returns(request)
+                self.note_returns(request)
             self._offset += self._check_outcomes(request, steps)
 
     def _next_steps(self) -> tuple[Step, ...]:
@@ -315,10 +368,25 @@ class Execution(Record):
         be another, too.
         """
         if target is not None:
-            return target, self._send_to(target, steps)
-        return send_once_more(find_target, lambda found: (found, self._send_to(found, steps)))
+            return target, self.send_to(target, steps)
+        return send_once_more(find_target, lambda found: (found, self.send_to(found, steps)))
 
-    def _send_to(self, target: Target, steps: tuple[Step, ...]) -> Request:
+    def send_to(
+        self,
+        target: Target,
+        steps: tuple[Step, ...],
+        *,
+        on_start: Callable[[int], object] = lambda _: None,
+        on_end: Callable[[Request], object] = lambda _: None,
+    ) -> Request:
+        """Send steps to a target.
+
+        Args:
+            target: Where they run.
+            steps: The next ones.
+            on_start: Called in the reader thread with the index of a step that has started.
+            on_end: Called once with the request at its end, most often in the reader thread.
+        """
         offset = self._offset
         self._request = None  # An error before the next one exists is not one of a started step.
         self._transfer = transfer = steps[0].transfer()
@@ -340,7 +408,8 @@ class Execution(Record):
             on_output=lambda index, data: self.log.append(offset + index, data),
             on_value=lambda index, data: self._store_value(offset + index, data),
             on_logged=lambda index, data: self._take_logged(offset + index, data),
-            on_start=lambda index: self._take_start(offset + index),
+            on_start=lambda index: self._take_start(offset + index, on_start),
+            on_end=on_end,
             live=self._debug,
         )
         self._first_request = self._first_request or request.number
@@ -360,7 +429,7 @@ class Execution(Record):
         )
         self._first_request = self._first_request or request.number
         if self.stopped_by:
-            request.kill(self._grace)
+            request.kill(self.grace)
         transfer.scan()
         self._follow(request, None)
         for outcome in request.outcomes:
@@ -372,10 +441,11 @@ class Execution(Record):
             self._fail(LazyclusterError("It was stopped before the copy."), index)
         transfer.compare()
 
-    def _take_start(self, index: int) -> bool:
+    def _take_start(self, index: int, on_start: Callable[[int], object]) -> bool:
         """Make an entry for a step; return True if the waiting thread must know when it began."""
         self.log.begin_step(index)
-        return self._debug or (index < len(self._steps) and self._steps[index].timeout is not None)
+        on_start(index)
+        return self._debug or self.step_timeout(index) is not None
 
     def _store_value(self, index: int, data: memoryview) -> None:
         if self._transfer is not None:
@@ -391,20 +461,17 @@ class Execution(Record):
     def _follow(self, request: Request, printer: LivePrinter | None) -> None:
         """Wait for the end of the request, print new output, enforce the timeouts."""
         while not request.finished:
-            timeout, deadline = self._deadline(request)
-            index = self._offset + len(request.outcomes)
-            self._wait(request, deadline)
+            self._wait(request, self._deadline(request)[1])
             if printer is not None:
                 # What a step has printed is in the log before its outcome is there.
                 printer.print_new(self._offset + len(request.outcomes))
+            timeout, deadline = self._deadline(request)  # of the step that runs now
+            index = self._offset + len(request.outcomes)
             if request.finished or deadline is None or time.monotonic() < deadline:
                 continue
             request.kill_and_wait(TERMINATE_GRACE, TERMINATE_GRACE + KILL_TIMEOUT)
             assert timeout is not None
-            output = self.log.tail(index, OUTPUT_IN_ERRORS)
-            step = self._steps[index]
-            error = timeout_error(self.host, step.kind, step.name, timeout, output)
-            self._fail(error, index)
+            self.fail_late(timeout, index)
         request.wait()  # It raises the error of output that could not be stored before the end.
         if printer is not None:
             printer.print_new()  # The request may have ended before the first look.
@@ -430,9 +497,10 @@ class Execution(Record):
                 step_end = request.step_started + timeout
                 if end is None or step_end < end:
                     return timeout, step_end
-        return self._timeout, end
+        return self.timeout, end
 
-    def _note_returns(self, request: Request) -> None:
+    def note_returns(self, request: Request) -> None:
+        """Note which functions of a request have returned."""
         for index, outcome in enumerate(request.outcomes, self._offset):
             # A command has no value. A hostile host that sends one must not get it unpickled.
             if outcome.returned and self._steps[index].returns:
@@ -477,9 +545,9 @@ class Execution(Record):
         return with_side(error, self.host if there else "the manager")
 
     def _fail(self, cause: Exception, index: int | None = None) -> NoReturn:
-        raise self._note_failure(cause, index)
+        raise self.note_failure(cause, index)
 
-    def _note_failure(self, cause: BaseException, index: int | None = None) -> TaskExecutionError:
+    def note_failure(self, cause: BaseException, index: int | None = None) -> TaskExecutionError:
         request = self._request
         if index is None:
             index = self._offset + (0 if request is None else len(request.outcomes))

@@ -49,6 +49,11 @@ class LogRecords:
                 self._lines = Lines(self._handle, self._host)
             self._lines.append(0, data)
 
+    @property
+    def is_empty(self) -> bool:
+        """Return True if nothing has come."""
+        return self._lines is None
+
     def wait(self) -> None:
         """Wait until all records are handled.
 

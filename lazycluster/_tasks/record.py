@@ -6,11 +6,13 @@ import copy
 import itertools
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from lazycluster._checks import checked_wait
+from lazycluster._tasks.completion import completion
 from lazycluster._tasks.log import ExecutionLog
 from lazycluster._tasks.printing import print_log
 from lazycluster._tasks.values import Values
@@ -62,6 +64,7 @@ class Record:
         self._find_reader: Callable[[], object] | None = None
         self._pid = os.getpid()
         self._done = threading.Event()
+        self._wakes_callbacks = False  # True if the completion thread waits
 
     def __getstate__(self) -> dict[str, Any]:
         names = "host name number key joins headings functions log error logged stopped_by values"
@@ -82,7 +85,18 @@ class Record:
         timeout = checked_wait(timeout)
         if self.is_alive:
             self._check_owner()
+        if completion.is_current and self.is_alive:  # a callback, which the end may need
+            self._wakes_callbacks = True
+            deadline = None if timeout is None else time.monotonic() + timeout
+            completion.work_until(self._done.is_set, deadline)
+            return self._done.is_set()
         return self._done.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+
+    def _report_end(self) -> None:
+        """Wake the threads that wait for the end."""
+        self._done.set()
+        if self._wakes_callbacks:
+            completion.post(lambda: None)
 
     def join(self) -> None:
         """Wait until the execution has ended, if it is one to wait for."""

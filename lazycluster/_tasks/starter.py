@@ -6,15 +6,32 @@ import collections
 import copy
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from lazycluster._tasks.execution import Target, send_once_more
-from lazycluster._tasks.invocation import Invocation
 from lazycluster.exceptions import ConnectError, ConnectionLostError, LazyclusterError
 
 
+class Startable(Protocol):
+    """What can be sent: a call, or an execution of a task."""
+
+    @property
+    def name(self) -> str:
+        """Return the name, for messages."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Return True if it is to end, or has been ended."""
+
+    def start(self, target: Target) -> None:
+        """Send it, and do not wait for its end."""
+
+    def end(self, error: BaseException) -> None:
+        """Report the end of what was not sent."""
+
+
 class _Waiting(NamedTuple):
-    invocation: Invocation
+    invocation: Startable
     find_target: Callable[[], Target]
 
 
@@ -36,7 +53,7 @@ class Starter:
 
     def start(
         self,
-        invocation: Invocation,
+        invocation: Startable,
         target: Target | None,
         find_target: Callable[[], Target],
     ) -> None:

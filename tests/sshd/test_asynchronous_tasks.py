@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import threading
 
 import pytest
 
-from lazycluster import RuntimeTask
-from lazycluster._tasks.execution import Execution
+from lazycluster import Runtime, RuntimeTask
 from lazycluster.exceptions import TaskExecutionError
 from support.hosts import commands, double, ended, run
 from support.processes import is_alive
@@ -294,16 +294,19 @@ def test_terminate_after_the_end_does_nothing(runtime):
     assert process.exitcode == 0
 
 
-def test_a_task_whose_thread_begins_after_the_cleanup_does_not_log_in(own_runtime, monkeypatch):
-    run, may_begin = Execution._run, threading.Event()
+@pytest.mark.parametrize("debug", [False, True], ids=["without a thread", "with a thread"])
+def test_a_task_that_begins_after_the_cleanup_does_not_log_in(own_runtime, monkeypatch, debug):
+    """It waits for a login, or its thread has not run yet; both ask for a target then."""
+    find, may_begin = type(own_runtime)._find_target, threading.Event()
 
-    def run_late(execution, find_target):
+    def find_late(runtime, own, closed=None):
         assert may_begin.wait(TIMEOUT)
-        run(execution, find_target)
+        return find(runtime, own, closed)
 
-    monkeypatch.setattr(Execution, "_run", run_late)
+    monkeypatch.setattr(type(own_runtime), "_find_target", find_late)
+    monkeypatch.setattr(type(own_runtime), "_find_open_target", lambda runtime, own: None)
     task = RuntimeTask().run_command("sleep 1000")
-    own_runtime.execute_task(task)
+    own_runtime.execute_task(task, debug=debug)
     connection = own_runtime._connection
     closer = threading.Thread(target=own_runtime.cleanup)
     closer.start()
@@ -312,3 +315,64 @@ def test_a_task_whose_thread_begins_after_the_cleanup_does_not_log_in(own_runtim
     closer.join(TIMEOUT)
     assert task.process.exitcode == -15
     assert connection._current is None
+
+
+def test_threads_do_not_grow_with_tasks(runtime, gate):
+    """The frames that arrive drive them."""
+    ended(runtime.execute_task(commands("true")))
+    runtime.submit(double, 1).result()
+    before = threading.active_count()
+    tasks = [runtime.execute_task(commands("true", gate.wait)) for _ in range(30)]
+    futures = [runtime.submit(double, number) for number in range(30)]
+    wait_until(lambda: all(task.process.pid for task in tasks))
+    assert threading.active_count() == before
+    gate.open()
+    for task in tasks:
+        ended(task)
+    assert [future.result() for future in futures] == [2 * number for number in range(30)]
+    assert threading.active_count() == before
+
+
+def test_a_task_can_be_waited_for_in_a_callback(runtime):
+    """Its error is logged in the thread of callbacks, which waits."""
+    found = []
+
+    def wait(future):
+        for line in ("true", "false"):
+            task = runtime.execute_task(commands(line))
+            task.join()
+            found.append(task.process.exitcode)
+
+    future = runtime.submit(double, 1)
+    future.add_done_callback(wait)
+    wait_until(lambda: len(found) == 2)
+    assert found == [0, 1]
+
+
+def test_a_handler_of_a_logger_that_waits_for_a_host_stops_no_connection(runtime, caplog):
+    """It is not called in the thread that reads what the host sends."""
+    found = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            found.append(runtime.run("echo hi").stdout)
+
+    handler = Handler(logging.ERROR)
+    logging.getLogger("lazycluster").addHandler(handler)
+    try:
+        ended(runtime.execute_task(commands("false")))
+    finally:
+        logging.getLogger("lazycluster").removeHandler(handler)
+    assert found == ["hi\n"]
+
+
+def test_a_task_keeps_the_connection_of_a_runtime_that_is_freed(sshd, gate):
+    """Until its end."""
+    runtime = Runtime("loopback", connection_kwargs={"config_file": sshd.config_file})
+    task = runtime.execute_task(commands(f"{gate.wait}; echo done"))
+    wait_until(lambda: task.process.pid)
+    del runtime
+    gc.collect()
+    gate.open()
+    ended(task)
+    assert task.execution_log == ["done\n"]

@@ -167,6 +167,31 @@ def test_step_that_ignores_sigterm_is_killed(runtime):
     assert not is_alive(int(error.output))
 
 
+@pytest.mark.parametrize("execute_async", [False, True])
+def test_timeout_of_a_step_ends_with_the_step(runtime, execute_async):
+    """The next one may take longer."""
+    task = RuntimeTask().run_command("true", timeout=1.0).run_command("sleep 1.5; echo done")
+    runtime.execute_task(task, execute_async)
+    task.join()
+    assert task.error is None
+    assert task.execution_log == ["", "done\n"]
+
+
+@pytest.mark.parametrize("timeout", ["of the step", "of the task"])
+def test_timeout_of_an_asynchronous_task_without_a_thread(runtime, timeout):
+    """It is the step's error as in a synchronous one."""
+    of_step, of_task = (0.5, None) if timeout == "of the step" else (None, 0.5)
+    task = (
+        RuntimeTask().run_command("true").run_command("echo early; exec sleep 600", timeout=of_step)
+    )
+    ended(runtime.execute_task(task.run_command("touch never"), timeout=of_task))
+    assert isinstance(task.error.__cause__, StepTimeoutError)
+    assert task.error.__cause__.timeout == 0.5
+    assert task.error.task_step_index == 1
+    assert task.execution_log[1] == "early\n"
+    assert task.process.exitcode == 1
+
+
 def test_timeout_of_a_whole_task(runtime):
     """It bounds all steps together; the error tells which one ran."""
     task = commands("true", "exec sleep 600", "true")

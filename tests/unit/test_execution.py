@@ -14,7 +14,9 @@ import pytest
 from lazycluster import RuntimeTask
 from lazycluster._conversation.request import Request, Sinks
 from lazycluster._shared import frames, tree_stream
+from lazycluster._tasks.background import run_in_background
 from lazycluster._tasks.execution import Execution, Target, stop_all
+from lazycluster._tasks.starter import Starter
 from lazycluster.exceptions import FileTransferError
 from lazycluster.processes import TaskProcess
 
@@ -97,7 +99,9 @@ def test_an_execution_that_gets_no_thread_has_failed(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="new thread"):
-            execution.run_in_background(lambda: pytest.fail("it was run"), "t")
+            run_in_background(
+                execution, "t", lambda: None, lambda: pytest.fail("it was run"), Starter("host")
+            )
     assert not execution.is_alive
     assert isinstance(execution.error.__cause__, RuntimeError)
     assert TaskProcess("t", execution).exitcode == 1

@@ -66,7 +66,7 @@ def execute(history, *returned, read=False, key=None, error=None, functions=1):
     if error is not None:
         details = {"task": None, "task_step_index": 0, "execution_log_file_path": None}
         execution.error = TaskExecutionError(error, host="host", **details)
-    execution._finish()
+    execution.finish()
     return execution, reader
 
 
@@ -144,7 +144,7 @@ def test_tasks_are_not_kept_alive(history):
     execution = Execution("t", (RunFunction("f"),), "host", task=task, on_end=history.end)
     history.add(execution)
     give(execution, 1)
-    execution._finish()
+    execution.finish()
     alive = weakref.ref(task)
     del task
     gc.collect()
@@ -221,7 +221,7 @@ def test_a_value_that_cannot_be_unpickled_does_not_hide_the_later_ones(history):
     execution = begin(history)
     execution.values.append(0, memoryview(b"no pickle"))
     execution.values.mark_returned(0)
-    execution._finish()
+    execution.finish()
     execute(history, 2)
     returns = history.function_returns()
     assert [next(returns), next(returns)] == [None, 2]
@@ -250,7 +250,7 @@ def test_what_runs_is_forgotten_and_its_end_changes_nothing(history):
     assert history.running == [running]
     execute(history, 2, key="key")
     give(running, 3)
-    running._finish()
+    running.finish()
     assert history.running == []
     assert values(history) == [2]
     assert list(history._processes) == ["key"]

@@ -88,9 +88,9 @@ def dump_call(
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._functions.sources import Sources
 
-    data = known_functions.dump_method(function, args, kwargs)
-    if data is not None:
-        return PickledCall(Spool(data), {}, modules=modules, name=name)
+    method = known_functions.dump_method(function, args, kwargs)
+    if method is not None:
+        return PickledCall(Spool(method), {}, modules=modules, name=name)
     known = known_functions.find(function, modules)
     data = known and known_functions.dump(known, args, kwargs)
     if known and data:

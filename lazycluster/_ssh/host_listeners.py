@@ -108,7 +108,7 @@ class VerifiedHostListener(HostListener):
     def _is_free(self) -> bool:
         if self.end.path:
             return self._host.expect_socket(self.end.path)
-        return self._host.port_state(self.end.port, self._to_be_free).free
+        return self._host.port_is_free(self.end.port, self._to_be_free)
 
     def _spellings(self) -> tuple[str, ...]:
         if self._wanted.host or self._wanted.path:
@@ -141,13 +141,12 @@ class VerifiedHostListener(HostListener):
         listeners = {*state.listeners}
         expected = self._expected(*end.addresses)
         if state.free if not listeners else not listeners & expected:
-            at_home = self._host.port_state(end.port, ports.LOOPBACK)
-            if not end.is_private and not at_home.free:
+            if not end.is_private and not self._host.port_is_free(end.port, ports.LOOPBACK):
                 raise forward_errors.only_loopback(self.transport, end)
             raise self._missing()
         if listeners:
             absent = [one for one in end.addresses if not listeners & self._expected(one)]
-            if any(not self._host.port_state(end.port, [one]).free for one in absent):
+            if any(not self._host.port_is_free(end.port, [one]) for one in absent):
                 raise forward_errors.in_use(self.transport, self.route)
         if _WILDCARDS & listeners and end.host not in ("*", *_WILDCARDS):
             logger.warning(

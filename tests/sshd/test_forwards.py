@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from lazycluster._ssh import host_listeners, listeners
-from lazycluster._ssh.host_side import HostSide, PortState
+from lazycluster._ssh.host_side import HostSide
 from lazycluster.exceptions import (
     ForwardError,
     LazyclusterError,
@@ -201,13 +201,13 @@ def test_port_0_is_free_on_all_addresses(
 
 
 def ports_with_one_free(port):
-    """Replace `HostSide.port_state` by one that at first finds this port free."""
-    original, free = HostSide.port_state, [PortState(True, [])]
+    """Replace `HostSide.port_is_free` by one that at first finds this port free."""
+    original, free = HostSide.port_is_free, [True]
 
-    def port_state(self, asked, *more):
+    def port_is_free(self, asked, *more):
         return free.pop() if asked == port and free else original(self, asked, *more)
 
-    return port_state
+    return port_is_free
 
 
 @BOTH
@@ -218,7 +218,7 @@ def test_a_port_in_use_for_a_moment(connect, one_session_sshd, service, on_host,
         in_use.bind(("127.0.0.1", 0))
         taken = in_use.getsockname()[1]
         if on_host:
-            monkeypatch.setattr(HostSide, "port_state", ports_with_one_free(taken))
+            monkeypatch.setattr(HostSide, "port_is_free", ports_with_one_free(taken))
         elif may_bind("::1"):  # else ssh may print only that there is no ::1
             monkeypatch.setattr(listeners.ports, "port_is_free", lambda port, addresses: True)
             with pytest.raises(PortInUseError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
@@ -24,6 +25,27 @@ class Sinks(NamedTuple):
     errors: Sink  # the standard error of a step that keeps it separate
     value: Sink
     logged: Sink  # what a function has logged
+
+
+# The outcomes of most steps are the same few bytes.
+MOST_BYTES = 128
+_decode = json.JSONDecoder().decode
+
+
+def _loads(payload: bytes) -> Any:
+    """Return what a payload means; twice as fast as `json.loads`, which looks for an encoding."""
+    return _decode(payload.decode("utf-8", "surrogatepass"))
+
+
+def _read_outcome(payload: bytes) -> Outcome:
+    # What an operation returns may be changed by its caller.
+    is_known = len(payload) <= MOST_BYTES and b"result" not in payload
+    return _read_known(payload) if is_known else parse_outcome(_loads(payload))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_known(payload: bytes) -> Outcome:
+    return parse_outcome(_loads(payload))
 
 
 def ignore_start(_step: int) -> bool:
@@ -181,11 +203,11 @@ class Request:
             return self._store(kind, payload)
         if kind == frames.CREDIT:
             with self._lock:
-                self._credit += int(json.loads(payload)["bytes"])
+                self._credit += int(_loads(payload)["bytes"])
             self._writer.feed(self)
             return False
         if kind == frames.STARTED:
-            report = json.loads(payload)
+            report = _loads(payload)
             step = int(report["step"])
             if step != len(self.outcomes) or step == self.step or step >= self._count:
                 raise ValueError("a step that starts out of turn")
@@ -196,7 +218,7 @@ class Request:
         if kind == frames.ENDED:
             if len(self.outcomes) == self._count:
                 raise ValueError("a step that ends out of turn")
-            self.outcomes.append(parse_outcome(json.loads(payload)))
+            self.outcomes.append(_read_outcome(payload))
             self.pid = None
             return self._live
         if kind == frames.FINISHED:

@@ -137,6 +137,17 @@ class FrameReader:
         view = memoryview(data)
         at, end = 0, len(view)
         while at < end:
+            if not self._header and end - at >= HEADER.size:
+                kind, request, size = HEADER.unpack_from(view, at)
+                start = at + HEADER.size
+                # Most frames come as a whole. An invalid one is found below.
+                if start + size <= end and size <= MAX_PAYLOAD and kind in self._kinds:
+                    at = start + size
+                    if kind not in BULK:
+                        found.append((kind, request, bytes(view[start:at])))
+                    elif size:
+                        found.append((kind, request, view[start:at]))
+                    continue
             if len(self._header) < HEADER.size:
                 more = view[at : at + HEADER.size - len(self._header)]
                 self._header += more

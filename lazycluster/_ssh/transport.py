@@ -23,7 +23,7 @@ from lazycluster._ssh.errors import NOISE, login_error, silence_error, was_dropp
 from lazycluster._ssh.master import GUARD_TIMEOUT, Master
 from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
-from lazycluster._ssh.waiting import wait_readable
+from lazycluster._ssh.waiting import Readable
 from lazycluster._text import last_lines
 from lazycluster.exceptions import ConnectionLostError, LazyclusterError, ProtocolError
 
@@ -143,6 +143,7 @@ class Transport:
     def start(self, session: Session) -> None:
         """Start the reader thread."""
         self._session = session
+        self._output = Readable(self.master.output)
         name = f"lazycluster {self.settings.host}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         with contextlib.ExitStack() as on_error:  # no more threads, or a KeyboardInterrupt
@@ -341,10 +342,9 @@ class Transport:
             The bytes, which are valid until the next call: a new buffer for each would cost more
             than the reading. Empty at the end, None if the deadline passes first.
         """
-        output = self.master.output
         left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         # Look again: a program that was stopped finds the deadline passed, though data has come.
-        if not wait_readable(output, left) and not wait_readable(output, 0):
+        if not self._output.wait(left) and not self._output.wait(0):
             return None
         return self._buffer[: os.readv(self.master.output, [self._buffer])]
 

@@ -26,6 +26,26 @@ def readable(fds: Iterable[int], seconds: float | None) -> set[int]:
     return {fd for fd, _ in poller.poll(None if seconds is None else seconds * 1000 + 1)}
 
 
+class Readable:
+    """Wait for one descriptor, again and again.
+
+    Args:
+        fd: The descriptor.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._poller = select.poll() if hasattr(select, "poll") else None
+        if self._poller is not None:
+            self._poller.register(fd, select.POLLIN)
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait like `wait_readable`."""
+        if self._poller is None:
+            return wait_readable(self._fd, seconds)
+        return bool(self._poller.poll(None if seconds is None else seconds * 1000 + 1))
+
+
 def wait_writable(fd: int, seconds: float) -> None:
     """Wait until something can be written, or the time has passed."""
     if not hasattr(select, "poll"):

@@ -129,6 +129,15 @@ def test_steps_start_and_end_in_turn():
     assert request.finished
 
 
+def test_what_an_operation_returns_is_not_shared():
+    """Its caller may change it, and the next host may send the same bytes."""
+    first, second = Host(1), Host(1)
+    first.end(0, result=["a"])
+    second.end(0, result=["a"])
+    first.request.outcomes[0].result.append("b")
+    assert second.request.outcomes[0].result == ["a"]
+
+
 def test_a_start_notifies_only_a_thread_that_has_to_know_it():
     """A notification costs two threads time, and most threads wait for the end."""
     host = Host(2)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UnsuitableFileError,
     )
     from lazycluster.runtimes import Runtime, RuntimeTask
+    from lazycluster.shared_values import SharedValue
     from lazycluster.utils import Environment
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "Runtime",
     "RuntimeTask",
     "SerializationError",
+    "SharedValue",
     "SshError",
     "StepTimeoutError",
     "TargetExistsError",
@@ -86,6 +88,7 @@ _PUBLIC_MODULES = (
     "futures",
     "processes",
     "runtimes",
+    "shared_values",
     "tasks",
     "utils",
 )
@@ -96,6 +99,7 @@ _MODULE_OF_NAME = {
     "Environment": "utils",
     "Runtime": "runtimes",
     "RuntimeTask": "tasks",
+    "SharedValue": "shared_values",
 }  # of all other names it is `exceptions`
 
 

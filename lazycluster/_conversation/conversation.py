@@ -287,6 +287,18 @@ class Conversation:
             raise LazyclusterError(f"{operation} on {host} did not come to its end ({how}).")
         return outcome.result
 
+    def find_free(self) -> Callable[[str], None]:
+        """Return what lets the host free a shared value, after the requests made before.
+
+        It does not keep the connection open, and does nothing after its end.
+        """
+        writer = self._writer
+
+        def free(key: str) -> None:
+            writer.send(frames.encode(frames.FREE, 0, key.encode("ascii")))
+
+        return free
+
     def _register(self, request: Request) -> None:
         with self._lock:
             if self.transport.ended:

@@ -49,6 +49,17 @@ class PreloadFailure:
 
 
 @dataclass(frozen=True)
+class SharedFailure:
+    """The function was not called, or not to its end: the host does not hold a shared value.
+
+    Also of the value itself.
+    """
+
+    keys: tuple[str, ...]  # of those that can be sent again; empty if `message` is another reason
+    message: str
+
+
+@dataclass(frozen=True)
 class RaisedFailure:
     """An exception ended the function call."""
 
@@ -68,6 +79,7 @@ Failure = Union[
     PythonModulesFailure,
     PythonStartFailure,
     PreloadFailure,
+    SharedFailure,
     RaisedFailure,
 ]
 
@@ -91,10 +103,15 @@ class Outcome:
         """Return the local module without which the call could not be loaded, or None."""
         return self.failure.module if isinstance(self.failure, RaisedFailure) else None
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Return the keys of the shared values that the step needs and that the host lacks."""
+        return self.failure.keys if isinstance(self.failure, SharedFailure) else ()
+
 
 _NUMBERS = ("step", "exit_status", "signal", "errno")
 _TEXTS = ("message", "path", "python", "stage", "type", "traceback", "module", "explanation")
-_LISTS = ("skipped", "variables", "versions")
+_LISTS = ("skipped", "variables", "versions", "keys")
 _KEYS = frozenset(
     (
         *(*_NUMBERS, *_TEXTS, *_LISTS, "killer"),
@@ -140,6 +157,7 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Failure]] = {
     "python_modules": lambda report: PythonModulesFailure(_text(report, "message")),
     "python_start": lambda report: PythonStartFailure(_variables(report)),
     "preload": lambda report: PreloadFailure(_text(report, "module"), _text(report, "message")),
+    "shared": lambda report: SharedFailure(_keys(report), _text(report, "message")),
     "raised": lambda report: RaisedFailure(
         _text(report, "stage"),
         _text(report, "type"),
@@ -179,6 +197,13 @@ def _variables(report: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return tuple(names)
     raise _malformed("variables")
+
+
+def _keys(report: Mapping[str, Any]) -> tuple[str, ...]:
+    keys = report["keys"]
+    if isinstance(keys, list) and all(isinstance(key, str) for key in keys):
+        return tuple(keys)
+    raise _malformed("keys")
 
 
 def _versions(report: Mapping[str, Any]) -> tuple[tuple[str, str | None], ...]:

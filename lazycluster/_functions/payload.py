@@ -9,6 +9,7 @@ import functools
 import inspect
 import pickle
 import types
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple
 
 from lazycluster._functions.local_modules import is_built_in, is_local
@@ -53,6 +54,7 @@ class PickledCall(NamedTuple):
         required: The local modules that the host must import to load it.
         modules: What the user said about modules.
         name: The name of the function in messages.
+        shared: The values among it that a host holds, by key.
     """
 
     payload: Spool
@@ -60,6 +62,7 @@ class PickledCall(NamedTuple):
     required: frozenset[str] = frozenset()
     modules: Modules = NONE_NAMED
     name: str = ""
+    shared: Mapping[str, Any] = MappingProxyType({})
 
 
 def dump_call(
@@ -83,6 +86,7 @@ def dump_call(
 
     Raises:
         SerializationError: If something in the call cannot be pickled; the message names the way.
+        ValueError: If a shared value in it was closed.
     """
     from lazycluster._functions import known_functions
     from lazycluster._functions.pickler import CallPickler
@@ -115,11 +119,13 @@ def dump_call(
                     _explain(_roots(name, function, args, kwargs), name, modules, left_out, error)
                 ) from error
             left_out |= refused
+    for value in pickler.shared.values():
+        value._held.check_open()
     if len(spool) > LARGE:
         _warn_of_size(len(spool), _roots(name, function, args, kwargs), name, modules)
     required = frozenset(pickler.modules)
     found = {**Sources.of(modules).contents(required), **pickler.texts}
-    return PickledCall(spool, found, required, modules, name)
+    return PickledCall(spool, found, required, modules, name, pickler.shared)
 
 
 def _refused(annotated: Mapping[int, object], modules: Modules) -> frozenset[int]:
@@ -176,16 +182,33 @@ def _explain(
     error: Exception,
 ) -> str:
     """Return the message of a SerializationError: the way to what cannot be pickled."""
+    used = tuple(value for _, value in roots[1:])
+    found = _find_refused(roots, used, modules, left_out, error)
+    return f"The call cannot be pickled: {found or f'`{name}`: {_one_line(error)}'}"
+
+
+def explain_refusal(root: str, value: object, modules: Modules, error: Exception) -> str:
+    """Return the way to what cannot be pickled in a value, which `root` names."""
+    found = _find_refused([(root, value)], (value,), modules, frozenset(), error)
+    return found or _one_line(error)
+
+
+def _find_refused(
+    roots: list[tuple[str, object]],
+    used: tuple[object, ...],
+    modules: Modules,
+    left_out: frozenset[int],
+    error: Exception,
+) -> str | None:
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._shared.unpicklable import explain
 
     def make_pickler(file: object) -> CallPickler:
         pickler = CallPickler(file, modules, left_out)
-        pickler.note_used(*(value for _, value in roots[1:]))
+        pickler.note_used(*used)
         return pickler
 
-    found = explain(roots, error, make_pickler)
-    return f"The call cannot be pickled: {found or f'`{name}`: {_one_line(error)}'}"
+    return explain(roots, error, make_pickler)
 
 
 def _roots(

@@ -111,12 +111,14 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         modules: The names of local modules that the host must be able to import.
         texts: The content of the files whose functions travel by value, by key.
         annotated: What travels for annotations, by its id.
+        shared: The values among it that a host holds, by key.
 
     Args:
         file: Takes the pickle.
         modules: What the user said about modules.
         left_out: Ids of objects that do not travel for annotations.
         held: True if a module holds what is pickled, so that locks in it are new ones.
+        buffer_callback: See pickle.Pickler.
     """
 
     dispatch_table: ClassVar[Any] = ChainMap(
@@ -130,8 +132,10 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         left_out: frozenset[int] = frozenset(),
         *,
         held: bool = False,
+        buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None,
     ) -> None:
-        super().__init__(file)
+        super().__init__(file, buffer_callback=buffer_callback)
+        self.shared: dict[str, Any] = {}
         self.modules: set[str] = set()
         self.texts: dict[str, bytes] = {}
         self.annotated: dict[int, object] = {}
@@ -200,6 +204,10 @@ class CallPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         if kind is _Mark:
             self._depth += obj.step
             return bool, ()
+        if getattr(kind, "_is_shared_value", False):
+            key = obj._held.key
+            self.shared[key] = obj
+            return rebuild.shared_value, (key,)
         if getattr(kind, "_stays_here", False) and id(obj) not in self._used:
             return rebuild.left_behind, (kind.__name__,)
         named = self._installed_names.reduce(obj, kind)

@@ -25,10 +25,11 @@ def key_of(obj: object) -> str:
     if known is not None and known[0]() is obj:
         return known[1]
     key = os.urandom(8).hex()
-    return key if _remember(key, obj) else ""
+    return key if remember(key, obj) else ""
 
 
-def _remember(key: str, obj: object) -> bool:
+def remember(key: str, obj: object) -> bool:
+    """Find an object under a key, as long as it lives; False if it takes no weak references."""
     number = id(obj)
     try:
         _keys[number] = weakref.ref(obj, lambda _: _keys.pop(number, None)), key
@@ -43,7 +44,7 @@ def make(key: str, _home: object, maker: Callable[..., object], *args: object) -
     found = _objects.get(key)
     if found is None:
         found = maker(*args)
-        if key and _remember(key, found):
+        if key and remember(key, found):
             _made.add(found)
     return found
 
@@ -73,6 +74,11 @@ def arrived(key: str) -> object:
             "have it any more"
         )
     return found
+
+
+def shared_value(key: str) -> object:
+    """Return the SharedValue that stands for what a host holds under a key."""
+    return arrived(key)
 
 
 def namespace(name: str, _attributes: object) -> dict[str, object]:

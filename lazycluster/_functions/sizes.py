@@ -55,8 +55,8 @@ def warn_of_size(
     found.sort(key=lambda part: -part[0])
     ways = ", ".join(_tell(part, steps) for part, steps in found[:_NAMED])
     _logger.warning(
-        "The call of `%s` is %s%s. It is sent with each call: send it once with send_file, or "
-        "make it in the function.",
+        "The call of `%s` is %s%s. It is sent with each call: send it once with share or "
+        "send_file, or make it in the function.",
         name,
         _megabytes(size),
         f": {ways}" if ways else "",

@@ -51,6 +51,10 @@ class Branch:
         self.tasks = {}  # type: dict[int, int]  # the task of each request
         self.steps = {}  # type: dict[int, int]  # the index of the step that each request runs
         self.is_replaced = False
+        self.values = set()  # type: set[str]  # the keys of the shared values that it was given
+        self._named = {}  # type: dict[int, list[str]]  # those that each request names
+        self._freed = set()  # type: set[str]  # those that are not needed after these requests
+        self._loading = set()  # type: set[int]  # requests that bring one
         self._loop = loop
         self._on_frame = on_frame
         self._frames = frames.FrameReader(frames.TO_MANAGER)
@@ -80,6 +84,53 @@ class Branch:
         """Pass a frame on, when the branch takes it."""
         self._queue.append((number, frames.encode(kind, number, payload)))
         self._flush()
+
+    def add_request(self, number: "int", description: "Description") -> "None":
+        """Note a request, and what it needs."""
+        self.tasks[number] = description.get("task") or number
+        steps = description["steps"]
+        self._named[number] = [key for step in steps for key in step.get("shared", ())]
+        if steps[0]["kind"] == "share":
+            self._loading.add(number)
+            self._named[number].append(steps[0]["key"])
+            self.values.add(steps[0]["key"])
+
+    def drop_request(self, number: "int") -> "None":
+        """Take the end of a request, and free what only that has still needed."""
+        del self.tasks[number], self._named[number]
+        self._loading.discard(number)
+        for key in list(self._freed):
+            self.free(key)
+
+    def free(self, key: "str") -> "None":
+        """Free a shared value when no request names it any more."""
+        if any(key in keys for keys in self._named.values()):
+            self._freed.add(key)
+            return
+        self._freed.discard(key)
+        self.values.discard(key)
+        self.send(frames.FREE, 0, key.encode("ascii"))
+        if not self.values and not self.modules:
+            self.is_replaced = True  # with the process goes all that the values have left
+
+    def take_outcome(self, number: "int", payload: "bytes") -> "None":
+        """Look at an outcome; after a value that has started a thread no fork is safe."""
+        if number in self._loading:
+            outcome = json.loads(payload.decode("ascii"))
+            self.is_replaced = self.is_replaced or outcome.get("failure") == "shared"
+
+    def stop_loading(self, number: "int") -> "None":
+        """Kill the branch if it still unpickles the value of a request, which may take any time."""
+        if number in self._loading and self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def end_of(self, number: "int", how: "str") -> "Description":
+        """Return the outcome of a request that the branch has taken with it."""
+        if self.modules and not self._named[number]:
+            reason = "the process that has imported it was ended by " + how
+            return {"failure": "preload", "module": self.modules[-1], "message": reason}
+        reason = "the process that holds it was ended by " + how
+        return {"failure": "shared", "keys": [], "message": reason}
 
     def forget(self, number: "int") -> "bool":
         """Forget a request that has not been passed on; return whether that was so.
@@ -178,7 +229,7 @@ class Branches:
             return False
         branch = self._find(preload, description["working_dir"])
         self._routes[number] = branch
-        branch.tasks[number] = description.get("task") or number
+        branch.add_request(number, description)
         parts = [text[at : at + frames.CHUNK] for at in range(0, len(text), frames.CHUNK)]
         for part in parts[:-1]:
             branch.send(frames.REQUEST_PART, number, part)
@@ -196,6 +247,9 @@ class Branches:
             self._drop_unused(branch)
         else:
             branch.send(kind, number, payload)
+            if kind == frames.KILL:
+                grace = json.loads(payload.decode("ascii"))["grace"]
+                self._loop.call_later(grace, lambda: branch.stop_loading(number))
         return task
 
     def send_to_all(self, kind: "int", payload: "Any") -> "None":
@@ -203,17 +257,26 @@ class Branches:
         for branch in self._branches:
             branch.send(kind, 0, payload)
 
+    def free(self, key: "str") -> "None":
+        """Free a shared value in all branches."""
+        for branch in list(self._branches):
+            if key in branch.values:
+                branch.free(key)
+                if branch.is_replaced:
+                    self._drop_unused(branch)
+
     def _find(self, preload: "Description", working_dir: "str | None") -> "Branch":
         key = json.dumps(preload, sort_keys=True)
         for branch in self._branches:
-            if branch.key == key:
+            if branch.key == key and not branch.is_replaced:
                 self._branches.remove(branch)
                 self._branches.append(branch)
                 return branch
         for branch in list(self._branches):
             # A local module has changed, or nobody has asked for these modules for a while.
             branch.is_replaced = branch.is_replaced or branch.modules == preload["modules"]
-            if len(self._branches) >= MOST_BRANCHES or branch.is_replaced:
+            is_one_too_many = len(self._branches) >= MOST_BRANCHES and not branch.values
+            if is_one_too_many or branch.is_replaced:
                 self._drop_unused(branch)
         branch = Branch(
             key,
@@ -235,8 +298,11 @@ class Branches:
         """Pass a frame of a branch on to the manager."""
         if number not in branch.tasks:
             return
-        if kind == frames.FINISHED:
-            del branch.tasks[number], self._routes[number]
+        if kind == frames.ENDED:
+            branch.take_outcome(number, payload)
+        elif kind == frames.FINISHED:
+            del self._routes[number]
+            branch.drop_request(number)
         may_wait = kind in (frames.STARTED, frames.LOGGED)
         self._loop.send(kind, number, bytes(payload), may_wait=may_wait)
         if branch.is_replaced and branch in self._branches:
@@ -249,17 +315,17 @@ class Branches:
             while branch.read():
                 pass
             how = "signal {}".format(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else "its exit"
-            reason = "the process that has imported it was ended by " + how
-            outcome = {"failure": "preload", "module": branch.modules[-1], "message": reason}
             for number in list(branch.tasks):
                 step = branch.steps.get(number, 0)
-                self._loop.send_json(frames.ENDED, number, dict(outcome, step=step))
+                outcome = dict(branch.end_of(number, how), step=step)
+                self._loop.send_json(frames.ENDED, number, outcome)
                 self._finish(branch, number)
             branch.pid = 0
             branch.close()
 
     def _finish(self, branch: "Branch", number: "int") -> "None":
-        del branch.tasks[number], self._routes[number]
+        del self._routes[number]
+        branch.drop_request(number)
         self._loop.send(frames.FINISHED, number)
 
     def close_in_child(self) -> "None":

@@ -88,6 +88,16 @@ def main(
     _exit(status)
 
 
+_keeps_main_module = False  # since shared values refer to it
+
+
+def keep_main_module() -> "None":
+    """Give this process, a branch, the `__main__` of all functions that are forked from it."""
+    global _keeps_main_module
+    _keeps_main_module = True
+    sys.modules["__main__"] = type(sys)("__main__")
+
+
 def go_on(sent: "list[bytes]", payload: "int", value: "int", report: "int") -> "None":
     """Do the job of a step in the Python that was started for it."""
     for fd in (payload, value, report):
@@ -111,7 +121,8 @@ def _work(
     if output is not None:
         _prepare(output)
     sys.argv = [""]
-    sys.modules["__main__"] = type(sys)("__main__")
+    if not _keeps_main_module:
+        sys.modules["__main__"] = type(sys)("__main__")
     if warm:
         _warm_up()
     if output is not None:

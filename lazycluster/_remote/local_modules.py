@@ -165,8 +165,16 @@ class LocalModules:
         self._modules = modules
         self._files = files
         self._metadata = [each for each in metadata if each]
-        for name in modules:
-            sys.modules.pop(name, None)  # the host may have another module of this name
+        loaders = {name: _sent_loader(name) for name in modules}
+        is_changed = any(
+            loader is not None and loader._modules[name][1:] != modules[name][1:]
+            for name, loader in loaders.items()
+        )
+        for name, loader in loaders.items():
+            # The host may have another module of this name. What a branch has imported stays, so
+            # that its shared values are of the classes that the function has.
+            if loader is None or is_changed:
+                sys.modules.pop(name, None)
 
     def find_spec(
         self, name: "str", path: "object" = None, target: "object" = None
@@ -241,6 +249,12 @@ class LocalModules:
     def is_package(self, name: "str") -> "bool":
         """See importlib.abc.InspectLoader."""
         return self._modules[name][3]
+
+
+def _sent_loader(name: "str") -> "LocalModules | None":
+    """Return what a module was imported by, if that was sent; None without such a module."""
+    loader = getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None)
+    return loader if isinstance(loader, LocalModules) else None
 
 
 class SentFolder:

@@ -7,6 +7,7 @@ import signal
 import threading
 
 from . import child, local_modules, python_end, streams
+from .shared_values import SharedValues
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,11 +50,13 @@ def serve(
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     python_end.keep_exit_functions()
+    child.keep_main_module()
     failure = _preload(preload, contents, working_dir)
     streams.flush_streams()  # else each function would print what is in the buffers
     branch = supervisor(source, sink, null, keepalive, math.inf)
     branch.starter.modules, branch.starter.contents = modules, contents
     branch.is_branch, branch.preload_failure = True, failure
+    branch.branches = SharedValues(branch)
     try:
         branch.run()
     finally:

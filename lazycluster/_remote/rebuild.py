@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _keys = {}  # type: dict[int, tuple[object, str]]  # by the id of what was made
 _modules = {}  # type: dict[str, Any]  # those that travel by value
+shared = {}  # type: dict[str, Any]  # what this process's branch holds, by key
 _by_key = None  # type: dict[str, object] | None  # what is kept for later calls
 _complete = set()  # type: set[int]  # the ids of these
 
@@ -110,3 +111,13 @@ def left_behind(name: "str") -> "Any":
             "a {} stays on the manager, and a function on a host cannot use it".format(name)
         ),
     )
+
+
+def shared_value(key: "str") -> "Any":
+    """Return what a branch, from which this process was forked, holds under a key."""
+    if key not in shared:
+        raise RuntimeError(
+            "A new Python does not have the shared values of the function that has started it. "
+            "Start processes by multiprocessing.get_context('fork')."
+        )
+    return shared[key]

@@ -83,7 +83,8 @@ class Supervisor:
         self.waiting = collections.deque()  # type: collections.deque[Request]  # for a resource
         self.running = {}  # type: dict[int, Request]  # by the pid of its running step
         self.exits = Exits(self.loop.call_later)
-        self.branches = Branches(self.loop, self._serve_branch, lambda pid: self.sessions.add(pid))
+        # In a branch: the values that it holds.
+        self.branches = Branches(self.loop, self._serve_branch, lambda pid: self.sessions.add(pid))  # type: Any
         self.is_branch = False
         self.preload_failure = None  # type: Description | None  # of all functions of a branch
         self.cleanup = CleanupProcess()
@@ -129,6 +130,10 @@ class Supervisor:
                 self._handle_leader_end(request)
             elif self.starter.preforked is not None and pid == self.starter.preforked.pid:
                 self.starter.dismiss_preforked()
+        self.start_waiting()
+
+    def start_waiting(self) -> "None":
+        """Start the steps that wait, as far as that is possible now."""
         for _ in range(len(self.waiting)):
             self._start_step(self.waiting.popleft())
 
@@ -156,6 +161,8 @@ class Supervisor:
         elif kind in (frames.MODULES, frames.CONTENT):
             (self.starter.modules if kind == frames.MODULES else self.starter.contents).add(payload)
             self.branches.send_to_all(kind, payload)
+        elif kind == frames.FREE:
+            self.branches.free(payload.decode("ascii"))
 
     def _insert_contents(self, request: "Request", keys: "list[str]") -> "None":
         """Let an actor have contents that its next call refers to."""
@@ -169,7 +176,7 @@ class Supervisor:
     def _start_request(self, number: "int", text: "bytes") -> "None":
         description = json.loads(text.decode("ascii"))
         try:
-            if not self.is_branch and self.branches.take(number, description, text):
+            if self.branches.take(number, description, text):
                 return
         except OSError as error:  # no process or descriptor is left for a branch
             self.loop.send_json(frames.ENDED, number, dict(files.os_failure(error), step=0))
@@ -206,9 +213,14 @@ class Supervisor:
             self.waiting.append(request)
             return
         step = request.steps[request.index]
-        if self.preload_failure is not None and step["kind"] == "function":
-            self._end_step(request, self.preload_failure)
-            return
+        if self.is_branch and step["kind"] == "function":
+            failure = self.preload_failure or self.branches.find_failure(request)
+            if failure is not None:
+                self._end_step(request, failure)
+                return
+            if self.branches.is_awaited(request):
+                self.waiting.append(request)
+                return
         try:
             self.starter.start(request)
         except ValueError:  # a NUL, or text that cannot be encoded

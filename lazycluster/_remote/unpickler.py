@@ -35,16 +35,24 @@ def load_call(contents: "list[bytes]", source: "BinaryIO") -> "Any":
         return CallUnpickler(source, local).load()
 
 
+def load_shared(contents: "list[bytes]", source: "Any", buffers: "list[Any]") -> "Any":
+    """Return a value whose pickle has its buffers beside it."""
+    local = install(contents)
+    with stand_ins.loading():
+        return CallUnpickler(source, local, buffers=buffers).load()
+
+
 class CallUnpickler(pickle.Unpickler):
     """Unpickle a call; what is missing here gets a stand-in.
 
     Args:
         file: The pickle.
         local: The names of the modules that were sent.
+        **options: Those of pickle.Unpickler.
     """
 
-    def __init__(self, file: "Any", local: "frozenset[str]") -> "None":
-        super().__init__(file)
+    def __init__(self, file: "Any", local: "frozenset[str]", **options: "Any") -> "None":
+        super().__init__(file, **options)
         self._local = local
 
     def find_class(self, module_name: "str", global_name: "str") -> "Any":

@@ -19,6 +19,7 @@ from lazycluster._functions.payload import check_call, describe, dump_call
 from lazycluster._functions.preload import checked_preload
 from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._runtime.host import Host
+from lazycluster._runtime.sharing import Sharing
 from lazycluster._tasks.execution import Target
 from lazycluster._tasks.invocation import ERRORS, OUTPUT, Invocation
 from lazycluster._tasks.outcomes import own_exception
@@ -92,7 +93,7 @@ def _checked_env(env: Mapping[str, str | float]) -> dict[str, str]:
 
 
 @short_tracebacks
-class Calls:
+class Calls(Sharing):
     """Run commands and functions on a host."""
 
     _options = Options()

@@ -58,6 +58,7 @@ class Host:
         self._lock = threading.RLock()
         self._env_variables = EnvVariables(lock=self._lock)
         self._preload = Preload()
+        self._shares = object()  # tells its shared values from those of other Runtimes
         self._info: HostInfo | None = None
         self._starter = Starter(self.host)
         set_variable = functools.partial(self._env_variables.reserve, self.WORKING_DIR_ENV_VAR_NAME)
@@ -371,7 +372,8 @@ class Host:
         common = self._env_variables.snapshot()
         common[self.WORKING_DIR_ENV_VAR_NAME] = path
         preload = Preload(self._preload.names, self._preload.modules, common)
-        return Target(conversation, path, {**common, **own} if own else common, None, preload)
+        variables = {**common, **own} if own else common
+        return Target(conversation, path, variables, None, preload, self._shares)
 
     def _operate(self, operation: str, **arguments: Any) -> Any:
         """Run an operation on the host, in the working directory; see `Target.operate`."""

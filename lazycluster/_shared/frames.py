@@ -22,7 +22,11 @@ A step has a `kind` and what the kind needs:
                  levels: those of loggers, by name; actor (optional): true if the process stays,
                  see `messages`; preload (optional): what a branch has imported
                  that serves the request: modules, their names; contents, keys of the local ones;
-                 environment, the variables to import them with
+                 environment, the variables to import them with; shared (optional): keys of the
+                 values that the branch must hold
+    share        key: that of the value; pickle: bytes of its pickle; buffers: bytes of each buffer
+                 that is not part of the pickle; input: the sum; python, contents, preload: see
+                 `function`. It is the only step of its request
     pack         path; measured: whether the stream begins with its size; the stream is its VALUE
     unpack       target, name: see `paths.destination`; it reads a stream as INPUT
     operation    operation, arguments: see `operations`
@@ -33,7 +37,7 @@ An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of
                  "memory" if the kernel has ended a process for lack of memory, "other" if it has
                  not; absent if that is unknown
     ending       true: a function has returned, but its threads and exit functions did not end
-    result       what an operation returned, or where `unpack` has put the copy
+    result       what an operation returned, or where `unpack` has put the copy; true of `share`
     skipped      what `unpack` skipped, [[path, what it is], ...]
     returned     true: a function has returned, and its VALUE is complete
     failure      "os": message, and errno, path, there (the sender's error) if they are known
@@ -41,6 +45,8 @@ An outcome (ENDED) has the index of its `step`, the `exit_status` or `signal` of
                  "python_start": variables, the names of those with which Python did not start
                  "python_modules": message, why cloudpickle cannot be imported
                  "preload": module, which cannot be preloaded, and message, the reason
+                 "shared": keys, of values that the branch does not hold, or none if message is
+                 another reason
                  "raised": stage ("load", "call" or "dump"), type, message, traceback; pickled: true
                  if the exception is the VALUE; module: the local one that could not be
                  imported while the call was loaded; explanation: see `unpicklable`; versions,
@@ -68,6 +74,7 @@ CONTENT = (
     6  # a key of KEY_SIZE bytes, and bytes to append to its content; sent before its first use
 )
 CONTENTS = 7  # JSON: keys of contents that an actor gets here, between two messages of its input
+FREE = 8  # the key of a shared value, which is not needed any more
 
 # From the supervisor to the manager.
 HELLO = 16  # JSON: {"python": version, "pid": of the supervisor}
@@ -84,7 +91,7 @@ LOGGED = 24  # lines of JSON: what the running function has logged, a record eac
 HEARTBEAT = 32
 
 TO_SUPERVISOR = frozenset(
-    [REQUEST_PART, REQUEST, INPUT, KILL, MODULES, CONTENT, CONTENTS, HEARTBEAT]
+    [REQUEST_PART, REQUEST, INPUT, KILL, MODULES, CONTENT, CONTENTS, FREE, HEARTBEAT]
 )
 TO_MANAGER = frozenset(
     [HELLO, STARTED, OUTPUT, ERRORS, LOGGED, VALUE, ENDED, FINISHED, CREDIT, HEARTBEAT]

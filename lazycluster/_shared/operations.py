@@ -27,6 +27,7 @@ OPERATIONS = {
 # The modules that kinds of steps need in addition to the modules of the bootstrap.
 STEP_MODULES = {
     "function": "_remote.call",
+    "share": "_remote.call",
     "list": "_shared.listing",
     "pack": "_shared.tree_stream",
     "unpack": "_shared.unpacker",
@@ -53,6 +54,7 @@ IMPORTED_MODULES = {
         "_remote.awaitables",
         "_remote.raised",
         "_remote.log_records",
+        "_remote.shared_values",
         "_remote.preloading",
     ),
 }

@@ -52,26 +52,68 @@ logger = logging.getLogger("lazycluster")
 _Sent = TypeVar("_Sent")
 
 
+class Lacking(NamedTuple):
+    """The shared values that a host did not have for a step, which has not started.
+
+    Attributes:
+        values: The values.
+        request: The number of the request.
+    """
+
+    values: Sequence[Any]
+    request: int
+
+
+def find_lacking(step: Step, request: Request) -> Lacking | None:
+    """Return what must be sent before a step is sent again; None if nothing must."""
+    outcome = request.outcomes[-1]
+    values = [step.shared[key] for key in outcome.lacking if key in step.shared]
+    return Lacking(values, request.number) if values else None
+
+
 class Target(NamedTuple):
-    """Where steps run; the home directory if there is no working directory."""
+    """Where steps run; the home directory if there is no working directory.
+
+    `owner` identifies the Runtime, whose shared values the steps may use.
+    """
 
     conversation: Conversation
     working_dir: str | None = None
     environment: Mapping[str, str] = MappingProxyType({})
     cwd: str | None = None
     preload: Preload = Preload()
+    owner: object = None
 
     def describe(self, steps: Sequence[Step]) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-        """Return the descriptions of steps, and what they refer to by key."""
+        """Return the descriptions of steps, and what they refer to by key.
+
+        Raises:
+            ValueError: If a shared value was closed, or belongs to another Runtime.
+        """
+        for step in steps:
+            for value in step.shared.values():
+                value._held.check(self.owner)
         described = [step.describe() for step in steps]
         contents = {key: data for step in steps for key, data in step.contents.items()}
-        if self.preload.names and any(step.returns for step in steps):
+        preloads = bool(self.preload.names)
+        forked = [index for index, it in enumerate(steps) if it.forks_from_branch(preloads)]
+        if forked:
             preload, modules = self.preload.pack()
             contents.update(modules)
-            for step, description in zip(steps, described):
-                if step.returns:
-                    description["preload"] = preload
+            for index in forked:
+                described[index]["preload"] = preload
         return described, contents
+
+    def send_lacking(self, lacking: Lacking | None) -> None:
+        """Send shared values again that the host did not have for a step.
+
+        Raises:
+            ValueError: If one was closed.
+            ConnectionLostError: If the connection has ended.
+        """
+        if lacking is not None:
+            for value in lacking.values:
+                value._held.send_again(self, lacking.request)
 
     def operate(self, operation: str, **arguments: Any) -> Any:
         """Run an operation on the host and return its result; see `Conversation.operate`."""
@@ -158,6 +200,7 @@ class Execution(Record):
         self._offset = 0  # index of the request's first step
         self._first_request: int | None = None  # its number identifies the task on the host
         self._transfer: Transfer | None = None
+        self._lacking: Lacking | None = None
         self._records = LogRecords(host)
 
     def run(self, find_target: Callable[[], Target]) -> None:
@@ -396,6 +439,7 @@ class Execution(Record):
         listed = steps[0].describe_list()
         if listed is not None and isinstance(transfer, Upload):
             self._compare(target, listed, transfer)
+        target.send_lacking(self._lacking)
         described, contents = target.describe(steps)
         self._request = request = target.conversation.request(
             described,
@@ -510,7 +554,11 @@ class Execution(Record):
         """Raise the error of a request; return how many of its steps need not be sent again."""
         for index, (step, outcome) in enumerate(zip(steps, request.outcomes), self._offset):
             again = step.by_value(outcome)
-            if again is not None:  # its function has not started
+            if again is None and outcome.lacking:
+                self._lacking, before = find_lacking(step, request), self._lacking
+                if before is None and self._lacking is not None:
+                    return index - self._offset
+            elif again is not None:  # its function has not started
                 self._steps = (*self._steps[:index], again, *self._steps[index + 1 :])
                 return index - self._offset
             tail = functools.partial(self.log.tail, index, OUTPUT_IN_ERRORS)

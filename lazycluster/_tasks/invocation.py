@@ -13,7 +13,9 @@ from lazycluster._tasks.execution import (
     INTERRUPT_TIMEOUT,
     KILL_TIMEOUT,
     TERMINATE_GRACE,
+    Lacking,
     Target,
+    find_lacking,
     send_once_more,
 )
 from lazycluster._tasks.lines import Lines
@@ -80,10 +82,16 @@ class Invocation:
         self._lines = None if on_output is None else Lines(on_output, host)
         self._keeps_output = keeps_output
         self._request: Request | None = None
+        self._lacking: Lacking | None = None
         self._timer: Timer | None = None
         self._timed_out = False
         self._is_stopped = False
         self._has_ended = False
+
+    @property
+    def step(self) -> Step | None:
+        """Return the step in the form in which it was sent last; None at the end of `start`."""
+        return self._step
 
     @property
     def is_running(self) -> bool:
@@ -144,7 +152,9 @@ class Invocation:
         if self._lines is not None:
             self._lines.finish_and_wait()
         self._records.wait()
-        return self._find_error()
+        found = self._find_error()
+        self._request = None  # it refers to this, and a call with large arguments must go at once
+        return found
 
     def _follow(self, request: Request) -> None:
         """Wait for the end of the request, and enforce the timeout."""
@@ -161,6 +171,9 @@ class Invocation:
         request, step = self._request, self._step
         if request is None or step is None or not request.outcomes:
             return False
+        if request.outcomes[0].lacking and self._lacking is None:
+            self._lacking = find_lacking(step, request)
+            return self._lacking is not None
         again = step.by_value(request.outcomes[0])
         if again is not None:
             self._step = again
@@ -191,6 +204,7 @@ class Invocation:
         step = self._step
         assert step is not None  # It has not ended.
         self._values.come_from(target.conversation, target.environment)
+        target.send_lacking(self._lacking)
         described, contents = target.describe([step])
         request = target.conversation.request(
             described,
@@ -253,7 +267,8 @@ class Invocation:
         if self.on_end is None or isinstance(request.error, SystemExit):
             return  # A thread waits in `run`, or the interpreter exits.
         self._request = request
-        if request.outcomes and request.outcomes[0].failed_module is not None:
+        outcome = request.outcomes[0] if request.outcomes else None
+        if outcome is not None and (outcome.failed_module is not None or outcome.lacking):
             completion.start()  # Pickling runs a user's code, which this thread does not.
             completion.post(lambda: self._send_again(target, request))
         else:

@@ -18,6 +18,7 @@ from lazycluster._conversation.outcome import (
     PythonStartFailure,
     PythonVersionFailure,
     RaisedFailure,
+    SharedFailure,
 )
 from lazycluster._functions.missing_modules import explain_missing
 from lazycluster._functions.own_exception import OwnException
@@ -179,6 +180,9 @@ def failure_error(
         )
     if isinstance(failure, PreloadFailure):
         return _preload_error(host, name, failure)
+    if isinstance(failure, SharedFailure):
+        message = f"{name} has no shared value on {host}: {failure.message}."
+        return RemoteFunctionError(message, host=host, function=name)
     return _raised_error(host, name, failure, outcome.exit_status)
 
 
@@ -191,6 +195,17 @@ def _preload_error(host: str, name: str, failure: PreloadFailure) -> RemoteFunct
         host=host,
         function=name,
     )
+
+
+def load_failure(host: str, failure: RaisedFailure) -> str:
+    """Return why something could not be unpickled on a host, with the cure and the traceback."""
+    cure = explain_missing(failure.type, failure.message)
+    versions = explain_on_host(failure.versions, host) if not cure else ""
+    traceback = failure.traceback.rstrip()
+    if failure.message not in traceback:
+        traceback += f"\n{failure.type}: {failure.message}"
+    first = cure or versions
+    return f"{first}\n{traceback}" if first else f"{failure.type}: {failure.message}\n{traceback}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -70,6 +70,15 @@ class Step:
         """Return what the step refers to, by key; a host gets each content once."""
         return {}
 
+    @property
+    def shared(self) -> Mapping[str, Any]:
+        """Return the SharedValues that the step uses, by key."""
+        return {}
+
+    def forks_from_branch(self, preloads: bool) -> bool:
+        """Return True if a branch must run the step; `preloads` is True if there are modules."""
+        return False
+
     def by_value(self, outcome: Outcome) -> Step | None:
         """Return the step in the form that must be sent after an outcome; None if none must."""
         return None
@@ -165,6 +174,7 @@ class RunFunction(Step):
             "python": python,
             "contents": list(self.call.contents),
             "levels": levels(),
+            **({"shared": list(self.shared)} if self.shared else {}),
         }
 
     def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
@@ -177,6 +187,15 @@ class RunFunction(Step):
     def contents(self) -> Mapping[str, bytes]:
         """Return the local modules and the texts, by key."""
         return self.call.contents
+
+    @property
+    def shared(self) -> Mapping[str, Any]:
+        """Return the SharedValues that the call uses, by key."""
+        return self.call.shared
+
+    def forks_from_branch(self, preloads: bool) -> bool:
+        """Return True if a branch must run the step; `preloads` is True if there are modules."""
+        return preloads or bool(self.shared)
 
     def by_value(self, outcome: Outcome) -> RunFunction | None:
         """Return the step with a module by value that the host could not import; else None.

@@ -113,7 +113,7 @@ def test_the_largest_parts_of_a_function_are_named(warning_of, name, monkeypatch
     function, text = FUNCTIONS[name]
     message = warning_of(function)
     assert text in message
-    assert "send it once with send_file, or make it in the function." in message
+    assert "send it once with share or send_file, or make it in the function." in message
 
 
 def test_the_largest_arguments_are_named(warning_of):

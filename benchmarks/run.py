@@ -303,6 +303,50 @@ def _function_rows(host: str) -> dict[str, Make]:
     }
 
 
+def _actor_rows(count: int) -> dict[str, Make]:
+    """Compare calls of a process that stays, so many one after the other."""
+
+    def repeated(call_once: Call) -> Call:
+        def calls() -> None:
+            for _ in range(count):
+                call_once()
+
+        return calls
+
+    @contextmanager
+    def floor(site: Site) -> Iterator[Call]:
+        with persistent(site, "near", subjects.add, a=1, b=2) as call_once:
+            yield repeated(call_once)
+
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with site.runtime() as runtime, runtime.actor(subjects.Adder) as actor:
+            yield repeated(lambda: actor.add(1, 2))
+
+    @contextmanager
+    def execnet(site: Site) -> Iterator[Call]:
+        with execnet_gateway(site, "near") as gateway:
+            channel = gateway.remote_exec(subjects.execnet_adder)
+
+            def call_once() -> None:
+                channel.send((1, 2))
+                channel.receive()
+
+            yield repeated(call_once)
+
+    @contextmanager
+    def mitogen(site: Site) -> Iterator[Call]:
+        with mitogen_context(site, "near") as context:
+            yield repeated(lambda: context.call(subjects.add, 1, 2))
+
+    return {
+        "persistent Python (floor)": floor,
+        "lazycluster, an actor": ours,
+        "execnet, a channel": execnet,
+        "mitogen": mitogen,
+    }
+
+
 def _connect_rows() -> dict[str, Make]:
     def ours(site: Site) -> object:
         runtime = Runtime("near", connection_kwargs={"config_file": site.config})
@@ -562,6 +606,8 @@ ROWS: dict[str, tuple[int, Callable[[], dict[str, Make]]]] = {
     "connect and first function": (15, _connect_rows),
     "command": (100, lambda: _command_rows("near")),
     "function, each in a fresh process here": (100, lambda: _function_rows("near")),
+    "call of an actor": (300, lambda: _actor_rows(1)),
+    "100 calls of an actor, back to back": (30, lambda: _actor_rows(100)),
     "command at a round trip of 20 ms": (20, lambda: _command_rows("far")),
     "function at a round trip of 20 ms": (20, lambda: _function_rows("far")),
     "task of five commands at a round trip of 20 ms": (20, _task_rows),

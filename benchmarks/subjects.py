@@ -8,6 +8,14 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+class Adder:
+    """What an actor holds."""
+
+    def add(self, a: int, b: int) -> int:
+        """Return a sum."""
+        return a + b
+
+
 def size(data: bytes) -> int:
     """Return a small value for a large argument."""
     return len(data)
@@ -35,3 +43,9 @@ def execnet_command(channel):
     import subprocess
 
     channel.send(subprocess.check_output("echo hi", shell=True))  # noqa: S602 - as one does
+
+
+def execnet_adder(channel):
+    """Return sums."""
+    for a, b in channel:
+        channel.send(a + b)

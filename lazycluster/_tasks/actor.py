@@ -232,10 +232,11 @@ class ActorProcess:
         self._queue: collections.deque[ActorCall] = collections.deque()
         self._end: tuple[str, BaseException | None] | None = None  # the reason, and its cause
         self._is_closing = False
-        self._is_late = False  # the current call has taken too long
+        self._late: ActorCall | None = None  # the call that has taken too long
         self._is_made = False
         self._failure: Outcome | None = None  # of the class, until the process has ended
-        self._timer: Timer | None = None  # of the current call, or of the end
+        self._timer: Timer | None = None  # of the current call
+        self._end_timer: Timer | None = None
         self._ended = threading.Event()
         self._passed: set[str] = set()  # keys of contents that it has
         self._step = StartActor(name)
@@ -281,7 +282,7 @@ class ActorProcess:
         self._reader = _Reader(self._take_part, self._take_outcome)
         self._target = target
         described, contents = target.describe([self._step])
-        self._start_timer(self._current)
+        first = self._current
         self._request = target.conversation.request(
             described,
             working_dir=target.working_dir,
@@ -294,6 +295,7 @@ class ActorProcess:
             on_logged=lambda _, data: self.records.append(data),
             on_end=self._take_end,
         )
+        self._start_timer(first)
         return self._request
 
     # Calls
@@ -424,7 +426,7 @@ class ActorProcess:
             self._finish(call, self._find_error(call, outcome))
 
     def _find_error(self, call: ActorCall, outcome: Outcome) -> Exception | None:
-        if self._is_late:
+        if call is self._late:
             return self._timeout_error(call)
         if outcome.returned:
             call.values.mark_returned(0)
@@ -437,7 +439,8 @@ class ActorProcess:
     def _finish(self, call: ActorCall, error: Exception | None) -> None:
         """Send the next call, and report the end of the one before."""
         with self._lock:
-            following = self._current = self._queue.popleft() if self._queue else None
+            has_next = self._queue and self._late is None  # else the process is ending
+            following = self._current = self._queue.popleft() if has_next else None
             closes = following is None and self._is_closing
         if following is not None:
             try:
@@ -474,12 +477,12 @@ class ActorProcess:
     def _take_end(self, request: Request) -> None:
         """Take the end of the process, or of the connection."""
         self._cancel_timer()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         if not request.finished:
             request.kill(TERMINATE_GRACE)  # Its output could not be stored.
         end = self._find_reason(request)
         with self._lock:
-            if request is not self._request and self._request is not None:
-                return
             self._end = end
             call, self._current = self._current, None
             queued = list(self._queue)
@@ -493,8 +496,8 @@ class ActorProcess:
 
     def _find_reason(self, request: Request) -> tuple[str, BaseException | None]:
         error = request.error
-        if self._is_late:
-            return f"a call took longer than {self._timeout:g} seconds", None
+        if self._late is not None:
+            return f"{self._late.name} took longer than {self._timeout:g} seconds", None
         if self._is_closing and error is None:
             return "it was closed", None
         if isinstance(error, LazyclusterError):
@@ -511,7 +514,7 @@ class ActorProcess:
 
     def _error_of_last(self, call: ActorCall, request: Request) -> BaseException | None:
         """Return the error of the call that had been sent when the process ended."""
-        if self._is_late:
+        if call is self._late:
             return self._timeout_error(call)
         if self._is_made:
             return self._lost_error(call.name, started=None if request.error else True)
@@ -560,9 +563,11 @@ class ActorProcess:
         if is_first:
             if is_idle:
                 self._send_close()
-            self._timer = timers.call_at(time.monotonic() + CLOSE_TIMEOUT, self._kill)
+            self._end_timer = timers.call_at(time.monotonic() + CLOSE_TIMEOUT, self._kill)
         if wait:
             self._ended.wait(CLOSE_TIMEOUT + TERMINATE_GRACE + KILL_TIMEOUT)
+            if self._lines is not None:
+                self._lines.finish_and_wait()
 
     def _send_close(self) -> None:
         assert self._request is not None
@@ -590,15 +595,17 @@ class ActorProcess:
 
     def _time_out(self, call: ActorCall) -> None:
         with self._lock:
-            self._is_late = self._current is call
-        if self._is_late:
+            is_late = self._current is call
+            if is_late:
+                self._late = call
+        if is_late:
             self._kill()
 
     def _kill(self) -> None:
         assert self._request is not None
         self._request.kill(TERMINATE_GRACE)
         when = time.monotonic() + TERMINATE_GRACE + KILL_TIMEOUT
-        self._timer = timers.call_at(when, lambda: self.abandon("The host does not end it."))
+        self._end_timer = timers.call_at(when, lambda: self.abandon("The host does not end it."))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lazycluster.exceptions import (
     RemoteFunctionError,
     StepTimeoutError,
 )
+from support.managers import sshs
 from support.processes import await_gone, is_alive, parent
 from support.waiting import TIMEOUT, wait_until
 
@@ -32,6 +34,7 @@ class Worker:
 
     def __init__(self, ending=None):
         self.file = None
+        self.count = 0
         if ending is not None:
             getattr(self, ending)()
 
@@ -79,6 +82,18 @@ class Worker:
 
     def hang_at_end(self):
         atexit.register(time.sleep, 1000)
+
+    def write_and_nap(self, path, seconds):
+        Path(path).write_text(str(os.getpid()))
+        self.nap(seconds)
+
+    def naps(self):
+        return self.count
+
+    def nap(self, seconds):
+        time.sleep(seconds)
+        self.count += 1
+        return seconds
 
     def alarm(self):
         def fail(*_):
@@ -175,7 +190,7 @@ def test_a_timeout_ends_the_actor(runtime, tmp_path):
     waits = actor.submit("pid")
     with pytest.raises(StepTimeoutError, match=r"Worker\.sleep"):
         late.result(TIMEOUT)
-    with pytest.raises(ActorLostError, match="longer than 1 seconds") as raised:
+    with pytest.raises(ActorLostError, match=r"Worker.sleep took longer than 1 sec") as raised:
         waits.result(TIMEOUT)
     assert raised.value.started is False
     assert "longer than 1 seconds" in lost(actor).reason
@@ -183,15 +198,9 @@ def test_a_timeout_ends_the_actor(runtime, tmp_path):
 
 
 def test_a_timeout_counts_from_when_a_call_is_sent(runtime):
-    actor = runtime.with_options(timeout=3).actor(Naps)
+    actor = runtime.with_options(timeout=3).actor(Worker)
     futures = [actor.submit("nap", 1) for _ in range(4)]
     assert [future.result(TIMEOUT) for future in futures] == [1] * 4
-
-
-class Naps:
-    def nap(self, seconds):
-        time.sleep(seconds)
-        return seconds
 
 
 def test_close_does_what_python_does_at_its_end(runtime, tmp_path):
@@ -224,18 +233,21 @@ def test_close_ends_a_call_that_does_not_end(own_runtime, tmp_path, method):
 
 
 def test_close_waits_for_a_call_that_ends(runtime):
-    actor = runtime.actor(Naps)
+    actor = runtime.actor(Worker)
     future = actor.submit("nap", 0.5)
     actor.close()
     assert future.result(TIMEOUT) == 0.5
 
 
-def test_close_ends_what_hangs_at_the_end(runtime):
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_close_ends_what_hangs_at_the_end(runtime, is_busy):
     actor = runtime.actor(Worker)
     actor.hang_at_end()
     pid = actor.pid()
+    future = actor.submit("nap", 0.3) if is_busy else None
     actor.close()
     await_gone([pid])
+    assert future is None or future.result(TIMEOUT) == 0.3
 
 
 def test_an_actor_that_is_freed_is_closed(runtime):
@@ -288,6 +300,48 @@ def test_the_end_of_the_supervisor_ends_it_and_a_login_does_not_bring_it_back(ow
     error = lost(actor)
     assert "connection" in error.reason
     assert isinstance(error.__cause__, ConnectionLostError)
+
+
+def test_the_end_of_ssh_ends_it_with_what_ssh_has_said(own_sshd, make_runtime, nothing_left):
+    runtime = make_runtime(on=own_sshd)
+    actor = runtime.actor(Worker)
+    pid, runs = actor.pid(), actor.submit("sleep")
+    wait_until(runs.running)
+    for ssh in sshs(own_sshd):
+        os.kill(ssh, signal.SIGKILL)
+    await_gone([pid])
+    with pytest.raises(ActorLostError, match=r"connection to .* was lost") as raised:
+        runs.result(TIMEOUT)
+    assert raised.value.started is None
+    assert isinstance(raised.value.__cause__, ConnectionLostError)
+    runtime.close()
+    nothing_left()
+
+
+def test_an_interrupt_leaves_a_method_running_and_the_next_call_waits(runtime, tmp_path):
+    """Nothing can interrupt a method safely."""
+    actor = runtime.actor(Worker)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    main = threading.main_thread().ident
+    thread = threading.Thread(target=interrupt_when_it_runs, args=(tmp_path / "pid", main))
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            actor.write_and_nap(str(tmp_path / "pid"), 1)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert actor.naps() == 1
+    actor.close()
+
+
+def interrupt_when_it_runs(path, thread):
+    wait_until(path.exists)
+    signal.pthread_kill(thread, signal.SIGUSR1)
 
 
 def test_the_end_of_its_branch_ends_it(own_runtime):

@@ -16,6 +16,7 @@ import itertools
 import os
 import pickle
 import platform
+import select
 import shlex
 import shutil
 import statistics
@@ -34,12 +35,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "scripts"), str(HERE.parent), str(HERE)]
 
+import processor_time  # noqa: E402
 import subjects  # noqa: E402
 
 from lazycluster import Runtime, RuntimeTask  # noqa: E402
 from loopback_sshd import LoopbackSshd  # noqa: E402
 
 HOSTS = 50
+CALLS = 1000  # at once on one host
 BIG = 256 << 20  # bytes of the one large file
 ROUND_TRIP = 0.02  # seconds
 
@@ -161,13 +164,13 @@ class PersistentPython:
         folder = os.path.dirname(os.path.dirname(cloudpickle.__file__))
         line = f"PYTHONPATH={folder} {site.python} -u -c '{PERSISTENT}'"
         self._dumps = cloudpickle.dumps
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             site.ssh(host, line), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def call(self, function: Callable[..., object], **arguments: object) -> object:
         """Call a function and return its value."""
-        pipes = self._process
+        pipes = self.process
         assert pipes.stdin is not None
         assert pipes.stdout is not None
         data = self._dumps((function, arguments))
@@ -178,9 +181,9 @@ class PersistentPython:
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
 
 
 @contextmanager
@@ -536,31 +539,71 @@ def _many_commands() -> dict[str, Make]:
     return {"the sleep itself": one, "lazycluster": ours}
 
 
-def _host_rows(warm: bool) -> dict[str, Make]:
-    names = [f"near-{number}" for number in range(HOSTS)]
-
+def _many_functions() -> dict[str, Make]:
     @contextmanager
     def ours(site: Site) -> Iterator[Call]:
-        keywords = {"config_file": site.config, "connect_timeout": 100}
-        with concurrent.futures.ThreadPoolExecutor(16) as pool, ExitStack() as stack:
+        with site.runtime() as runtime:
 
-            def connect(name: str) -> Runtime:
-                return Runtime(name, connection_kwargs=keywords)
+            def all_at_once() -> None:
+                futures = [runtime.submit(subjects.add, number, 1) for number in range(CALLS)]
+                assert [future.result() for future in futures] == list(range(1, CALLS + 1))
 
-            if not warm:
+            yield all_at_once
 
-                def once() -> None:
-                    closing.extend(pool.map(connect, names))
+    @contextmanager
+    def floor(site: Site) -> Iterator[Call]:
+        with persistent(site, "near", subjects.add, a=1, b=2) as once:
+            yield lambda: [once() for _ in range(CALLS)]
 
-                closing: list[Runtime] = []
-                stack.callback(lambda: list(pool.map(Runtime.cleanup, closing)))
-                yield once
-                return
-            runtimes = list(pool.map(connect, names))
-            stack.callback(lambda: list(pool.map(Runtime.cleanup, runtimes)))
+    return {"persistent Python (floor), one after the other": floor, "lazycluster": ours}
+
+
+NAMES = [f"near-{number}" for number in range(HOSTS)]
+
+
+def _connect(site: Site, name: str) -> Runtime:
+    keywords = {"config_file": site.config, "connect_timeout": 100}
+    return Runtime(name, connection_kwargs=keywords)
+
+
+@contextmanager
+def _runtimes(site: Site) -> Iterator[list[Runtime]]:
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        runtimes = list(pool.map(lambda name: _connect(site, name), NAMES))
+        try:
+            yield runtimes
+        finally:
+            list(pool.map(Runtime.cleanup, runtimes))
+
+
+def _login_rows() -> dict[str, Make]:
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        closing: list[Runtime] = []
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            try:
+                yield lambda: closing.extend(pool.map(lambda name: _connect(site, name), NAMES))
+            finally:
+                list(pool.map(Runtime.cleanup, closing))
+
+    @contextmanager
+    def ssh(site: Site) -> Iterator[Call]:
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            yield lambda: list(pool.map(lambda name: output(site.ssh(name, "true")), NAMES))
+
+    return {"ssh HOST true, 16 at a time": ssh, "lazycluster": ours}
+
+
+def _warm_command_rows() -> dict[str, Make]:
+    @contextmanager
+    def ours(site: Site, shell: str | None = None) -> Iterator[Call]:
+        with _runtimes(site) as runtimes:
 
             def all_of_them() -> None:
-                tasks = [(runtime, RuntimeTask().run_command("true")) for runtime in runtimes]
+                tasks = [
+                    (runtime, RuntimeTask().run_command("true", shell=shell))
+                    for runtime in runtimes
+                ]
                 for runtime, task in tasks:
                     runtime.execute_task(task)
                 for runtime, task in tasks:
@@ -570,11 +613,74 @@ def _host_rows(warm: bool) -> dict[str, Make]:
             yield all_of_them
 
     @contextmanager
-    def ssh(site: Site) -> Iterator[Call]:
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            yield lambda: list(pool.map(lambda name: output(site.ssh(name, "true")), names))
+    def floor(site: Site) -> Iterator[Call]:
+        with ExitStack() as stack:
+            shells = [stack.enter_context(_shell(site, name)) for name in NAMES]
+            yield lambda: ask_all(shells, b"/bin/true; echo $?\n", lambda data: data == b"0\n")
 
-    return {"ssh HOST true, 16 at a time": ssh, "lazycluster": ours}
+    return {
+        "50 shells that stay, one select loop (floor)": floor,
+        "lazycluster, the account's shell": ours,
+        "lazycluster, /bin/sh": lambda site: ours(site, "/bin/sh"),
+    }
+
+
+@contextmanager
+def _shell(site: Site, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    argv = site.ssh(name, "exec /bin/sh")
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+
+
+def ask_all(
+    processes: list[subprocess.Popen[bytes]], question: bytes, is_whole: Callable[[bytes], bool]
+) -> None:
+    """Write to all processes, and wait until the answer of each is whole, in one loop."""
+    answers = {}
+    poller = select.poll()
+    for process in processes:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        answers[process.stdout.fileno()] = b""
+        poller.register(process.stdout.fileno(), select.POLLIN)
+        process.stdin.write(question)
+        process.stdin.flush()
+    while answers:
+        for fd, _ in poller.poll():
+            answers[fd] += os.read(fd, 1 << 16)
+            if is_whole(answers[fd]):
+                poller.unregister(fd)
+                del answers[fd]
+
+
+def _warm_function_rows() -> dict[str, Make]:
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with _runtimes(site) as runtimes:
+
+            def all_of_them() -> None:
+                futures = [runtime.submit(subjects.add, 1, 2) for runtime in runtimes]
+                assert [future.result() for future in futures] == [3] * HOSTS
+
+            yield all_of_them
+
+    @contextmanager
+    def floor(site: Site) -> Iterator[Call]:
+        import cloudpickle
+
+        with ExitStack() as stack:
+            pythons = [PersistentPython(site, name) for name in NAMES]
+            for python in pythons:
+                stack.callback(python.close)
+                python.call(subjects.add, a=1, b=2)
+            data = cloudpickle.dumps((subjects.add, {"a": 1, "b": 2}))
+            question = struct.pack(">Q", len(data)) + data
+            size = 8 + len(cloudpickle.dumps(3))
+            yield lambda: ask_all(
+                [python.process for python in pythons], question, lambda data: len(data) == size
+            )
+
+    return {"50 Pythons that stay, one select loop (floor)": floor, "lazycluster": ours}
 
 
 def _import_rows() -> dict[str, Make]:
@@ -620,8 +726,10 @@ ROWS: dict[str, tuple[int, Callable[[], dict[str, Make]]]] = {
     "second copy of 20,000 files to the host": (7, lambda: _changed_rows(sending=True)),
     "second copy of 20,000 files from the host": (7, lambda: _changed_rows(sending=False)),
     "300 commands of 0.5 s at once": (3, _many_commands),
-    f"connect {HOSTS} hosts": (3, lambda: _host_rows(warm=False)),
-    f"`true` on {HOSTS} connected hosts": (10, lambda: _host_rows(warm=True)),
+    f"{CALLS} functions at once on one host": (3, _many_functions),
+    f"connect {HOSTS} hosts": (3, _login_rows),
+    f"`true` on {HOSTS} connected hosts": (10, _warm_command_rows),
+    f"a function on {HOSTS} connected hosts": (10, _warm_function_rows),
     "import": (15, _import_rows),
 }
 
@@ -695,6 +803,32 @@ def memory(site: Site) -> str:
     return "\n".join([*lines, *(f"| {name} | {value:.2f} |" for name, value in figures.items())])
 
 
+def processor_times(site: Site, sshd: LoopbackSshd) -> str:
+    """Measure the processor time of a call in each process that it needs; Linux only."""
+    with site.runtime() as runtime:
+        supervisor = call(runtime, os.getppid)
+        assert isinstance(supervisor, int)
+        sshds = sshd.connection_pids()
+        parts: dict[str, Callable[[], float]] = {
+            "manager": time.process_time,
+            "supervisor": lambda: processor_time.own(supervisor),
+            "processes of the steps": lambda: processor_time.ended_children(supervisor),
+            "sshd": lambda: sum(map(processor_time.own, sshds)),
+        }
+        calls: dict[str, Call] = {
+            "function": lambda: runtime.call(subjects.add, 1, 2),
+            "function as a task": lambda: call(runtime, subjects.add, a=1, b=2),
+            "command (`/bin/sh`)": lambda: runtime.run("true", shell="/bin/sh"),  # noqa: S604
+        }
+        lines = [f"| ms | {' | '.join(parts)} |", f"| --- |{' --: |' * len(parts)}"]
+        for pause in (0.0, 0.01):
+            for name, once in calls.items():
+                found = processor_time.measure(once, 300, parts, pause)
+                figures = " | ".join(f"{value:.2f}" for value in found.values())
+                lines.append(f"| {name}{', with pauses' if pause else ''} | {figures} |")
+    return "\n".join(lines)
+
+
 def _argv(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
@@ -742,6 +876,9 @@ def main(words: list[str]) -> None:
         for name, (rounds, makers) in rows.items():
             found = table(measure(site, rounds, makers()))
             lines += ["", f"## {name[0].upper()}{name[1:]}", "", found]
+            print("\n".join(lines[-4:]), flush=True)
+        if not words or "processor" in words:
+            lines += ["", "## Processor time of a call", "", processor_times(site, sshd)]
             print("\n".join(lines[-4:]), flush=True)
         if not words or "memory" in words:
             lines += ["", "## Memory", "", memory(site)]

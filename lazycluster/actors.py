@@ -89,8 +89,8 @@ class Actor(Generic[T]):
 
         Raises:
             ActorLostError: If the actor has ended.
-            SerializationError: If an argument cannot be pickled, or the method is a generator
-                function.
+            SerializationError: If an argument cannot be pickled, or is a shared value that the
+                class did not get, or the method is a generator function.
             AttributeError: If the name begins with an underscore.
             TypeError: If the name is not a string.
             LazyclusterError: In a child forked from the process that made the actor.

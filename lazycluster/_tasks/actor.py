@@ -23,7 +23,9 @@ from lazycluster._tasks.execution import (
     INTERRUPT_TIMEOUT,
     KILL_TIMEOUT,
     TERMINATE_GRACE,
+    Lacking,
     Target,
+    find_lacking,
     send_once_more,
 )
 from lazycluster._tasks.lines import Lines
@@ -241,6 +243,7 @@ class ActorProcess:
         self._passed: set[str] = set()  # keys of contents that it has
         self._step = StartActor(name)
         self._target: Target | None = None
+        self._lacking: Lacking | None = None
         self._request: Request | None = None
         self._reader = _Reader(self._take_part, self._take_outcome)
 
@@ -272,11 +275,22 @@ class ActorProcess:
                 if self._request is not None:  # a KeyboardInterrupt
                     self._request.kill_and_wait(TERMINATE_GRACE, INTERRUPT_TIMEOUT)
                 raise
-            step = None if self._failure is None else step.by_value(self._failure)
+            step = self._find_next_form(step)
         if error is not None:
             raise error
 
+    def _find_next_form(self, step: StartActor) -> RunFunction | None:
+        """Return the step in which the class is to be called again; None if it is not."""
+        request = self._request
+        if self._failure is not None:
+            return step.by_value(self._failure)
+        if self._lacking is None and request is not None and request.outcomes:
+            self._lacking = find_lacking(step, request)
+            return None if self._lacking is None else step
+        return None
+
     def _send(self, target: Target) -> Request:
+        target.send_lacking(self._lacking)
         assert self._current is not None
         self._current.values.come_from(target.conversation, target.environment)
         self._reader = _Reader(self._take_part, self._take_outcome)
@@ -348,9 +362,15 @@ class ActorProcess:
 
         Raises:
             ActorLostError: If the actor has ended.
+            SerializationError: If the process does not have a shared value that it needs.
             LazyclusterError: In a child that was forked.
         """
         self.check_owner()
+        if call.call is not None and not call.call.shared.keys() <= self._step.shared.keys():
+            raise SerializationError(
+                f"The call cannot be pickled: {call.name} gets a shared value that its process "
+                "does not have. Give it to the class in actor(), too."
+            )
         with self._lock:
             has_ended = self._end is not None or self._is_closing
             is_next = self._current is None

@@ -339,6 +339,35 @@ def test_a_module_of_a_later_call_is_imported_once_and_stays(runtime, local):
         assert two.apply(module.note, 3) == [3]
 
 
+class Holder:
+    def __init__(self, value):
+        self.value = value
+
+    def holds(self, value):
+        return value is self.value, len(value)
+
+
+def test_shared_values_that_the_class_has_got(runtime):
+    table, other = runtime.share(list(range(1000))), runtime.share({})
+    with runtime.actor(Holder, table) as holder:
+        assert holder.holds(table) == (True, 1000)
+        with pytest.raises(SerializationError, match=r"Holder.holds gets a shared value"):
+            holder.holds(other)
+        with pytest.raises(SerializationError, match=r"Holder.holds gets a shared value"):
+            holder.submit("holds", [other])
+        assert runtime.call(len, other) == 0
+        table.close()
+        with pytest.raises(ValueError, match="closed"):
+            runtime.actor(Holder, table)
+
+
+def test_a_shared_value_is_sent_again_for_a_class_after_a_login(own_runtime):
+    table = own_runtime.share(list(range(1000)))
+    own_runtime.close()
+    with own_runtime.actor(Holder, table) as holder:
+        assert holder.holds(table) == (True, 1000)
+
+
 def test_sys_exit_is_an_error_of_the_call_and_the_actor_stays(counter):
     with pytest.raises(RemoteFunctionError, match="SystemExit") as raised:
         counter.exit(3)

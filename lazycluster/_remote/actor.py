@@ -5,7 +5,6 @@ A message on the payload pipe is one call, and gets one reply on the value pipe;
 
 import contextlib
 import io
-import json
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from . import (
     call,
     local_modules,
     log_records,
+    plain_json,
     python_end,
     raised,
     rebuild,
@@ -27,6 +27,7 @@ from . import (
     streams,
     unpickler,
 )
+from .imports import MissingModulesError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,9 +182,11 @@ class _Actor:
         try:
             if isinstance(result, _GENERATORS):
                 raise TypeError("cannot pickle {!r} object".format(type(result).__name__))
-            unpickler.ValuePickler(reply).dump(result)
+            unpickler.dump_value(result, reply)
+        except MissingModulesError as error:
+            return raised.describe("call", error)
         except BaseException as error:
-            return raised.describe_value(result, error, unpickler.ValuePickler)
+            return raised.describe_value(result, error, unpickler.make_pickler)
         return None
 
     def _wait_for(self, awaitable: "Any") -> "Any":
@@ -287,7 +290,7 @@ class _Reply:
             return
         if failure.get("pickled"):
             self._send(messages.VALUE_PART)
-        self._parts = [json.dumps(failure).encode("ascii")]
+        self._parts = [plain_json.dumps(failure).encode("ascii")]
         self._size = len(self._parts[0])
         self._send(messages.RAISED)
 

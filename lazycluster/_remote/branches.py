@@ -7,11 +7,11 @@ the modules already. It ends at the end of its pipe, with all that it has starte
 """
 
 import collections
-import json
 import os
 import signal
 
 from .._shared import frames
+from . import plain_json
 from .child import fork
 
 TYPE_CHECKING = False
@@ -116,7 +116,7 @@ class Branch:
     def take_outcome(self, number: "int", payload: "bytes") -> "None":
         """Look at an outcome; after a value that has started a thread no fork is safe."""
         if number in self._loading:
-            outcome = json.loads(payload.decode("ascii"))
+            outcome = plain_json.loads(payload.decode("ascii"))
             self.is_replaced = self.is_replaced or outcome.get("failure") == "shared"
 
     def stop_loading(self, number: "int") -> "None":
@@ -169,7 +169,7 @@ class Branch:
             return False
         for kind, number, payload in self._frames.feed(data):
             if kind == frames.STARTED:
-                self.steps[number] = json.loads(payload.decode("ascii"))["step"]
+                self.steps[number] = plain_json.loads(payload.decode("ascii"))["step"]
             elif kind == frames.FINISHED:
                 self.steps.pop(number, None)
             if kind == frames.HELLO:
@@ -248,7 +248,7 @@ class Branches:
         else:
             branch.send(kind, number, payload)
             if kind == frames.KILL:
-                grace = json.loads(payload.decode("ascii"))["grace"]
+                grace = plain_json.loads(payload.decode("ascii"))["grace"]
                 self._loop.call_later(grace, lambda: branch.stop_loading(number))
         return task
 
@@ -266,7 +266,7 @@ class Branches:
                     self._drop_unused(branch)
 
     def _find(self, preload: "Description", working_dir: "str | None") -> "Branch":
-        key = json.dumps(preload, sort_keys=True)
+        key = plain_json.dumps(sorted(preload.items()))
         for branch in self._branches:
             if branch.key == key and not branch.is_replaced:
                 self._branches.remove(branch)

@@ -13,6 +13,7 @@ from . import (
     streams,
     unpickler,
 )
+from .imports import MissingModulesError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def call(
             function, args, kwargs = spawning.load(own, source, step["input"])
     except local_modules.LocalImportError as error:
         return dict(raised.describe("load", error.reason), module=error.module)
+    except MissingModulesError as error:
+        return {"failure": "python_modules", "message": str(error)}
     except BaseException as error:
         return raised.describe("load", error)
     result = failure = None
@@ -83,9 +86,11 @@ def call(
         if streams.identity(value) != channel:
             raise OSError("the function has closed the pipe that its value goes through")
         with open(value, "wb") as target:
-            unpickler.ValuePickler(target).dump(result)
+            unpickler.dump_value(result, target)
+    except MissingModulesError as error:
+        return {"failure": "python_modules", "message": str(error)}
     except BaseException as error:
-        return raised.describe_value(result, error, unpickler.ValuePickler)
+        return raised.describe_value(result, error, unpickler.make_pickler)
     return {"returned": True}
 
 

@@ -13,11 +13,18 @@ from . import python_end, streams
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
-    from typing import Any, Iterator  # noqa: F401 - Any stands in a comment
+    from typing import Any, Iterator
 
 
 _PREFIX = __package__.rpartition(".")[0] + "."
 _CALLS = _PREFIX + STEP_MODULES["function"]
+_CLOUDPICKLE = "cloudpickle.cloudpickle"
+
+_sent = None  # type: SentModules | None  # those of this process
+
+
+class MissingModulesError(Exception):
+    """This Python cannot import cloudpickle; the text says why."""
 
 
 @contextlib.contextmanager
@@ -39,7 +46,7 @@ class SentModules:
 
     def __init__(self) -> "None":
         self._contents = {}  # type: dict[str, Any]  # for archive.execute
-        self._missing = {}  # type: dict[str, str | None]
+        self._missing = {}  # type: dict[str, str | None]  # why an import failed
         self.count = 0  # of imports; a process forked before one does not have that module
         self.decode = None  # type: Any  # see `local_modules`, which comes with the first call
         sys.meta_path.insert(0, self)
@@ -54,9 +61,6 @@ class SentModules:
         if name not in self._contents:
             return "the manager has not sent it"
         if name not in self._missing:
-            for known in self._contents:
-                if known.partition(".")[0] == name:
-                    sys.modules.pop(known, None)  # the host's own, if a start hook imported it
             self.count += 1
             try:
                 with library_first():
@@ -69,13 +73,32 @@ class SentModules:
         return self._missing[name]
 
     def load_for_functions(self) -> "str | None":
-        """Import what calls need, once for all forked processes; return why it fails, or None."""
-        missing = self.load("cloudpickle")
-        if missing is None and _CALLS not in sys.modules:
-            self.load_own(STEP_MODULES["function"])
+        """Import what most calls need, once for all forked processes; return why it fails, or None.
+
+        cloudpickle takes three times as long, so the first call does not wait for it.
+        """
+        global _sent
+        _sent = self  # a branch has made another, and goes on with that of the supervisor
+        if self.decode is None:
+            for known in self._contents:
+                if known.partition(".")[0] == "cloudpickle":
+                    sys.modules.pop(known, None)  # the host's own, if a start hook imported it
+        missing = self.load(_CALLS)
+        if missing is None and self.decode is None:
             self.decode = sys.modules[_PREFIX + "_remote.local_modules"].decode
             streams.note_modules()
         return missing
+
+    def load_rest(self) -> "None":
+        """Import what other calls need, too, and what many functions import; once."""
+        if _CLOUDPICKLE in self._missing or self.load_for_functions() is not None:
+            return
+        if self.load(_CLOUDPICKLE) is None:
+            self.load(_PREFIX + "_remote.value_pickler")
+        for name in ("logging", "traceback", "socket", "subprocess"):
+            with contextlib.suppress(Exception), library_first():  # an incomplete Python
+                importlib.import_module(name)
+        streams.note_modules()
 
     def load_own(self, name: "str") -> "str":
         """Import one of the library's modules; return its full name on the host."""
@@ -99,12 +122,29 @@ class SentModules:
         archive.execute(self._contents[module.__name__], module)
 
 
+def has_cloudpickle() -> "bool":
+    """Return True if cloudpickle has been imported."""
+    return _CLOUDPICKLE in sys.modules
+
+
+def import_cloudpickle() -> "Any":
+    """Return the module `cloudpickle.cloudpickle`, whose import takes 15 ms.
+
+    Raises:
+        MissingModulesError: If it cannot be imported.
+    """
+    missing = "nothing has been sent" if _sent is None else _sent.load(_CLOUDPICKLE)
+    if missing is not None:
+        raise MissingModulesError(missing)
+    return sys.modules[_CLOUDPICKLE]
+
+
 def load_functions(archives: "list[bytes]") -> "None":
     """Take the archives that the manager has sent in a new Python, and import what a call needs."""
     modules = SentModules()
     for data in archives:
         modules.add(data)
-    modules.load_for_functions()
+    modules.load_rest()
 
 
 def is_own_python(python: "list[int]") -> "bool":

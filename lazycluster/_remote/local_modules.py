@@ -5,15 +5,13 @@ import functools
 import importlib.machinery
 import importlib.util
 import io
-import linecache
 import marshal
 import os
 import sys
 import threading
-import traceback
 import zlib
 
-from . import resources, stand_ins
+from . import import_hooks, resources, stand_ins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ def install(contents: "Iterable[bytes]") -> "frozenset[str]":
             continue
         kind, *rest = decode(content)
         if kind == "text":
-            linecache.cache[rest[0]] = rest[1]
+            _linecache.cache[rest[0]] = rest[1]
         elif kind == "files":
             files.add(*rest)
         else:
@@ -95,17 +93,42 @@ def _print_error_of_thread(hook: "Any") -> "None":
     if not issubclass(hook.exc_type, SystemExit):
         name = hook.thread.name if hook.thread is not None else threading.get_ident()
         print("Exception in thread {}:".format(name), file=sys.stderr)
-        traceback.print_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
+        _print_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
+
+
+def _print_exception(*error: "Any") -> "None":
+    import traceback  # takes 3 ms
+
+    traceback.print_exception(*error)
 
 
 # Uncaught exceptions show what `show` has: Python's own hooks read files of the host.
-sys.excepthook = traceback.print_exception
+sys.excepthook = _print_exception
 threading.excepthook = _print_error_of_thread
+
+
+class _Shown:
+    """Has a cache until linecache is imported, which takes 1 ms."""
+
+    def __init__(self) -> "None":
+        self.cache = {}  # type: dict[str, tuple[Any, ...]]
+
+
+_linecache = _Shown()  # type: Any
+
+
+def _show_shown(linecache: "Any") -> "None":
+    global _linecache
+    linecache.cache.update(_linecache.cache)
+    _linecache = linecache
+
+
+import_hooks.change("linecache", _show_shown)
 
 
 def show(path: "str", text: "str") -> "None":
     """Let tracebacks and `inspect` show a text, and never the host's file of that name."""
-    linecache.cache[path] = _lines(path, text)
+    _linecache.cache[path] = _lines(path, text)
 
 
 def _lines(path: "str", text: "str") -> "tuple[Any, ...]":
@@ -132,7 +155,7 @@ def load_code(data: "bytes") -> "types.CodeType":
 @functools.lru_cache(maxsize=None)
 def _compiled(path: "str") -> "list[types.CodeType]":
     """Return the code of all functions and classes in a file whose text was sent."""
-    entry = linecache.cache.get(path)
+    entry = _linecache.cache.get(path)
     if entry is None or len(entry) < 4:
         return []
     try:

@@ -3,7 +3,6 @@
 import collections
 import heapq
 import itertools
-import json
 import math
 import os
 import selectors
@@ -12,6 +11,7 @@ import sys
 import time
 
 from .._shared import frames
+from . import plain_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Loop:
         self, kind: "int", request: "int", content: "object", may_wait: "bool" = False
     ) -> "None":
         """Write a frame whose payload is JSON; see `send`."""
-        self.send(kind, request, json.dumps(content).encode("ascii"), may_wait)
+        self.send(kind, request, plain_json.dumps(content).encode("ascii"), may_wait)
 
     def relay(
         self, fd: "int", kind: "int", request: "int", may_wait: "bool" = False

@@ -9,14 +9,13 @@ that were forwarded. It serves that connection alone, so it is ended with its su
 """
 
 import os
-import re
 import signal
 import time
 
 END_TIMEOUT = 6.0  # seconds for a supervisor to end what it started; it needs at most 5
 POLL_INTERVAL = 0.02  # seconds
 SHELLS = 3  # processes between sshd and the supervisor, at most: the login shell and the like
-SESSION_SERVER = re.compile(rb"sshd(?:-session)?: [^/]+@notty")  # the title that sshd gives itself
+SESSION_SERVERS = (b"sshd", b"sshd-session")  # give themselves the title `sshd: USER@notty`
 
 
 def end_predecessors(tokens: "list[str]") -> "None":
@@ -76,12 +75,19 @@ def _session_servers(pid: "int") -> "list[int]":
     return []
 
 
+def serves_one_user(title: "bytes") -> "bool":
+    """Return True for the title of an sshd that serves one user without a terminal."""
+    program, _, rest = title.partition(b": ")
+    user, is_server, _ = rest.partition(b"@notty")
+    return program in SESSION_SERVERS and bool(user and is_server) and b"/" not in user
+
+
 def _is_session_server(pid: "int") -> "bool":
     try:
         if os.stat("/proc/{}".format(pid)).st_uid != os.geteuid():
             return False
         with open("/proc/{}/cmdline".format(pid), "rb") as file:
-            return SESSION_SERVER.match(file.read()) is not None
+            return serves_one_user(file.read())
     except OSError:
         return False
 

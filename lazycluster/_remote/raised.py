@@ -1,13 +1,12 @@
 """Report an exception that a function has raised: as text, and as a pickle if that is possible."""
 
 import contextlib
-import copyreg
 import io
 import sys
 
 from .._shared.frames import EXCEPTION_LIMIT
 from . import awaitables
-from .unpickler import ValuePickler
+from .imports import import_cloudpickle, library_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ TEXT_LIMIT = 1 << 15  # characters of a message or a traceback that are reported
 
 _OURS = ("<lazycluster>/", "<frozen importlib.")  # files whose entries say nothing to a user
 _MOST_CAUSES = 20  # of an exception, whose tracebacks are shortened
-
-_HEAP_TYPE = 1 << 9  # a bit of `type.__flags__`: the class is not built in
 
 
 def describe(stage: "str", error: "BaseException") -> "Outcome":
@@ -102,7 +99,8 @@ def _traceback(error: "BaseException") -> "str":
             below = entry.tb_next
         entry = entry.tb_next
     try:
-        import traceback
+        with library_first():
+            import traceback
 
         if isinstance(error, MemoryError):
             traceback.clear_frames(below)  # they hold what fills the memory
@@ -156,55 +154,11 @@ def pickled(error: "BaseException") -> "bytes | None":
     if not isinstance(error, Exception):
         return None
     try:
+        import_cloudpickle()
+        from .value_pickler import ExceptionPickler
+
         target = _Bounded()
-        _ExceptionPickler(target).dump(error)
+        ExceptionPickler(target).dump(error)
         return target.getvalue()
     except BaseException:  # a user's __reduce__ may raise anything
         return None
-
-
-class _ExceptionPickler(ValuePickler):
-    """Pickle an exception without calling its class, and without open files."""
-
-    def reducer_override(self, obj: "Any") -> "Any":
-        new = copyreg.__newobj__  # type: ignore[attr-defined]
-        if isinstance(obj, BaseException) and _needs_no_init(type(obj)):
-            return new, (type(obj), *obj.args), obj.__dict__ or None
-        if isinstance(obj, OSError) and _is_os_error_with_init(type(obj)):
-            fields = {name: getattr(obj, name) for name in _FIELDS}
-            fields = {name: value for name, value in fields.items() if value is not None}
-            return new, (type(obj),), dict(obj.__dict__, **fields)
-        if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
-            return type(None), ()  # such as the response that urllib's HTTPError holds
-        return super().reducer_override(obj)
-
-
-def _needs_no_init(kind: "type") -> "bool":
-    """Return True if an exception is its `args` and its `__dict__`, as most are.
-
-    `BaseException.__reduce__` calls the class with `args`, which fails if `__init__` has other
-    parameters. Therefore such an exception is made without `__init__`, as other objects are.
-    """
-    built_in = [
-        base for base in kind.__mro__ if not base.__flags__ & _HEAP_TYPE and base is not object
-    ]
-    makers = (("__new__", built_in[0]), ("__reduce__", BaseException), ("__reduce_ex__", object))
-    return (
-        all(base.__basicsize__ == BaseException.__basicsize__ for base in built_in)  # no fields
-        and all(getattr(kind, name) is getattr(base, name) for name, base in makers)
-        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
-    )
-
-
-_FIELDS = ("args", "errno", "strerror", "filename", "filename2")  # of an OSError
-
-
-def _is_os_error_with_init(kind: "type") -> "bool":
-    """Return True if an OSError has an `__init__` of its own, which `args` need not fit."""
-    makers = (("__new__", OSError), ("__reduce__", OSError), ("__reduce_ex__", object))
-    init = vars(OSError)["__init__"]
-    return (
-        kind.__init__ is not init  # type: ignore[misc]
-        and all(getattr(kind, name) is getattr(base, name) for name, base in makers)
-        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
-    )

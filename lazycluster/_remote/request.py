@@ -1,11 +1,10 @@
 """A request: steps that follow one another, and the input that the manager sends for them."""
 
 import collections
-import json
 import os
 
 from .._shared import frames, paths
-from . import files
+from . import files, plain_json
 from .step_process import StepProcess
 from .streams import LOGGED
 
@@ -61,7 +60,7 @@ class Request:
                 self.logged += line[len(LOGGED) :] + b"\n"
                 continue
             try:
-                content = json.loads(line.decode("ascii"))
+                content = plain_json.loads(line.decode("ascii"))
             except (ValueError, RecursionError):
                 continue  # a function has written to the pipe
             if isinstance(content, dict):

@@ -6,7 +6,6 @@ importlib.resources sees the files as those of a package in a zip file.
 
 import io
 import os
-import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,4 +106,8 @@ def find_distributions(metadata: "list[dict[str, bytes]]", name: "str | None") -
 
 
 def _same(one: "str", other: "str") -> "bool":
-    return re.sub("[-_.]+", "-", one).lower() == re.sub("[-_.]+", "-", other).lower()
+    return _words(one) == _words(other)
+
+
+def _words(name: "str") -> "list[str]":
+    return list(filter(None, name.lower().replace("_", "-").replace(".", "-").split("-")))

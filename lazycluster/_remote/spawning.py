@@ -5,18 +5,16 @@ on this host. Instead, what it unpickles first installs the modules and loads th
 without calling the function: then the names of `__main__` are there, as after a fork.
 """
 
-import importlib.machinery
 import io
 import marshal
 import os
 import sys
 
 from .._shared import archive
-from . import local_modules, rebuild, unpickler
+from . import import_hooks, local_modules, rebuild, unpickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import types
     from typing import Any, BinaryIO
 
     Data = dict[str, Any]
@@ -90,26 +88,6 @@ def install(contents: "list[bytes]", payload: "bytes") -> "None":
         local_modules.install(contents)
 
 
-class StarterFinder:
-    """Changes the modules that start processes when they are imported. See importlib.abc."""
-
-    def find_spec(
-        self, name: "str", path: "Any" = None, target: "object" = None
-    ) -> "importlib.machinery.ModuleSpec | None":
-        if name not in _STARTERS:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: "types.ModuleType") -> "None":
-                execute(module)
-                _change(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 def _change(module: "Any") -> "None":
     original = module.get_preparation_data
 
@@ -122,9 +100,5 @@ def _change(module: "Any") -> "None":
     module.get_preparation_data = get_preparation_data
 
 
-# Change the modules that start processes, now or when they are imported. Importing them here would
-# take longer than a call.
 for _name in _STARTERS:
-    if _name in sys.modules:
-        _change(sys.modules[_name])
-sys.meta_path.insert(0, StarterFinder())
+    import_hooks.change(_name, _change)

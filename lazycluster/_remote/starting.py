@@ -114,10 +114,6 @@ class Starter:
                 request.want_input(sys.maxsize)  # the stream or the list says where it ends
         self.contents.expect(step.get("contents", ()))
         arguments = dict(step.get("arguments", {}))
-        if step.get("operation") == "make_private_directory":
-            # Known before it is created, so that no way of ending leaves it behind.
-            arguments["path"] = paths.temporary_path()
-            self._cleanup.add_temporary(arguments["path"])
         job = {"step": step, "missing": missing, "module": module}  # type: Description
         job["arguments"] = arguments
         job.update(working_dir=request.working_dir, environment=request.environment)
@@ -151,6 +147,7 @@ class Starter:
 
     def prefork(self) -> "None":
         """Fork a process for the next function, which saves most of the time that a call takes."""
+        self.modules.load_rest()
         if self.preforked is None:
             try:
                 self.preforked = self._fork(warm=True)

@@ -2,12 +2,13 @@
 
 import contextlib
 import importlib.machinery
-import json
 import os
 import stat
 import sys
 import threading
 import time
+
+from . import plain_json
 
 try:
     import resource
@@ -159,7 +160,7 @@ def identity(fd: "int") -> "tuple[int, int] | None":
 
 def send_report(report: "int", content: "dict[str, Any]") -> "None":
     """Write a line of JSON to the report pipe; the last line is the outcome."""
-    data = json.dumps(content).encode("ascii") + b"\n"
+    data = plain_json.dumps(content).encode("ascii") + b"\n"
     with report_lock:  # threads of a function may log
         write_all(report, data)
 

@@ -1,28 +1,35 @@
 """Load a call, and dump its value.
 
-cloudpickle has been imported before this module, see `SentModules`.
+Most functions and most values need little of cloudpickle, so it is imported by those that do.
 """
 
 import importlib
-import pickle
+import io
 import sys
 
-import cloudpickle.cloudpickle
+try:  # `pickle` has the same, and imports `re` for its other ones
+    from _pickle import Pickler, Unpickler
+except ImportError:
+    from pickle import Pickler, Unpickler
 
 from .._shared import by_value
-from . import rebuild, stand_ins
+from . import makers, rebuild, stand_ins
+from .imports import has_cloudpickle, import_cloudpickle
 from .local_modules import LocalImportError, install, load_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
+PLAIN_LIMIT = 1 << 16  # bytes of a pickled value that does without cloudpickle
+_CLOUDPICKLE = "cloudpickle.cloudpickle"
+
 # What most calls name, by module and name as the manager has them.
 _OURS = {("builtins", "bool"): bool, ("marshal", "loads"): load_code}  # type: dict[tuple[str, str], Any]
 for _module, _contents in (
     ("lazycluster._functions.rebuild", vars(rebuild)),
     ("lazycluster._shared.by_value", vars(by_value)),
-    ("cloudpickle.cloudpickle", vars(cloudpickle.cloudpickle)),
+    (_CLOUDPICKLE, {name: made for name, made in vars(makers).items() if callable(made)}),
 ):
     for _name in _contents:
         _OURS[_module, _name] = _contents[_name]
@@ -42,7 +49,7 @@ def load_shared(contents: "list[bytes]", source: "Any", buffers: "list[Any]") ->
         return CallUnpickler(source, local, buffers=buffers).load()
 
 
-class CallUnpickler(pickle.Unpickler):
+class CallUnpickler(Unpickler):
     """Unpickle a call; what is missing here gets a stand-in.
 
     Args:
@@ -60,8 +67,10 @@ class CallUnpickler(pickle.Unpickler):
         found = _OURS.get((module_name, global_name))
         if found is rebuild.namespace_of_import:
             return self._namespace_of_import
-        if found is cloudpickle.cloudpickle.subimport:
+        if found is makers.subimport:
             return self._import
+        if found is None and module_name == _CLOUDPICKLE:
+            found = vars(import_cloudpickle()).get(global_name)
         if found is not None:
             return found
         try:
@@ -93,15 +102,52 @@ class CallUnpickler(pickle.Unpickler):
         return vars(importlib.import_module(name))
 
 
-class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickle a value; what the manager has sent is named by its key."""
+def dump_value(value: "object", target: "Any") -> "None":
+    """Pickle the value of a function.
 
-    def __init__(self, target: "Any") -> "None":
-        super().__init__(target, pickle.HIGHEST_PROTOCOL)
+    Raises:
+        MissingModulesError: If the value needs cloudpickle, and this Python cannot import it.
+    """
+    plain = None if has_cloudpickle() else _dump_plain(value)
+    if plain is not None:
+        target.write(plain)
+    else:
+        make_pickler(target).dump(value)
 
+
+def make_pickler(target: "Any") -> "Pickler":
+    """Return a pickler for values, which writes to `target`."""
+    import_cloudpickle()
+    from .value_pickler import ValuePickler
+
+    return ValuePickler(target)
+
+
+class _NotPlainError(Exception):
+    """A value is large, or has more than numbers, texts and containers."""
+
+
+class _PlainFile(io.BytesIO):
+    def write(self, data: "Any") -> "int":
+        count = super().write(data)
+        if self.tell() > PLAIN_LIMIT:
+            raise _NotPlainError
+        return count
+
+
+class _PlainPickler(Pickler):
     def reducer_override(self, obj: "Any") -> "Any":
-        """See pickle.Pickler."""
-        key = rebuild.key_of(obj)
-        if key is not None:
-            return rebuild.arrived, (key,)
-        return super().reducer_override(obj)
+        """See pickle.Pickler; called for each object that is not of a basic type."""
+        raise _NotPlainError
+
+
+def _dump_plain(value: "object") -> "bytes | None":
+    """Return the pickle of a small value of basic types; None for others."""
+    if sys.version_info < (3, 8):  # has no reducer_override
+        return None
+    target = _PlainFile()
+    try:
+        _PlainPickler(target, -1).dump(value)
+    except Exception:  # nested too deep, for example
+        return None
+    return target.getvalue()

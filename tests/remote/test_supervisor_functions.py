@@ -112,21 +112,89 @@ def broken_modules(first_lines):
     return archive.pack(sources)
 
 
+def own_class():
+    class Own:
+        """Cannot be pickled without cloudpickle."""
+
+    return Own
+
+
+def given(kind):
+    return kind.__name__
+
+
 def test_a_python_that_lacks_a_module_says_which(new_own_host):
-    """Some distributions split the standard library."""
+    """Some distributions split the standard library; what needs no such module works."""
+    new_own_host.send_modules()
     new_own_host.send(frames.MODULES, 0, broken_modules("import nosuchmodule_x"))
-    asked = new_own_host.run(function(b""))
-    assert asked.ended[0]["failure"] == "python_modules"
-    assert "nosuchmodule_x" in asked.ended[0]["message"]
+    for _ in range(2):
+        for asked in (new_own_host.call(own_class), new_own_host.call(given, kind=own_class())):
+            assert asked.ended[0]["failure"] == "python_modules"
+            assert "nosuchmodule_x" in asked.ended[0]["message"]
+        assert new_own_host.call(echo, value=[1, "two"]).returned == [1, "two"]
 
 
 @pytest.mark.parametrize("line", ["1 / 0", "raise RuntimeError('no')", "exec('no syntax')"])
 def test_a_cloudpickle_that_fails_in_any_way_fails_the_function_only(line, new_own_host):
     """Commands work all the same."""
+    new_own_host.send_modules()
     new_own_host.send(frames.MODULES, 0, broken_modules(line))
-    asked = new_own_host.run(function(b""))
+    asked = new_own_host.call(own_class)
     assert asked.ended[0]["failure"] == "python_modules"
     assert new_own_host.run_command("echo next").text == "next\n"
+
+
+HEAVY = ["cloudpickle", "inspect", "dataclasses", "typing", "logging", "traceback"]
+
+
+def test_the_first_function_waits_for_no_module_that_it_does_not_need(make_host, own_python):
+    """They take 20 ms; after it they are imported once, for all that follow."""
+
+    def imported(names):
+        import sys
+
+        return [name for name in names if name in sys.modules]
+
+    # Without site: what is installed here may import any of these when Python starts.
+    host = make_host(line=f"{shlex.quote(own_python)} -S")
+    assert host.call(imported, names=HEAVY).returned == []
+    host.finish(host.ask_call(imported, names=HEAVY))
+    names = ["cloudpickle", "logging", "subprocess", "socket"]
+    assert host.call(imported, names=names).returned == names
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: lambda: 5,
+        lambda: [own_class()],
+        lambda: bytes(1 << 20),
+        lambda: list(range(100_000)),
+        lambda: {"nested": [1.5, (None, True), {b"x", "y"}]},
+        lambda: float,
+    ],
+    ids=["function", "class", "bytes", "numbers", "plain", "name"],
+)
+def test_the_first_function_returns_any_value(make, new_own_host):
+    """With cloudpickle where the value needs it."""
+    value, expected = new_own_host.call(make).returned, make()
+    if callable(expected) and expected is not float:
+        assert value() == expected()
+    elif isinstance(expected, list) and isinstance(expected[0], type):
+        assert value[0].__name__ == "Own"
+    else:
+        assert value == expected
+
+
+def test_the_first_function_raises_with_its_own_lines(new_own_host):
+    """traceback and linecache are imported then."""
+
+    def fail():
+        raise ValueError("this one")
+
+    failure = new_own_host.call(fail).ended[0]
+    assert 'raise ValueError("this one")' in failure["traceback"]
+    assert failure["type"] == "ValueError"
 
 
 def test_f21_the_hosts_own_cloudpickle_is_not_used(make_host, own_python, tmp_path):

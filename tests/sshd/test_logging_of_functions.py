@@ -71,6 +71,20 @@ def log_everything(name="app.part"):
 WARNINGS = ["app.part WARNING warning", "app.part ERROR error 4", "root CRITICAL critical"]
 
 
+def test_the_first_function_logs(own_runtime, records, levels):
+    """Also where the function imports logging itself, with the manager's levels."""
+
+    def log():
+        import logging
+
+        logging.getLogger("app.part").info("info")
+        logging.getLogger("app.other").info("not this")
+
+    levels("app.part", logging.INFO)
+    own_runtime.call(log)
+    assert texts(records) == ["app.part INFO info"]
+
+
 def test_what_is_enabled_here_comes(runtime, records, levels):
     """By default that is from WARNING on; with levels it is what they say."""
     assert runtime.call(log_everything) == "value"

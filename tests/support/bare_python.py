@@ -39,15 +39,14 @@ for name, content in archive.unpack(read()).items():
     archive.execute(content, new_module(name, __package__=name.rpartition(".")[0]))
 modules = import_module("_lazycluster._remote.imports").SentModules()
 modules.add(read())
-assert modules.load("cloudpickle") is None
-modules.load_own("_remote.call")
+modules.load_rest()
 sys.modules["__main__"] = types.ModuleType("__main__")
 contents = [read() for _ in range(int(sys.stdin.buffer.readline()))]
 from _lazycluster._remote import local_modules, stand_ins, unpickler
 local = local_modules.install(contents)
 with stand_ins.loading():
     function, args, kwargs = unpickler.CallUnpickler(sys.stdin.buffer, local).load()
-unpickler.ValuePickler(sys.stdout.buffer).dump(function(*args, **kwargs))
+unpickler.dump_value(function(*args, **kwargs), sys.stdout.buffer)
 """
 
 

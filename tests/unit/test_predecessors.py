@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lazycluster._remote.predecessors import SESSION_SERVER
+from lazycluster._remote.predecessors import serves_one_user
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ from lazycluster._remote.predecessors import SESSION_SERVER
 )
 def test_only_the_sshd_of_a_session_without_terminal_is_ended(title, serves_one):
     """The one that listens may be process 1 of a container."""
-    assert (SESSION_SERVER.match(title) is not None) == serves_one
+    assert serves_one_user(title) == serves_one

@@ -1,6 +1,7 @@
 """Keep an object in the process that was forked for it, and call its methods.
 
-A message on the payload pipe is one call, and gets one reply on the value pipe; see `messages`.
+A message on the payload pipe is one call, and gets one reply as a part of the value; see
+`messages`.
 """
 
 import contextlib
@@ -33,6 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from .channel import Channel
+
     Outcome = dict[str, Any]  # see `frames`
 
 WHOLE = 1 << 24  # bytes of a call that is read before it is unpickled
@@ -44,21 +47,16 @@ _GENERATORS = (types.GeneratorType, types.AsyncGeneratorType)
 
 
 def run(
-    step: "dict[str, Any]",
-    contents: "dict[str, bytes]",
-    payload: "int",
-    value: "int",
-    report: "Callable[[Outcome], object]",
-    log: "Callable[[bytes], object]",
+    step: "dict[str, Any]", contents: "dict[str, bytes]", payload: "int", channel: "Channel"
 ) -> "Outcome":
     """Make the object, and call its methods until the manager closes it; return the outcome.
 
     See `call.run` for the arguments.
     """
-    log_records.start(step.get("levels", {}), log)
+    log_records.start(step.get("levels", {}), channel.log)
     outcome = {"returned": True}  # type: Outcome
     try:
-        _Actor(step, contents, payload, value).serve()
+        _Actor(step, contents, payload, channel).serve()
     except KeyboardInterrupt:  # between two calls, where no code of the user takes it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
@@ -66,9 +64,8 @@ def run(
         traceback.print_exc()
         outcome = {"exit_status": 1}
     if python_end.is_due():
-        report({"ending": True})
+        channel.report({"ending": True})
     python_end.run()
-    log_records.stop()
     return outcome
 
 
@@ -76,14 +73,17 @@ class _Actor:
     """The object, and the pipes that calls come and go through."""
 
     def __init__(
-        self, step: "dict[str, Any]", contents: "dict[str, bytes]", payload: "int", value: "int"
+        self,
+        step: "dict[str, Any]",
+        contents: "dict[str, bytes]",
+        payload: "int",
+        channel: "Channel",
     ) -> "None":
         self._contents = contents
         self._used = [contents[key] for key in step.get("contents", ())]
         self._local = frozenset()  # type: frozenset[str]  # names of modules that were sent
         self._source = open(payload, "rb")
-        self._value = value
-        self._channel = streams.identity(value)
+        self._channel = channel
         self._pid = os.getpid()
         self._object = None  # type: Any
         self._event_loop = None  # type: Any
@@ -117,7 +117,7 @@ class _Actor:
 
     def _answer(self, load: "Callable[[int], tuple[Any, ...]]", length: "int") -> "bool":
         """Do a call of `length` bytes and send the reply; return whether it has returned."""
-        reply = _Reply(self._value)
+        reply = _Reply(self._channel)
         failure = function = args = kwargs = result = pickled = None  # type: Any
         try:
             function, args, kwargs = load(length)
@@ -137,7 +137,7 @@ class _Actor:
         if os.getpid() != self._pid:
             call.leave_fork(failure)
         self._flush()
-        if streams.identity(self._value) != self._channel:
+        if not self._channel.is_open:
             streams.write_all(2, _CLOSED)
             os._exit(1)
         if failure is not None:
@@ -269,8 +269,8 @@ def _find_method(owner: "Any", name: "str") -> "Callable[..., Any]":
 class _Reply:
     """Takes the pickle of a value, as a file does, and sends the reply to a call."""
 
-    def __init__(self, fd: "int") -> "None":
-        self._fd = fd
+    def __init__(self, channel: "Channel") -> "None":
+        self._channel = channel
         self._parts = []  # type: list[Any]
         self._size = 0
 
@@ -298,10 +298,10 @@ class _Reply:
         header = messages.HEADER.pack(kind, self._size)
         parts, self._parts, self._size = self._parts, [], 0
         if len(parts) == 1 and len(parts[0]) > PART:
-            streams.write_all(self._fd, header)
-            streams.write_all(self._fd, parts[0])
+            self._channel.send_value(header)
+            self._channel.send_value(parts[0])
         else:
-            streams.write_all(self._fd, b"".join([header, *parts]))
+            self._channel.send_value(b"".join([header, *parts]))
 
 
 class _Part:

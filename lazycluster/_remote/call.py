@@ -1,8 +1,10 @@
 """Call a user's function in the process that was forked for it."""
 
+import io
 import os
 import sys
 
+from .._shared.frames import CHUNK
 from . import (
     awaitables,
     local_modules,
@@ -17,48 +19,39 @@ from .imports import MissingModulesError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, BinaryIO
+
+    from .channel import Channel
 
     Outcome = dict[str, Any]  # see `frames`
 
 
 def run(
-    step: "dict[str, Any]",
-    contents: "dict[str, bytes]",
-    payload: "int",
-    value: "int",
-    report: "Callable[[Outcome], object]",
-    log: "Callable[[bytes], object]",
+    step: "dict[str, Any]", contents: "dict[str, bytes]", payload: "int", channel: "Channel"
 ) -> "Outcome":
     """Call a function, and end what it leaves as Python does at its end; return the outcome.
 
-    `log` takes lines with what it logs; see `call` for the others.
+    See `call`.
     """
-    log_records.start(step.get("levels", {}), log)
-    outcome = call(step, contents, payload, value, report)
+    log_records.start(step.get("levels", {}), channel.log)
+    outcome = call(step, contents, payload, channel)
     if "returned" in outcome and python_end.is_due():
-        report({"ending": True})
+        channel.report({"ending": True})
     python_end.run()
-    log_records.stop()
     return outcome
 
 
 def call(
-    step: "dict[str, Any]",
-    contents: "dict[str, bytes]",
-    payload: "int",
-    value: "int",
-    report: "Callable[[Outcome], object]",
+    step: "dict[str, Any]", contents: "dict[str, bytes]", payload: "int", channel: "Channel"
 ) -> "Outcome":
     """Unpickle the function, call it, pickle what it returns or raises; return the outcome.
 
-    `contents` has what the connection has got so far. `report` takes an outcome that counts if
-    the process ends without another.
+    `contents` has what the connection has got so far.
     """
-    pid, channel = os.getpid(), streams.identity(value)
+    pid = os.getpid()
     try:
         own = [contents[key] for key in step.get("contents", ())]
-        with open(payload, "rb") as source:
+        with _open(payload, step["input"]) as source:
             function, args, kwargs = spawning.load(own, source, step["input"])
     except local_modules.LocalImportError as error:
         return dict(raised.describe("load", error.reason), module=error.module)
@@ -74,32 +67,33 @@ def call(
     except BaseException as error:
         failure = raised.describe("call", error)
         if os.getpid() == pid:
-            report(failure)  # pickling may end the process
+            channel.report(failure)  # pickling may end the process
             data = raised.pickled(error)
-            if data is not None and streams.identity(value) == channel:
-                failure["pickled"] = _sent(value, data)
+            if data is not None:
+                channel.keep_value(data)
+                failure["pickled"] = True
     if os.getpid() != pid:
         leave_fork(failure)
     if failure is not None:
         return failure
     try:
-        if streams.identity(value) != channel:
-            raise OSError("the function has closed the pipe that its value goes through")
-        with open(value, "wb") as target:
-            unpickler.dump_value(result, target)
+        unpickler.dump_value(result, channel)
     except MissingModulesError as error:
+        channel.keep_value(b"")
         return {"failure": "python_modules", "message": str(error)}
     except BaseException as error:
+        channel.keep_value(b"")
         return raised.describe_value(result, error, unpickler.make_pickler)
     return {"returned": True}
 
 
-def _sent(value: "int", data: "bytes") -> "bool":
-    try:
-        streams.write_all(value, data)
-    except OSError:
-        return False
-    return True
+def _open(payload: "int", size: "int") -> "BinaryIO":
+    """Return a file of what comes through the payload pipe, which closes that."""
+    if size > CHUNK:
+        return open(payload, "rb")
+    data = streams.read_exactly(payload, size)  # no more: a buffered file takes six system calls
+    os.close(payload)
+    return io.BytesIO(data)
 
 
 def leave_fork(failure: "Outcome | None") -> "None":

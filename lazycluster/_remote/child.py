@@ -1,10 +1,9 @@
 """The process that is forked for a step: it waits for its job, does it and reports the outcome.
 
-It has four pipes: the payload (to read: the job, then what the step reads), the value (to write,
-raw pickle or a stream), the report (to write, a JSON object per line, the outcome last), and the
-output, which is its fd 1 and 2. It may be forked before there is a job for it, since forking is
-most of the time that a call takes. It reports the outcome when it has closed everything else and
-has only to exit, and nothing waits for that, unless the outcome says so.
+It has three pipes: the payload (to read: the job, then what the step reads), the channel (to write,
+see `channel`), and the output, which is its fd 1 and 2. It may be forked before there is a job for
+it, since forking is most of the time that a call takes. It sends the outcome when it has closed
+everything else and has only to exit, and nothing waits for that, unless the outcome says so.
 """
 
 import contextlib
@@ -16,9 +15,9 @@ import signal
 import struct
 import sys
 import time
-import zlib
 
 from . import files, interpreter, python_end, streams
+from .channel import Channel
 from .imports import is_own_python, load_functions
 
 TYPE_CHECKING = False
@@ -54,37 +53,27 @@ def fork(run: "Callable[[], object]") -> "int":
 
 
 def main(
-    output: "int | None",
-    value: "int",
-    report: "int",
-    payload: "int",
-    warm: "bool",
-    contents: "dict[str, bytes]",
+    output: "int | None", payload: "int", channel: "int", warm: "bool", contents: "dict[str, bytes]"
 ) -> "None":
     """Do the job of a step, report its outcome and exit; warm up first if the job is to come.
 
     Without an `output` this is the new Python of a step: fd 1 and 2 are the output already.
     """
-    channel = streams.identity(report)
-
-    def send(outcome: "Outcome") -> "bool":
-        if streams.identity(report) != channel:
-            return False
-        streams.send_report(report, outcome)
-        return True
-
-    def log(line: "bytes") -> "None":
-        if streams.identity(report) == channel:
-            streams.write_all(report, line)
-
-    outcome = _work(output, value, report, payload, warm, contents, send, log)
+    if output is not None:
+        _prepare(output)
+    standard = streams.identity(1)
+    sent = Channel(channel)
+    outcome = _work(output is not None, payload, sent, warm, contents)
     streams.flush_streams()
     status = outcome.setdefault("exit_status", 1 if "failure" in outcome else 0)
     outcome["over"] = streams.exits_quickly()
-    if streams.identity(report) == channel:
-        streams.close_all_but(report)
-    if not send(outcome):
+    # The supervisor need not notice the end of the output before the outcome comes.
+    kept = {fd for fd in (1, 2) if streams.identity(fd) == standard}
+    if sent.is_open:
+        streams.close_all_but(kept | {channel})
+    if not sent.send_outcome(outcome):
         streams.write_all(2, b"The function has closed the pipes that its value goes through.\n")
+        status = status or 1
     _exit(status)
 
 
@@ -98,40 +87,36 @@ def keep_main_module() -> "None":
     sys.modules["__main__"] = type(sys)("__main__")
 
 
-def go_on(sent: "list[bytes]", payload: "int", value: "int", report: "int") -> "None":
+def go_on(modules: "list[bytes]", payload: "int", channel: "int") -> "None":
     """Do the job of a step in the Python that was started for it."""
-    for fd in (payload, value, report):
+    for fd in (payload, channel):
         os.set_inheritable(fd, False)
     faulthandler.enable(2)
-    load_functions(sent)
-    streams.send_report(report, {})  # it has started
-    main(None, value, report, payload, warm=False, contents={})
+    load_functions(modules)
+    Channel(channel).report({})  # it has started
+    main(None, payload, channel, warm=False, contents={})
 
 
 def _work(
-    output: "int | None",
-    value: "int",
-    report: "int",
+    is_forked: "bool",
     payload: "int",
+    channel: "Channel",
     warm: "bool",
     contents: "dict[str, bytes]",
-    send: "Callable[[Outcome], object]",
-    log: "Callable[[bytes], object]",
 ) -> "Outcome":
-    if output is not None:
-        _prepare(output)
     sys.argv = [""]
     if not _keeps_main_module:
         sys.modules["__main__"] = type(sys)("__main__")
-    if warm:
-        _warm_up()
-    if output is not None:
-        python_end.forget_parent()
-    if warm:
-        python_end.warm_up()
-    job = _read_job(payload)
+    if is_forked:
+        python_end.forget_exit_functions()
+        python_end.freeze()  # what is the supervisor's
+    warming = sys.modules.get(__package__ + ".warming")  # sent with the first function
+    if warm and warming is not None:
+        warming.warm_up()
+        python_end.freeze()
+    job = read_job(payload)
     for key, length in job["contents"]:
-        contents[key] = _read_exactly(payload, length)
+        contents[key] = streams.read_exactly(payload, length)
     step = job["step"]
     kind = step["kind"]
     environment = job["environment"]
@@ -139,31 +124,31 @@ def _work(
         had_path = os.environ.get("PYTHONPATH")
         settle(job["working_dir"], environment)
         if "variables" in job:
-            send({"failure": "python_start", "variables": job["variables"]})  # if it cannot
-            interpreter.replace(job["snapshot"], payload, value, report)
+            # In case that it cannot.
+            channel.report({"failure": "python_start", "variables": job["variables"]})
+            interpreter.replace(job["snapshot"], payload, channel.fd)
         if kind == "function":
             if not is_own_python(step["python"]):
                 return {"failure": "python_version", "python": "%d.%d.%d" % sys.version_info[:3]}
             if job["missing"] is not None:
                 return {"failure": "python_modules", "message": job["missing"]}
-            if output is None:
+            if not is_forked:
                 _settle_streams(environment)
             elif not had_path:
                 interpreter.insert_path(environment.get("PYTHONPATH", ""))
             add_working_dir()
             # Both are sent with the first function.
             if "actor" in step:
-                from .actor import run
-            else:
-                from .call import run
-
-            return run(step, contents, payload, value, send, log)
+                actor = importlib.import_module(__package__ + ".actor")  # type: Any
+                return actor.run(step, contents, payload, channel)  # type: ignore[no-any-return]
+            call = sys.modules[__package__ + ".call"]  # type: Any
+            return call.run(step, contents, payload, channel)  # type: ignore[no-any-return]
         if kind == "unpack":
-            return files.receive(payload, report, step["target"], step["name"], step["options"])
+            return files.receive(payload, channel, step["target"], step["name"], step["options"])
         if kind == "pack":
-            return files.send(step["path"], step["measured"], step["options"], payload, value)
+            return files.send(step["path"], step["measured"], step["options"], payload, channel)
         if kind == "list":
-            return files.list_destination(step["target"], step["name"], value)
+            return files.list_destination(step["target"], step["name"], channel)
         operation = getattr(importlib.import_module(job["module"]), step["operation"])
         arguments = job["arguments"].items()
         native = {k: files.to_native(v) if isinstance(v, str) else v for k, v in arguments}
@@ -196,46 +181,13 @@ def encode_job(job: "dict[str, Any]", contents: "list[tuple[str, bytes]]") -> "b
     return b"".join([JOB_LENGTH.pack(len(data)), data, *(content for _, content in contents)])
 
 
-def _read_job(payload: "int") -> "dict[str, Any]":
+def read_job(payload: "int") -> "dict[str, Any]":
     """Wait for the job and read exactly its bytes; exit at the end of the file."""
-    (length,) = JOB_LENGTH.unpack(_read_exactly(payload, JOB_LENGTH.size))
-    return marshal.loads(_read_exactly(payload, length))  # type: ignore[no-any-return]
-
-
-def _read_exactly(fd: "int", count: "int") -> "bytes":
-    chunks = []
-    while count:
-        chunk = os.read(fd, min(count, files.READ))
-        if not chunk:
-            _exit(0)  # the process is not needed
-        chunks.append(chunk)
-        count -= len(chunk)
-    return b"".join(chunks)
-
-
-def _warm_up() -> "None":
-    """Make a call: a forked process copies each page that it touches, better before the job."""
-    with contextlib.suppress(Exception):  # an incomplete Python: the call reports what it lacks
-        import cloudpickle
-
-        from .call import call
-
-        pickled = cloudpickle.dumps((lambda x: x, (), {"x": 1}))
-        text = zlib.compress(marshal.dumps(("text", "", "\n")))
-        step = {"python": list(sys.version_info[:2]), "input": len(pickled), "contents": [""]}
-        description = {"step": step, "working_dir": None, "environment": {}}  # type: dict[str, Any]
-        payload, source = os.pipe()
-        target, value = os.pipe()
-        streams.write_all(source, encode_job(description, []))
-        streams.write_all(source, pickled)
-        job = _read_job(payload)
-        settle(job["working_dir"], job["environment"])
-        outcome = call(job["step"], {"": text}, payload, os.dup(value), report=print)
-        streams.flush_streams()
-        streams.exits_quickly()
-        streams.send_report(value, outcome)
-        for fd in (source, target, value):
-            os.close(fd)
+    header = streams.read_exactly(payload, JOB_LENGTH.size)
+    if not header:
+        _exit(0)  # the process is not needed
+    (length,) = JOB_LENGTH.unpack(header)
+    return marshal.loads(streams.read_exactly(payload, length))  # type: ignore[no-any-return]
 
 
 def _prepare(output: "int") -> "None":

@@ -7,15 +7,15 @@ surrogates for other bytes; in this Python they depend on the locale.
 import os
 
 from .._shared import paths
-from . import streams
+from .streams import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    Outcome = dict[str, Any]  # see `frames`
+    from .channel import Channel
 
-READ = 1 << 18  # bytes; the maximum of one read
+    Outcome = dict[str, Any]  # see `frames`
 
 
 def to_bytes(text: "str") -> "bytes":
@@ -43,20 +43,20 @@ def os_failure(error: "OSError") -> "Outcome":
     return {"failure": "os", "errno": error.errno, "message": message, "path": path}
 
 
-def list_destination(target: "str", name: "str | None", value: "int") -> "Outcome":
-    """Write the list of what is where a copy goes to the value pipe; return the outcome."""
+def list_destination(target: "str", name: "str | None", channel: "Channel") -> "Outcome":
+    """Send the list of what is where a copy goes as the value; return the outcome."""
     from .._shared import listing
 
     native = None if name is None else to_native(name)
     for piece in listing.make_list(paths.copy_path(to_native(target), native)):
-        streams.write_all(value, piece)
+        channel.write(piece)
     return {"result": None}
 
 
 def send(
-    path: "str", measured: "bool", options: "dict[str, Any]", payload: "int", value: "int"
+    path: "str", measured: "bool", options: "dict[str, Any]", payload: "int", channel: "Channel"
 ) -> "Outcome":
-    """Write a file or folder to the value pipe, as a stream; return the outcome.
+    """Send a file or folder as the value, a stream; return the outcome.
 
     With `only_changed` the list of the destination comes through the payload pipe.
     """
@@ -68,19 +68,23 @@ def send(
         packer.scan()
         packer.compare(listing.read_framed(lambda count: os.read(payload, count)))
     for chunk in packer.stream(measured):
-        streams.write_all(value, chunk)
+        channel.write(chunk)
     return {"result": None}
 
 
 def receive(
-    payload: "int", report: "int", target: "str", name: "str | None", options: "dict[str, Any]"
+    payload: "int",
+    channel: "Channel",
+    target: "str",
+    name: "str | None",
+    options: "dict[str, Any]",
 ) -> "Outcome":
     """Write the stream from the payload pipe to its destination; return the outcome."""
     from .._shared.unpacker import Unpacker
 
     def note(path: "str") -> "None":
         # If this process is killed, the supervisor removes the temporary.
-        streams.send_report(report, {"temporary": to_text(path)})
+        channel.report({"temporary": to_text(path)})
 
     native = None if name is None else to_native(name)
     unpacker = Unpacker(to_native(target), native, on_temporary=note, **options)

@@ -95,6 +95,7 @@ class SentModules:
             return
         if self.load(_CLOUDPICKLE) is None:
             self.load(_PREFIX + "_remote.value_pickler")
+        self.load_own("_remote.warming")
         for name in ("logging", "traceback", "socket", "subprocess"):
             with contextlib.suppress(Exception), library_first():  # an incomplete Python
                 importlib.import_module(name)

@@ -120,13 +120,14 @@ def insert_path(value: "str") -> "None":
                 getattr(site, "exec" + name)()
 
 
-def replace(size: "int", payload: "int", value: "int", report: "int") -> "NoReturn":
+def replace(size: "int", *fds: "int") -> "NoReturn":
     """Replace this process by a new Python, which reads a snapshot of `size` bytes, then the job.
+
+    It reads from the first of `fds`, which it inherits.
 
     Raises:
         OSError: If there is no such program, or the variables are too long for it.
     """
-    fds = (payload, value, report)
     for fd in fds:
         os.set_inheritable(fd, True)
     # As in the bootstrap: Python must not change LC_CTYPE for the programs that a function starts.

@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 
-from . import import_hooks, plain_json, streams
+from . import import_hooks, plain_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,13 +51,6 @@ def _change(logging: "Any") -> "None":
     _set_levels()
 
 
-def stop() -> "None":
-    """Drop what is logged from now on."""
-    global _write
-    with streams.report_lock:  # a thread may be in a write
-        _write = None
-
-
 def _call_handlers_or_send(logger: "logging.Logger", record: "logging.LogRecord") -> "None":
     last = logger
     has_handlers = bool(logger.handlers)
@@ -87,13 +80,12 @@ def _send(record: "logging.LogRecord") -> "None":
     except Exception:  # the arguments do not fit the format, for example
         _logging.Handler.handleError(None, record)
         return
-    with streams.report_lock:
-        if _write is not None:
-            _write(line)
+    if _write is not None:
+        _write(line)
 
 
 def _encode(record: "logging.LogRecord") -> "bytes":
-    """Return a record as a line of the report pipe, without any object of the user."""
+    """Return a record as a line of JSON, without any object of the user."""
     fields = {}  # type: dict[str, Any]
     for name, value in list(record.__dict__.items())[:MOST_FIELDS]:
         if name not in _REPLACED:
@@ -105,4 +97,4 @@ def _encode(record: "logging.LogRecord") -> "bytes":
         text = _logging.Formatter().formatException(record.exc_info)
     fields["exc_text"] = None if text is None else text[-TEXT_LIMIT:]
     fields["stack_info"] = None if record.stack_info is None else record.stack_info[-TEXT_LIMIT:]
-    return streams.LOGGED + plain_json.dumps(fields).encode("ascii") + b"\n"
+    return plain_json.dumps(fields).encode("ascii") + b"\n"

@@ -32,8 +32,9 @@ _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError,
 class Loop:
     """Serve until the manager has gone or a signal arrives; `Supervisor` explains the arguments.
 
-    `on_frame` is called with each frame's kind, request and payload; one of _MALFORMED from it ends
-    the loop. `on_child` is called when a child process may have ended.
+    `on_frame` is called with each frame's kind, request and payload, and `on_frames_end` after all
+    that came together; one of _MALFORMED from them ends the loop. `on_child` is called when a child
+    process may have ended.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class Loop:
         keepalive: "float",
         orphan_timeout: "float",
         on_frame: "Callable[[int, int, Any], None]",
+        on_frames_end: "Callable[[], None]",
         on_child: "Callable[[], None]",
     ) -> "None":
         self._source, self._sink = source, sink
         self._keepalive = keepalive
         self._orphan_timeout = orphan_timeout
-        self._on_frame, self._on_child = on_frame, on_child
+        self._on_frame, self._on_frames_end, self._on_child = on_frame, on_frames_end, on_child
         self._frames = frames.FrameReader(frames.TO_SUPERVISOR)
         self._selector = selectors.DefaultSelector()
         self._readers = {}  # type: dict[int, Reader]
@@ -78,19 +80,19 @@ class Loop:
 
     def run(self) -> "None":
         """Serve until the end."""
-        self._flush()
+        self.flush()
         while not self._ending:
             for key, _ in self._selector.select(self._next_timer()):
                 # An earlier event may have closed it, and its number may be another pipe's now.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data(key.fd)
             if self._flush_at <= time.monotonic():
-                self._flush()
+                self.flush()
             while self._timers and self._timers[0][0] <= time.monotonic():
                 heapq.heappop(self._timers)[2]()
             self._heartbeat()
             if self._flush_at <= time.monotonic():
-                self._flush()
+                self.flush()
             self._pause_or_resume()
 
     def call_later(self, seconds: "float", action: "Callable[[], None]") -> "None":
@@ -114,14 +116,19 @@ class Loop:
         self.send(kind, request, plain_json.dumps(content).encode("ascii"), may_wait)
 
     def relay(
-        self, fd: "int", kind: "int", request: "int", may_wait: "bool" = False
+        self,
+        fd: "int",
+        kind: "int",
+        request: "int",
+        may_wait: "bool" = False,
+        limit: "int" = frames.CHUNK,
     ) -> "int | None":
-        """Read what is there, CHUNK bytes at most, and send it, copied as little as possible.
+        """Read what is there, `limit` bytes at most, and send it, copied as little as possible.
 
         Return how many bytes it was: 0 at the end of the file, None if nothing is there now.
         """
         try:
-            count = os.readv(fd, [self._relayed[frames.HEADER.size :]])
+            count = os.readv(fd, [self._relayed[frames.HEADER.size : frames.HEADER.size + limit]])
         except BlockingIOError:
             return None
         if count:
@@ -130,7 +137,7 @@ class Loop:
             written = 0
             if count > SMALL:
                 may_wait = False
-                self._flush()
+                self.flush()
                 written = 0 if self._queue else self._write([frame])
             if written < len(frame):
                 self._append(bytes(frame[written:]), may_wait)
@@ -145,7 +152,7 @@ class Loop:
         elif self._flush_at == math.inf:
             self._flush_at = self._sent + FLUSH_DELAY
 
-    def _flush(self) -> "None":
+    def flush(self) -> "None":
         """Write what the pipe takes, and watch the pipe while something is left."""
         self._flush_at = math.inf
         while self._queue:
@@ -162,7 +169,7 @@ class Loop:
                 self._queue.popleft()
         self._is_full = bool(self._queue)
         if self._is_full:
-            self.add_writer(self._sink, lambda _: self._flush())
+            self.add_writer(self._sink, lambda _: self.flush())
         else:
             self.remove_writer(self._sink)
 
@@ -259,6 +266,7 @@ class Loop:
         try:
             for kind, number, payload in self._frames.feed(self._input[:count]):
                 self._on_frame(kind, number, payload)
+            self._on_frames_end()
         except _MALFORMED as error:
             text = "lazycluster: the manager sent data that violates the protocol:"
             # Only the type: what was sent may be a secret. Before 3.9, a line is not flushed.

@@ -93,6 +93,12 @@ def has_modules() -> "bool":
     return bool(_modules)
 
 
+def forget(name: "str") -> "None":
+    """Forget a module that travels by value."""
+    _modules.pop(name, None)
+    sys.modules.pop(name, None)
+
+
 def namespace(name: "str", attributes: "dict[str, object]") -> "dict[str, object]":
     """Return the globals of a module that travels by value."""
     return vars(bare_module(name, attributes))  # type: ignore[no-any-return]

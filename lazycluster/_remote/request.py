@@ -4,13 +4,12 @@ import collections
 import os
 
 from .._shared import frames, paths
-from . import files, plain_json
+from . import files
 from .step_process import StepProcess
-from .streams import LOGGED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from typing import Any
 
     from .loop import Loop
 
@@ -44,27 +43,8 @@ class Request:
         """Prepare for a step that starts."""
         self.process = StepProcess()
         self.outcome = {}  # type: Description  # as the step has reported it
+        self.is_over = False  # its process has only to exit
         self.temporary = None  # type: str | None  # where it writes until the copy is complete
-        self._report = bytearray()  # an incomplete line
-        self.logged = b""  # lines of log records that are not sent yet
-
-    def split_reports(self, data: "bytes") -> "Iterator[Description]":
-        """Yield the objects of the lines that are complete now; a ValueError if one has no end."""
-        self._report += data
-        *lines, rest = bytes(self._report).split(b"\n")
-        self._report[:] = rest
-        if len(rest) > frames.MAX_PAYLOAD:
-            raise ValueError("a report without end")
-        for line in lines:
-            if line.startswith(LOGGED):
-                self.logged += line[len(LOGGED) :] + b"\n"
-                continue
-            try:
-                content = plain_json.loads(line.decode("ascii"))
-            except (ValueError, RecursionError):
-                continue  # a function has written to the pipe
-            if isinstance(content, dict):
-                yield content
 
     def want_input(self, count: "int") -> "None":
         """Let the step that starts take `count` bytes of input."""
@@ -102,7 +82,7 @@ class Request:
     def feed(self) -> "None":
         """Write the job and the input to the running step, as far as it takes them now."""
         process = self.process
-        if not process.write_job():
+        if process.job and not self._write_job(process):
             self._loop.add_writer(process.payload, lambda _: self.feed())
             return
         while self._input:
@@ -120,6 +100,35 @@ class Request:
         else:
             self._loop.remove_writer(process.payload)  # the pipe takes more, without end
 
+    def _write_job(self, process: "StepProcess") -> "bool":
+        """Write the rest of the job; return False if the pipe takes no more now.
+
+        The input goes along if it is there: each write wakes the process.
+        """
+        chunks = [process.job]
+        if self._input and len(self._input[0]) <= self.wanted:
+            chunks.append(self._input[0])
+        try:
+            written = os.writev(process.payload, chunks)
+        except BlockingIOError:
+            return False
+        except OSError:  # it has been killed, which `Supervisor` notices elsewhere
+            process.job = memoryview(b"")
+            return True
+        rest = max(0, written - len(process.job))
+        process.job = process.job[written:]
+        if rest:
+            self._take(rest)
+            self._input[0] = self._input[0][rest:]
+            if not self._input[0]:
+                self._input.popleft()
+        return not process.job
+
+    def _take(self, count: "int") -> "None":
+        self.wanted -= count
+        self._input_size -= count
+        self._owed += count
+
     def _forward_input(self, chunk: "memoryview") -> "int":
         """Write what the running step wants and takes now; return how many bytes it was."""
         process = self.process
@@ -132,9 +141,7 @@ class Request:
         except OSError:  # EPIPE: it has ended, or has read what it wanted
             self.close_payload()
             return 0
-        self.wanted -= written
-        self._input_size -= written
-        self._owed += written
+        self._take(written)
         return written
 
     def close_payload(self) -> "None":

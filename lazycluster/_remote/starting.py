@@ -130,7 +130,7 @@ class Starter:
     def _take_process(self) -> "StepProcess":
         """Return a process for a job: the pre-forked one, if it has all modules, or a new one."""
         process = self.preforked
-        if process is not None and process.modules == self.modules.count and process.value >= 0:
+        if process is not None and process.modules == self.modules.count and process.channel >= 0:
             self.preforked = None
             return process
         self.dismiss_preforked()  # it lacks a module, or has just been killed
@@ -140,7 +140,7 @@ class Starter:
         process = StepProcess()
         process.modules, process.contents = self.modules.count, len(self.contents.complete)
         process.start_fork(self._close_all, warm, self.contents.complete)
-        for pipe in ("output", "value", "report"):
+        for pipe in ("output", "channel"):
             self._add_reader(process, pipe)
         os.set_blocking(process.payload, False)
         return process
@@ -158,7 +158,7 @@ class Starter:
         """Close the pipes of the pre-forked process, which ends it."""
         process, self.preforked = self.preforked, None
         if process is not None:
-            for pipe in ("output", "value", "report"):
+            for pipe in ("output", "channel"):
                 self.close_pipe(process, pipe)
             process.close_payload()
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 
 from . import child
+from .channel import Messages
 from .imports import library_first
 
 TYPE_CHECKING = False
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable  # noqa: F401 - Any stands in a comment
 
 LONG_COMMAND = 100000  # bytes; Linux takes at most 128 KiB as one word of an argv
-PIPES = ("output", "value", "report", "payload")  # of a fork
+PIPES = ("output", "channel", "payload")  # of a fork
 
 
 class StepProcess:
@@ -22,19 +23,21 @@ class StepProcess:
         status: Its wait status; None until it has ended.
         output: What it prints.
         errors: The standard error of a command, if it is separate.
-        value: The value of a function, or the stream of files.
-        report: JSON lines, see `child`.
+        channel: Its value, what it logs and its outcome, see `channel`.
         payload: Where its job and its input are written; a command's standard input.
         job: What is still to be written to the payload before any input.
         modules: How many modules had been imported when it was forked.
         contents: How many contents had come then.
+        messages: Cuts what comes through the channel.
         request: The request whose step it runs; None while it has no job.
     """
 
     def __init__(self) -> "None":
         self.pid = 0
         self.status = None  # type: int | None
-        self.output = self.errors = self.value = self.report = self.payload = -1
+        self.output = self.errors = self.channel = self.payload = -1
+        self.messages = Messages()
+        self.is_streaming = False  # parts of a value follow one another
         self.job = memoryview(b"")
         self.modules = self.contents = 0
         self.request = None  # type: Any
@@ -142,17 +145,6 @@ class StepProcess:
         if self.payload >= 0:
             os.close(self.payload)
             self.payload = -1
-
-    def write_job(self) -> "bool":
-        """Write the rest of the job; return False if the pipe takes no more now."""
-        while self.job:
-            try:
-                self.job = self.job[os.write(self.payload, self.job) :]
-            except BlockingIOError:
-                return False
-            except OSError:  # it has been killed, which `Supervisor` notices elsewhere
-                self.job = memoryview(b"")
-        return True
 
     def remove_script(self) -> "None":
         """Remove the file that a long command was written to."""

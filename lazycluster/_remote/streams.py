@@ -5,10 +5,7 @@ import importlib.machinery
 import os
 import stat
 import sys
-import threading
 import time
-
-from . import plain_json
 
 try:
     import resource
@@ -19,9 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+READ = 1 << 18  # bytes; the maximum of one read
 MUCH_MEMORY = 1 << 18  # kibibytes, whose release may take longer than a call
-LOGGED = b"log "  # begins a line of the report pipe with a log record
-report_lock = threading.RLock()  # for whole lines
 
 _HAS_PROC = os.path.isdir("/proc/self/fd")
 _MOST_DESCRIPTORS = (1 << 31) - 1
@@ -89,24 +85,35 @@ def flush_c() -> "None":
         library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))
 
 
+_len = len  # a function may replace what is in `builtins`
 _known = frozenset()  # type: frozenset[str]  # names of modules
+_last_known = ""
 
 
 def note_modules() -> "None":
     """Note which modules are imported: looking at all of them takes 0.1 ms."""
-    global _known
+    global _known, _last_known
     if not runs_foreign_code():
         _known = frozenset(sys.modules)
+        _last_known = _last(sys.modules) or ""
 
 
 def runs_foreign_code() -> "bool":
     """Return True if ctypes or a compiled module from outside the standard library is imported."""
+    # Looking at each name would copy some 60 pages in a forked process, to count references.
+    if _len(sys.modules) == _len(_known) and _last(sys.modules) == _last_known:
+        return False
     for name in sys.modules.keys() - _known:
         # Not getattr: some modules import others when they are asked for any attribute.
         path = str(getattr(sys.modules.get(name), "__dict__", {}).get("__file__"))
         if name == "ctypes" or (path.endswith(_COMPILED) and not path.startswith(_LIBRARY)):
             return True
     return False
+
+
+def _last(modules: "dict[str, Any]") -> "str | None":
+    """Return the name that was added last; None before Python 3.8, which cannot say."""
+    return next(reversed(modules), None) if sys.version_info >= (3, 8) else None
 
 
 def exits_quickly() -> "bool":
@@ -121,14 +128,18 @@ def exits_quickly() -> "bool":
     return not any(_is_device(fd) for fd in _descriptors())
 
 
-def close_all_but(kept: "int") -> "None":
+def close_all_but(kept: "set[int]") -> "None":
     """Close all other descriptors, so that ports and locks are free."""
     if _CLOSES_RANGES:
-        os.closerange(0, kept)
-        os.closerange(kept + 1, _MOST_DESCRIPTORS)
+        first = 0
+        for fd in sorted(kept):
+            if first < fd:
+                os.closerange(first, fd)
+            first = fd + 1
+        os.closerange(first, _MOST_DESCRIPTORS)
         return
     for fd in _descriptors():
-        if fd != kept:
+        if fd not in kept:
             with contextlib.suppress(OSError):  # that of the list
                 os.close(fd)
 
@@ -158,18 +169,27 @@ def identity(fd: "int") -> "tuple[int, int] | None":
     return status.st_dev, status.st_ino
 
 
-def send_report(report: "int", content: "dict[str, Any]") -> "None":
-    """Write a line of JSON to the report pipe; the last line is the outcome."""
-    data = plain_json.dumps(content).encode("ascii") + b"\n"
-    with report_lock:  # threads of a function may log
-        write_all(report, data)
-
-
 def write_all(fd: "int", data: "bytes") -> "None":
     """Write all of the data, waiting for the reader."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def read_exactly(fd: "int", count: "int") -> "bytes":
+    """Wait for bytes and return them; fewer at the end of the file."""
+    data = os.read(fd, min(count, READ))
+    if len(data) == count or not data:
+        return data
+    chunks = [data]
+    count -= len(data)
+    while count:
+        data = os.read(fd, min(count, READ))
+        if not data:
+            break
+        chunks.append(data)
+        count -= len(data)
+    return b"".join(chunks)
 
 
 def read_some(fd: "int", size: "int") -> "bytes | None":

@@ -15,7 +15,7 @@ import sys
 
 from .._shared import folders, frames, messages, paths
 from .._shared.sockets import EXPECTED
-from . import child, files, plain_json
+from . import channel, child, files, plain_json
 from .branches import Branches
 from .cleanup_process import CleanupProcess
 from .exits import Exits
@@ -75,10 +75,19 @@ class Supervisor:
     ) -> "None":
         self.null = null
         self.keepalive = keepalive
-        self.loop = Loop(source, sink, keepalive, orphan_timeout, self._handle_frame, self._reap)
+        self.loop = Loop(
+            source,
+            sink,
+            keepalive,
+            orphan_timeout,
+            self._handle_frame,
+            self._start_fresh,
+            self._reap,
+        )
         self.parts = {}  # type: dict[int, list[bytes]]  # of descriptions, by request
         self.requests = {}  # type: dict[int, Request]
         self.last_request = 0
+        self.fresh = []  # type: list[Request]  # have just come, perhaps with their input
         self.waiting = collections.deque()  # type: collections.deque[Request]  # for a resource
         self.running = {}  # type: dict[int, Request]  # by the pid of its running step
         self.exits = Exits(self.loop.call_later)
@@ -86,13 +95,13 @@ class Supervisor:
         self.branches = Branches(self.loop, self._serve_branch, lambda pid: self.sessions.add(pid))  # type: Any
         self.is_branch = False
         self.preload_failure = None  # type: Description | None  # of all functions of a branch
+        self.wants_prefork = self.is_prefork_planned = False
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
         readers = {
             "output": self._read_output,
             "errors": self._read_errors,
-            "value": self._read_value,
-            "report": self._read_report,
+            "channel": self._read_channel,
         }
         self.starter = Starter(self.loop, null, self.cleanup, readers, self._close_all)
         # Of the kernel, one and two heartbeats ago.
@@ -151,8 +160,10 @@ class Supervisor:
             else:  # or it ended while this was under way
                 self.branches.pass_on(kind, number, payload)
         elif kind == frames.KILL:
+            self._start_fresh()
             self._handle_kill(number, payload)
         elif kind == frames.CONTENTS:
+            self._start_fresh()
             if number in self.requests:
                 self._insert_contents(
                     self.requests[number], plain_json.loads(payload.decode("ascii"))
@@ -183,8 +194,14 @@ class Supervisor:
             self.loop.send_json(frames.ENDED, number, dict(files.os_failure(error), step=0))
             self.loop.send(frames.FINISHED, number)
             return
-        self.requests[number] = Request(number, description, self.loop)
-        self._start_step(self.requests[number])
+        self.requests[number] = request = Request(number, description, self.loop)
+        self.fresh.append(request)
+
+    def _start_fresh(self) -> "None":
+        """Start the requests that have come, each with its input that came together with it."""
+        fresh, self.fresh = self.fresh, []
+        for request in fresh:
+            self._start_step(request)
 
     def _serve_branch(
         self, source: "int", sink: "int", preload: "Description", working_dir: "str | None"
@@ -240,19 +257,19 @@ class Supervisor:
             return
         process = request.process
         self.running[process.pid] = process.request = request
-        if process.job:
-            process.write_job()  # first, since the process waits for it
-        self.sessions.add(process.pid)
-        started = {"step": request.index, "pid": process.pid}
-        self.loop.send_json(frames.STARTED, request.number, started, may_wait=True)
-        if "actor" in step:  # it has taken the process of the next function, and stays
-            self.loop.call_later(PREFORK_DELAY, self.starter.prefork)
         if process.payload >= 0:
             if request.wanted > frames.CHUNK:
                 frames.enlarge_pipe_buffer(process.payload)
             if step["kind"] in ("list", "pack"):
-                frames.enlarge_pipe_buffer(process.value)
-            request.feed()
+                frames.enlarge_pipe_buffer(process.channel)
+            request.feed()  # first, since the process waits for it
+        self.sessions.add(process.pid)
+        started = b'{"step": %d, "pid": %d}' % (request.index, process.pid)
+        self.loop.send(frames.STARTED, request.number, started, may_wait=True)
+        if "actor" in step:  # it has taken the process of the next function, and stays
+            self._plan_prefork()
+        elif step["kind"] == "function":
+            self.wants_prefork = False  # it would take the processor from this one
 
     def _make_private_directory(self) -> "Description":
         """Make a directory without a process, which would take 4 ms of a login.
@@ -298,46 +315,54 @@ class Supervisor:
             self.starter.close_pipe(process, pipe)
         return bool(count)
 
-    def _read_value(self, process: "StepProcess") -> "bool":
-        request = process.request
-        count = 0  # type: int | None
-        if request is not None:  # else a pre-forked process has ended
-            is_actor = "actor" in request.steps[request.index]
-            if is_actor:  # what a call has printed and logged comes before its value
-                self._drain(process, "output", self._read_output)
-                self._drain(process, "report", self._read_report)
-                if process.value < 0:  # it has reported its end
-                    return False
+    def _read_channel(self, process: "StepProcess") -> "bool":
+        request, cut = process.request, process.messages
+        if request is None:  # a pre-forked process has ended
+            self.starter.close_pipe(process, "channel")
+            return False
+        is_actor = "actor" in request.steps[request.index]
+        if is_actor:  # what a call has printed comes before its value
+            self._drain(process, "output", self._read_output)
+        if cut.value_left:
+            limit = min(cut.value_left, frames.CHUNK)
             # Else the manager cannot use it before the step has ended.
             may_wait = not is_actor
-            count = self.loop.relay(process.value, frames.VALUE, request.number, may_wait)
+            count = self.loop.relay(process.channel, frames.VALUE, request.number, may_wait, limit)
+            cut.value_left -= count or 0
+        else:
+            # Of a value in many parts the headers come through here, and the rest is relayed.
+            size = channel.HEADER.size if process.is_streaming else channel.READ
+            data = read_some(process.channel, size)
+            count = None if data is None else len(data)
+            try:
+                for kind, content in cut.split(data or b""):
+                    self._handle_message(request, kind, content)
+            except (ValueError, RecursionError):
+                count = 0  # a function has written to the pipe; the status says how it ended
+            process.is_streaming = cut.value_left > 0
         if count == 0:
-            self.starter.close_pipe(process, "value")
+            self.starter.close_pipe(process, "channel")
+        if request.is_over and self.running.get(process.pid) is request:
+            self._end_before_exit(request)
         return bool(count)
 
-    def _read_report(self, process: "StepProcess") -> "bool":
-        request = process.request
-        data = read_some(process.report, frames.CHUNK)
-        is_over = False
-        if data and request is not None:
-            try:
-                for content in request.split_reports(data):
-                    if "temporary" in content:
-                        self._note_temporary(request, files.to_native(content["temporary"]))
-                    else:
-                        is_over = content.pop("over", False)
-                        request.outcome = content
-            except ValueError:
-                data = b""  # a function writes to the pipe; the status says how it ended
-            logged, request.logged = request.logged, b""
-            for start in range(0, len(logged), frames.CHUNK):
-                chunk = logged[start : start + frames.CHUNK]
+    def _handle_message(self, request: "Request", kind: "int", content: "bytes") -> "None":
+        if kind == channel.VALUE:
+            if content:
+                may_wait = "actor" not in request.steps[request.index]
+                self.loop.send(frames.VALUE, request.number, content, may_wait)
+            return
+        if kind == channel.LOGGED:
+            for start in range(0, len(content), frames.CHUNK):
+                chunk = content[start : start + frames.CHUNK]
                 self.loop.send(frames.LOGGED, request.number, chunk, may_wait=True)
-        if data == b"" or request is None:
-            self.starter.close_pipe(process, "report")
-        if is_over and request is not None and self.running.get(process.pid) is request:
-            self._end_before_exit(request)
-        return bool(data)
+            return
+        report = plain_json.loads(content.decode("ascii"))
+        if "temporary" in report:
+            self._note_temporary(request, files.to_native(report["temporary"]))
+        else:
+            request.is_over = report.pop("over", False)
+            request.outcome = report
 
     def _note_temporary(self, request: "Request", path: "str | None") -> "None":
         """Note where a copy has its temporary now; where it had one before, there is none."""
@@ -356,11 +381,16 @@ class Supervisor:
         """
         if request.killed:
             return
-        pid = request.process.pid
-        del self.running[pid]
-        self.exits.add(pid)
-        self.sessions.orphan(pid, request.task)
-        self._handle_leader_end(request)
+        process, task = request.process, request.task
+        del self.running[process.pid]
+        self._drain(process, "output", self._read_output)
+        self._end_step(request, {})
+        self.loop.flush()  # what follows can wait
+        self.exits.add(process.pid)
+        self.sessions.orphan(process.pid, task)
+        self.starter.close_pipe(process, "channel")
+        self.loop.remove_writer(process.payload)
+        process.close_payload()
 
     def _handle_leader_end(self, request: "Request") -> "None":
         """End the step with its leader; the rest of its session may live as long as we do."""
@@ -368,11 +398,10 @@ class Supervisor:
         for pipe, read in (
             ("output", self._read_output),
             ("errors", self._read_errors),
-            ("value", self._read_value),
-            ("report", self._read_report),
+            ("channel", self._read_channel),
         ):
             self._drain(process, pipe, read)
-            if pipe in ("value", "report"):  # an orphaned session may go on writing to the others
+            if pipe == "channel":  # an orphaned session may go on writing to the others
                 self.starter.close_pipe(process, pipe)
         request.close_payload()
         process.remove_script()
@@ -408,7 +437,7 @@ class Supervisor:
         request.reset_step()
         self.loop.send_json(frames.ENDED, request.number, outcome)
         if step["kind"] == "function":
-            self.loop.call_later(PREFORK_DELAY, self.starter.prefork)
+            self._plan_prefork()
         request.index += 1
         if step["kind"] == "function":  # it may have called os._exit(0)
             succeeded = "returned" in outcome
@@ -419,6 +448,18 @@ class Supervisor:
             self._start_step(request)
         else:
             self._finish(request)
+
+    def _plan_prefork(self) -> "None":
+        """Fork a process for the next function, unless that comes at once."""
+        self.wants_prefork = True
+        if not self.is_prefork_planned:
+            self.is_prefork_planned = True
+            self.loop.call_later(PREFORK_DELAY, self._prefork)
+
+    def _prefork(self) -> "None":
+        self.is_prefork_planned = False
+        if self.wants_prefork:
+            self.starter.prefork()
 
     def _note_socket(self, step: "Description", result: "Any") -> "None":
         """Note what an operation has found out about the socket of a forward."""

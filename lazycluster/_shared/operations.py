@@ -59,6 +59,7 @@ IMPORTED_MODULES = {
         "_remote.log_records",
         "_remote.shared_values",
         "_remote.preloading",
+        "_remote.warming",
     ),
 }
 
@@ -83,6 +84,7 @@ BOOTSTRAP_MODULES = (
     "_shared.operations",
     "_remote.plain_json",
     "_remote.streams",
+    "_remote.channel",
     "_remote.files",
     "_remote.python_end",
     "_remote.imports",

@@ -661,12 +661,12 @@ def descriptors():
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 def test_a_function_has_nothing_of_the_supervisors(calling_host):
-    """Not the lifeline, and no pipe of another step: it has the three, the value's and one more."""
+    """Not the lifeline, and no pipe of another step: it has the standard three and its channel."""
     others = [calling_host.ask(command("echo $$; exec sleep 1000")) for _ in range(3)]
     for other in others:
         calling_host.wait_for_output(other)
     found = calling_host.call(descriptors).returned
-    assert len(found) == 5, found
+    assert len(found) == 4, found
     assert found[0] == "/dev/null"
     assert found[1] == found[2]
     for other in others:
@@ -683,6 +683,24 @@ def main_module():
 def test_main_is_not_the_supervisors(calling_host):
     """A function sees an empty __main__ and no arguments."""
     assert calling_host.call(main_module).returned == ("__main__", False, [""])
+
+
+def warm_up_again():
+    own = sys.modules["_lazycluster._remote.warming"]
+    found = []
+    for _ in range(2):
+        names = list(vars(sys.modules["__main__"]))
+        found.append((os.environ.get("PWD"), list(sys.path), names, list(sys.modules)))
+        own.warm_up()
+    own._make_call(os.getcwd())  # raises what a warm-up suppresses
+    return found
+
+
+def test_the_warm_up_is_a_whole_call_and_leaves_nothing(calling_host):
+    """It imports nothing, either: that would take longer than the call."""
+    for _ in range(2):  # by a process that has warmed up, and by one that has not
+        before, after = calling_host.call(warm_up_again).returned
+        assert after == before
 
 
 def use_processes():

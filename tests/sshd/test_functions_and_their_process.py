@@ -16,7 +16,7 @@ import pytest
 from lazycluster import RuntimeTask
 from lazycluster.exceptions import TaskExecutionError
 from support.hosts import call, cause
-from support.processes import is_alive
+from support.processes import await_gone, is_alive
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.separate_host, pytest.mark.usefixtures("stays_good")]
@@ -202,7 +202,7 @@ def test_f25_daemon_threads_end_with_the_function(runtime):
         return os.getpid()
 
     pid = call(runtime, start)
-    assert not is_alive(pid)
+    await_gone([pid])  # it may be about to exit
 
 
 def test_f25_thread_that_raises_or_exits_is_no_ending(runtime):

@@ -1,0 +1,100 @@
+"""Make a call in a process that waits for one: it copies each page that it touches, better before.
+
+The call is like those of the manager. What it leaves in this process is removed again.
+"""
+
+import contextlib
+import marshal
+import os
+import pickle
+import sys
+import zlib
+
+from . import call, child, python_end, rebuild, streams
+from .channel import Channel
+
+_REBUILD = "lazycluster._functions.rebuild"
+_CLOUDPICKLE = "cloudpickle.cloudpickle"
+_MODULE = "_lazycluster_warm_up"
+
+
+def _warm(x: "object") -> "object":
+    return x
+
+
+def _global(module: "str", name: "str") -> "bytes":
+    return pickle.GLOBAL + "{}\n{}\n".format(module, name).encode("ascii")
+
+
+def _plain(value: "object") -> "bytes":
+    """Return what puts a value on the stack: a pickle without its first and last opcode."""
+    return pickle.dumps(value, 3)[2:-1]
+
+
+def _tuple(*parts: "bytes") -> "bytes":
+    return pickle.MARK + b"".join(parts) + pickle.TUPLE
+
+
+def _called(module: "str", name: "str", *parts: "bytes") -> "bytes":
+    return _global(module, name) + _tuple(*parts) + pickle.REDUCE
+
+
+def _make_payload() -> "bytes":
+    """Return the pickle of a call, as the manager's pickler writes that of a script's function."""
+    code = _called("marshal", "loads", _plain(marshal.dumps(_warm.__code__)))
+    namespace = _called(_REBUILD, "namespace", _plain(_MODULE), _plain({"__doc__": None}))
+    maker = _global(_CLOUDPICKLE, "_make_function")
+    nothing = _plain(None)
+    made = _called(
+        *(_REBUILD, "make", _plain(""), _plain((_MODULE, "warm")), maker, code, namespace),
+        *(nothing, nothing, nothing),
+    )
+    names = {"__name__": "warm", "__qualname__": "warm", "__module__": _MODULE}
+    slots = dict(names, __annotations__={}, __kwdefaults__=None)  # type: dict[str, object]
+    slots.update(__defaults__=None, __doc__=None, __closure__=None, _cloudpickle_submodules=[])
+    false = _called("builtins", "bool")
+    setter = _global(_CLOUDPICKLE, "_function_setstate")
+    content = _tuple(false, setter, _plain({}), _plain(slots), false, _plain({}), false)
+    state = _tuple(_global("lazycluster._shared.by_value", "fill_function"), content)
+    function = pickle.LONG_BINPUT + b"\xff\0\0\0", pickle.LONG_BINGET + b"\xff\0\0\0"
+    filled = _called(_REBUILD, "fill", function[1], state) + pickle.POP
+    arguments = _plain((1,)) + _plain({})
+    whole = pickle.MARK + made + function[0] + filled + arguments + pickle.TUPLE
+    return pickle.PROTO + b"\3" + whole + pickle.STOP
+
+
+_PAYLOAD = _make_payload()
+_TEXT = zlib.compress(marshal.dumps(("text", "", "\n")))
+
+
+def warm_up() -> "None":
+    """Make a call."""
+    with contextlib.suppress(Exception):  # an incomplete Python: the call reports what it lacks
+        folder, path, had = os.getcwd(), sys.path[:], os.environ.get("PWD")
+        try:
+            _make_call(folder)
+        finally:
+            sys.path[:] = path
+            os.environ.pop("PWD", None)
+            if had is not None:
+                os.environ["PWD"] = had
+            rebuild.forget(_MODULE)
+    python_end.warm_up()
+
+
+def _make_call(folder: "str") -> "None":
+    step = {"python": list(sys.version_info[:2]), "input": len(_PAYLOAD), "contents": [""]}
+    payload, source = os.pipe()
+    target, sink = os.pipe()
+    data = child.encode_job({"step": step, "working_dir": folder, "environment": {}}, [])
+    streams.write_all(source, data + _PAYLOAD)
+    job = child.read_job(payload)
+    child.settle(job["working_dir"], job["environment"])
+    child.add_working_dir()
+    channel = Channel(sink)
+    outcome = call.call(job["step"], {"": _TEXT}, payload, channel)
+    streams.flush_streams()
+    outcome["over"] = streams.exits_quickly()
+    channel.send_outcome(outcome)
+    for fd in (source, target, sink):
+        os.close(fd)

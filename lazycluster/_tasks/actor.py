@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import io
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazycluster._conversation.outcome import Outcome, parse_outcome
-from lazycluster._functions.payload import PickledCall, dump_by_value
+from lazycluster._functions.payload import PickledCall, dump_by_value, load_value
 from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._shared import frames, messages
 from lazycluster._tasks.completion import Timer, completion, timers
@@ -88,10 +89,23 @@ class ActorCall:
         self.host: str = actor.host
         self.on_end: Callable[[BaseException | None], object] | None = None
         self.call: PickledCall | None = call
-        self.values: Values = Values()
+        self.whole: bytes | None = None  # a value that came in one chunk, which needs no spool
+        self._values: Values | None = None
         self.is_waited_for: bool = False  # a thread waits in `ActorProcess.call`
         self._actor = actor
         self._owner = owner
+
+    @property
+    def values(self) -> Values:
+        """Return what takes a value that comes in parts, and an exception."""
+        if self._values is None:
+            self._values = self._actor.make_values()
+        return self._values
+
+    @property
+    def has_parts(self) -> bool:
+        """Return True if a part of a value has come."""
+        return self._values is not None
 
     @property
     def is_running(self) -> bool:
@@ -120,7 +134,11 @@ class ActorCall:
             SerializationError: If it cannot be unpickled here; another Exception if its class
                 raises one.
         """
-        for value in self.values:
+        whole, self.whole = self.whole, None
+        if whole is not None:
+            return load_value(io.BytesIO(whole), lambda names: self.values.find_versions(names))
+        for load in self.values.loaders().values():
+            value = load()
             self.values.clear()
             return value
         raise SerializationError(f"{self.host} has sent no value of {self.name}.")
@@ -141,13 +159,18 @@ class _Reader:
     """Cut what an actor sends into messages.
 
     Args:
-        on_part: Called with each part of a value.
+        on_whole: Called with a value that is all of a chunk, and the end of a call.
+        on_part: Called with each part of another value.
         on_end: Called with the outcome of each call.
     """
 
     def __init__(
-        self, on_part: Callable[[memoryview], object], on_end: Callable[[Outcome], object]
+        self,
+        on_whole: Callable[[memoryview], object],
+        on_part: Callable[[memoryview], object],
+        on_end: Callable[[Outcome], object],
     ) -> None:
+        self._on_whole = on_whole
         self._on_part = on_part
         self._on_end = on_end
         self._header = b""
@@ -161,6 +184,11 @@ class _Reader:
         Raises:
             ValueError, KeyError, TypeError: If they are malformed.
         """
+        size = len(data) - messages.HEADER.size
+        is_first = size > 0 and not self._header
+        if is_first and messages.HEADER.unpack_from(data) == (messages.RETURNED, size):
+            self._on_whole(data[messages.HEADER.size :])
+            return
         while data:
             missing = messages.HEADER.size - len(self._header)
             if missing:
@@ -197,6 +225,7 @@ class _Reader:
 
 
 _RETURNED = Outcome(returned=True)
+_NO_CHUNKS: Iterator[bytes] = iter(())
 
 
 class ActorProcess:
@@ -245,7 +274,10 @@ class ActorProcess:
         self._target: Target | None = None
         self._lacking: Lacking | None = None
         self._request: Request | None = None
-        self._reader = _Reader(self._take_part, self._take_outcome)
+        self._reader = self._make_reader()
+
+    def _make_reader(self) -> _Reader:
+        return _Reader(self._take_whole, self._take_part, self._take_outcome)
 
     # Starting
 
@@ -292,8 +324,7 @@ class ActorProcess:
     def _send(self, target: Target) -> Request:
         target.send_lacking(self._lacking)
         assert self._current is not None
-        self._current.values.come_from(target.conversation, target.environment)
-        self._reader = _Reader(self._take_part, self._take_outcome)
+        self._reader = self._make_reader()
         self._target = target
         described, contents = target.describe([self._step])
         first = self._current
@@ -400,7 +431,6 @@ class ActorProcess:
         assert request is not None
         assert target is not None
         assert pickled is not None
-        call.values.come_from(target.conversation, target.environment)
         if not pickled.contents.keys() <= self._passed:
             fresh = {k: data for k, data in pickled.contents.items() if k not in self._passed}
             target.conversation.pass_contents(request, fresh)
@@ -408,8 +438,8 @@ class ActorProcess:
         self._start_timer(call)
         payload = pickled.payload
         if len(payload) <= _SMALL:
-            (whole,) = _message(payload)
-            request.add_input(iter(()), whole)
+            data = payload.read_at(0, _SMALL)
+            request.add_input(_NO_CHUNKS, messages.encode(messages.CALL, data))
         else:
             request.add_input(_message(payload))
 
@@ -425,6 +455,24 @@ class ActorProcess:
 
     def _tail(self) -> str:
         return decoded_end(self._printed, OUTPUT_IN_ERRORS)
+
+    def make_values(self) -> Values:
+        """Return what takes the value of a call."""
+        values = Values()
+        if self._target is not None:
+            values.come_from(self._target.conversation, self._target.environment)
+        return values
+
+    def _take_whole(self, data: memoryview) -> None:
+        """Take a small value, as most are, and the end of its call."""
+        call = self._current
+        if call is None or call is self._late or call.has_parts or not self._is_made:
+            self._take_part(data)
+            self._take_outcome(_RETURNED)
+            return
+        call.whole = bytes(data)
+        self._cancel_timer()
+        self._finish(call, None)
 
     def _take_part(self, data: memoryview) -> None:
         if self._current is not None:
@@ -591,7 +639,7 @@ class ActorProcess:
 
     def _send_close(self) -> None:
         assert self._request is not None
-        self._request.add_input(iter(()), messages.encode(messages.CLOSE))
+        self._request.add_input(_NO_CHUNKS, messages.encode(messages.CLOSE))
 
     # For `_interpreter_exit`
 

@@ -100,9 +100,9 @@ class Values:
         }
 
     def _load(self, spool: Spool, start: int, end: int) -> object:
-        return load_value(spool.open(start, end), self._find_versions)
+        return load_value(spool.open(start, end), self.find_versions)
 
-    def _find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
+    def find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
         """Return the versions of packages on the host; nothing if the host cannot be asked."""
         conversation = self._find_conversation()
         if conversation is None:

@@ -38,7 +38,10 @@ def reader(taken):
     def end(outcome):
         taken.append(b"END" if outcome.returned else outcome.failure.type.encode())
 
-    return _Reader(lambda data: taken.append(bytes(data)), end)
+    def take_whole(data):
+        taken.extend([bytes(data), b"END"])
+
+    return _Reader(take_whole, lambda data: taken.append(bytes(data)), end)
 
 
 @pytest.mark.parametrize("size", range(1, len(STREAM) + 1))

@@ -117,7 +117,7 @@ class Sources:
         waiting, seen = {*names, *self._modules.sent}, set[str]()
         sent = self._modules.sent
         found = dict(read_apart(lambda: list(map(_read_files, sent)))) if sent else {}
-        if waiting:
+        if self._elsewhere:
             self._forget_elsewhere()
         while waiting:
             name = waiting.pop()
@@ -127,7 +127,11 @@ class Sources:
                 continue
             package = self._package_with(name)
             if package is None:
-                if top not in sys.modules and self._spec(top) is None:
+                if top in sys.modules:
+                    continue
+                if not self._elsewhere:
+                    self._forget_elsewhere()  # notes what the next look depends on
+                if self._spec(top) is None:
                     self._elsewhere.add(top)
             elif package.key not in found:
                 found[package.key] = package.data

@@ -354,6 +354,18 @@ def test_what_is_missing_raises_where_it_is_used(with_missing, name):
     assert call_there(run) == ("nosuch_lib", "No module named 'nosuch_lib'", name)
 
 
+@pytest.mark.parametrize("before", [["appears_later"], ["never_there", "appears_later"], ["os"]])
+def test_a_module_that_appears_later_is_found(tmp_path, monkeypatch, before):
+    """Which modules are not there is remembered, as long as no folder has changed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    os.utime(tmp_path, ns=(1, 1))
+    sources = Sources(NONE_NAMED)
+    assert sources.contents(before) == {}
+    (tmp_path / "appears_later.py").write_text("x = 1")
+    importlib.invalidate_caches()
+    assert len(sources.contents(["appears_later"])) == 1
+
+
 def test_traceback_and_source_are_the_managers(local):
     """Also where the host has another file of that name."""
     module = local(

@@ -34,13 +34,14 @@ from lazycluster._functions.sources import Sources, text_content
 
 MOST = 128  # functions that are remembered
 MOST_CHANGES = 3  # of what a function uses, until it is not remembered any more
-MOST_BYTES = 1 << 15  # of a pickle; one of a single frame has at most twice as many
+MOST_BYTES = 1 << 15  # of a function's pickle; a single frame has at most twice as many
+MOST_OF_ARGUMENTS = 1 << 14  # bytes in memory; UTF-8 may need twice as many
 
 _ATOMS = frozenset([type(None), bool, int, float, str, bytes])  # never change, nor refer to others
 _START = b"\x80\x05\x95"  # PROTO 5, FRAME; the length of the frame follows
 _LENGTH = struct.Struct("<Q")
 _OPERATIONS = len(_START) + _LENGTH.size  # where they begin
-_MISSING = object()
+_MISSING, _ROOT = object(), object()
 
 _state_of = operator.attrgetter(
     "__code__",
@@ -72,9 +73,14 @@ class _ByName(NamedTuple):
 
 
 class _ByValue:
-    """A function that travels by value, with all that its pickle was made of."""
+    """A function that travels by value, with all that its pickle was made of.
 
-    def __init__(self, function: types.FunctionType) -> None:
+    Args:
+        function: The function.
+        root: The function whose pickle it is a part of, which this does not keep alive.
+    """
+
+    def __init__(self, function: types.FunctionType, root: types.FunctionType) -> None:
         self._state = _state_of(function)
         self._module = module = sys.modules.get(function.__module__ or "")
         if module is None or vars(module) is not function.__globals__:
@@ -91,8 +97,9 @@ class _ByValue:
             *cloudpickle._extract_code_globals(function.__code__),
             *reducers.names_in(self._annotations),
         }
-        self._used = [(name, function.__globals__.get(name, _MISSING)) for name in sorted(names)]
-        held = [value for _, value in self._used if value is not _MISSING]
+        used = [(name, function.__globals__.get(name, _MISSING)) for name in sorted(names)]
+        self._used = [(name, _ROOT if value is root else value) for name, value in used]
+        held = [value for _, value in used if value is not _MISSING]
         for value in [*held, *(function.__defaults__ or ()), *self._annotations.values()]:
             if type(value) not in _ATOMS and not isinstance(
                 value, (type, types.FunctionType, types.ModuleType)
@@ -102,12 +109,12 @@ class _ByValue:
         text = text_content(path, function.__globals__)
         self._text = path, None if text is None else text[0]
 
-    def is_current(self, function: Any) -> bool:
+    def is_current(self, function: Any, root: types.FunctionType) -> bool:
         if not all(map(operator.is_, _state_of(function), self._state)) or vars(function):
             return False
         namespace = function.__globals__
         for name, value in self._used:
-            if namespace.get(name, _MISSING) is not value:
+            if namespace.get(name, _MISSING) is not (root if value is _ROOT else value):
                 return False
         path, key = self._text
         text = text_content(path, namespace)
@@ -121,15 +128,28 @@ class _ByValue:
 
 
 class _Tracer(CallPickler):
-    """Note the objects that are pickled, but those of basic types."""
+    """Note what is to be checked of the objects that are pickled, before any code of theirs runs.
 
-    def __init__(self, file: object, modules: Modules) -> None:
+    Args:
+        file: Takes the pickle.
+        modules: What the user said about modules.
+        function: The function.
+    """
+
+    def __init__(self, file: object, modules: Modules, function: types.FunctionType) -> None:
         super().__init__(file, modules)
-        self.pickled: list[Any] = []
+        self._function = function
+        self.parts: list[tuple[Any, _ByName | _ByValue]] = []
 
     def reducer_override(self, obj: Any) -> Any:
-        """See pickle.Pickler."""
-        self.pickled.append(obj)
+        """See pickle.Pickler; it gets all objects but those of basic types.
+
+        Raises:
+            _RefusedError: If the object may change.
+        """
+        part = _part(obj, self, self._function)
+        if part is not None:
+            self.parts.append((obj, part))
         return super().reducer_override(obj)
 
 
@@ -138,7 +158,7 @@ class _Known:
 
     def __init__(self, function: types.FunctionType, modules: Modules) -> None:
         file = io.BytesIO()
-        pickler = _Tracer(file, modules)
+        pickler = _Tracer(file, modules, function)
         pickler.dump(function)
         data = file.getvalue()
         whole = io.BytesIO()
@@ -153,24 +173,19 @@ class _Known:
         ):
             raise _RefusedError
         self._modules = modules
-        self._loaded = len(sys.modules)
+        self.loaded = len(sys.modules)
         self._registry = cloudpickle.list_registry_pickle_by_value()
         self._own: _ByName | _ByValue | None = None
         self._others: list[tuple[_ByValue, Any]] = []
         self._named: list[_ByName] = []
-        for obj in pickler.pickled:
-            part = _part(obj, pickler)
-            if isinstance(part, _ByName):
+        for obj, part in pickler.parts:
+            if obj is function:
                 # What is held for the function itself must not keep it alive.
-                if obj is function:
-                    self._own = part._replace(obj=None)
-                else:
-                    self._named.append(part)
-            elif part is not None:
-                if obj is function:
-                    self._own = part
-                else:
-                    self._others.append((part, obj))
+                self._own = part._replace(obj=None) if isinstance(part, _ByName) else part
+            elif isinstance(part, _ByName):
+                self._named.append(part)
+            else:
+                self._others.append((part, obj))
         self.texts: Mapping[str, bytes] = dict(pickler.texts)
         self.required = frozenset(pickler.modules)
         self._sent = [name for name in self.required if pickler.rule(name) == AS_SOURCE]
@@ -180,21 +195,21 @@ class _Known:
         own = self._own
         return (
             (modules is self._modules or modules == self._modules)
-            and len(sys.modules) == self._loaded  # submodules and local ones may be there by now
+            and len(sys.modules) == self.loaded  # submodules and local ones may be there by now
             and self._registry == cloudpickle._PICKLE_BY_VALUE_MODULES
             and (
                 own._replace(obj=function).is_current()
                 if isinstance(own, _ByName)
-                else own is not None and own.is_current(function)
+                else own is not None and own.is_current(function, function)
             )
-            and all(part.is_current(obj) for part, obj in self._others)
+            and all(part.is_current(obj, function) for part, obj in self._others)
             and all(part.is_current() for part in self._named)
             and all(Sources.of(modules).has(name) for name in self._sent)
         )
 
 
-def _part(obj: Any, pickler: CallPickler) -> _ByName | _ByValue | None:
-    """Return what is to be checked of an object before a pickle with it is used again.
+def _part(obj: Any, pickler: CallPickler, root: types.FunctionType) -> _ByName | _ByValue | None:
+    """Return what is to be checked of an object before a pickle of `root` with it is used again.
 
     Raises:
         _RefusedError: If the object may change.
@@ -209,7 +224,7 @@ def _part(obj: Any, pickler: CallPickler) -> _ByName | _ByValue | None:
             raise _RefusedError
         return None
     if kind is types.FunctionType and not pickler.is_by_name(obj):
-        return _ByValue(obj)
+        return _ByValue(obj, root)
     if kind is types.FunctionType or kind is types.BuiltinFunctionType or kind is type:
         part = _ByName(obj.__module__, obj.__qualname__, obj)
         if kind is type and pickler.rule(obj.__module__) != BY_NAME:
@@ -233,7 +248,11 @@ _entries: dict[int, _Entry] = {}
 
 
 def find(function: object, modules: Modules) -> _Known | None:
-    """Return the pickle of a function that is called again; None if it must be pickled."""
+    """Return the pickle of a function that is called again; None if it must be pickled.
+
+    Raises:
+        Exception: What pickling raises, or a signal handler meanwhile.
+    """
     if type(function) is not types.FunctionType:
         return None
     entry = _entries.get(id(function))
@@ -242,50 +261,50 @@ def find(function: object, modules: Modules) -> _Known | None:
             _entries.clear()
         _entries[id(function)] = _Entry(function)
         return None
-    if entry.changes > MOST_CHANGES:
-        return None
-    if entry.known is not None and entry.known.is_current(function, modules):
-        return entry.known
-    if entry.known is not None:
+    known = entry.known
+    if known is not None:
+        if known.is_current(function, modules):
+            return known
         entry.known = None
-        entry.changes += 1
-        return None
-    try:
-        entry.known = _Known(function, modules)
-    except _RefusedError:
-        entry.changes = MOST_CHANGES + 1
-    except Exception:  # of a user's code, or it cannot be pickled: the caller finds it
-        entry.changes += 1
-    return entry.known
+        entry.changes += known.loaded == len(
+            sys.modules
+        )  # a program imports more in its first calls
+    elif entry.changes <= MOST_CHANGES:
+        try:
+            entry.known = _Known(function, modules)
+        except _RefusedError:
+            entry.changes = MOST_CHANGES + 1
+        except Exception:
+            entry.changes += 1
+            raise
+        return entry.known
+    return None
 
 
-def _are_atoms(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
-    """Return True if any pickler makes the same of these arguments."""
-    return _ATOMS.issuperset(map(type, args)) and _ATOMS.issuperset(map(type, kwargs.values()))
+def are_plain(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
+    """Return True if any pickler makes the same of these arguments, and they are small."""
+    values = [*args, *kwargs.values()]
+    if not _ATOMS.issuperset(map(type, values)):
+        return False
+    return sum(map(sys.getsizeof, values)) <= MOST_OF_ARGUMENTS
 
 
 def dump_method(
     function: object, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> bytes | None:
-    """Pickle a call of a method, by its name; None if it needs our pickler or is large."""
-    if type(function) is not str or not _are_atoms(args, kwargs):
-        return None
-    if sum(map(sys.getsizeof, args)) + sum(map(sys.getsizeof, kwargs.values())) > MOST_BYTES:
+    """Pickle a call of a method, by its name; None if it needs our pickler, or is large."""
+    if type(function) is not str or not are_plain(args, kwargs):
         return None
     return pickle.dumps((function, tuple(args), dict(kwargs)), 5)
 
 
-def dump(known: _Known, args: Sequence[object], kwargs: Mapping[str, object]) -> bytes | None:
-    """Pickle a call of a function that is known; None if an argument needs our pickler."""
-    if not _are_atoms(args, kwargs):
-        return None
+def dump(known: _Known, args: Sequence[object], kwargs: Mapping[str, object]) -> bytes:
+    """Pickle a call of a function that is known, with plain arguments."""
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5)
     pickler.fast = True  # the memo of the function's pickle is not this one's
     pickler.dump((tuple(args), dict(kwargs)))
     rest = file.getvalue()
-    if len(rest) > MOST_BYTES:  # large ones are outside of frames
-        return None
     start = _OPERATIONS if rest.startswith(_START) else 2
     # The last two operations make a pair and stop; here are three objects.
     body = b"".join([known.operations, rest[start:-2], b"\x87."])

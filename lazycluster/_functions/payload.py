@@ -9,7 +9,6 @@ import functools
 import inspect
 import pickle
 import types
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple
 
 from lazycluster._functions.local_modules import is_built_in, is_local
@@ -45,6 +44,9 @@ def is_refusal(error: BaseException) -> bool:
     return traceback is not None and not is_local(traceback.tb_frame.f_globals.get("__name__"))
 
 
+_NOTHING: dict[str, Any] = {}  # a call is pickled with its task, which a mappingproxy cannot be
+
+
 class PickledCall(NamedTuple):
     """A call as it travels.
 
@@ -62,7 +64,7 @@ class PickledCall(NamedTuple):
     required: frozenset[str] = frozenset()
     modules: Modules = NONE_NAMED
     name: str = ""
-    shared: Mapping[str, Any] = MappingProxyType({})
+    shared: Mapping[str, Any] = _NOTHING
 
 
 def dump_call(
@@ -95,9 +97,15 @@ def dump_call(
     method = known_functions.dump_method(function, args, kwargs)
     if method is not None:
         return PickledCall(Spool(method), {}, modules=modules, name=name)
-    known = known_functions.find(function, modules)
-    data = known and known_functions.dump(known, args, kwargs)
-    if known and data:
+    known = None
+    if known_functions.are_plain(args, kwargs):
+        try:
+            known = known_functions.find(function, modules)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+    if known is not None:
+        data = known_functions.dump(known, args, kwargs)
         contents = known.texts
         if known.required or modules.sent:
             contents = {**Sources.of(modules).contents(known.required), **contents}

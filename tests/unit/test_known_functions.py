@@ -35,6 +35,12 @@ def function(x=1, y="a"):
 def other(x):
     return -x
 
+def recursive(x):
+    return recursive(x - 1) if x else both(x)
+
+def both(x):
+    return recursive(x)
+
 def annotated(x: int) -> "LIMIT":
     return x
 
@@ -209,8 +215,18 @@ def test_an_installed_function_that_was_replaced_is_not_the_one_that_is_known(mo
 
 @pytest.mark.parametrize(
     "args",
-    [(), (1,), ("a", "a"), (None, True, 1.5, b"x"), (10**40,), ("x" * 100_000,), ([1],), (len,)],
-    ids=str,
+    [
+        (),
+        (1,),
+        ("a", "a"),
+        (None, True, 1.5, b"x"),
+        (10**40,),
+        ("\xe4" * 10_000,),
+        ("x" * 100_000,),
+        ([1],),
+        (len,),
+    ],
+    ids=lambda args: repr(args)[:30],
 )
 def test_arguments_arrive_with_a_known_function(script, args):
     """What can refer to something needs the pickler, and the function goes through it as well."""
@@ -222,15 +238,55 @@ def test_arguments_arrive_with_a_known_function(script, args):
     assert pickle.loads(call.payload.read_at(0, len(call.payload)))[2] == {"x": args}
 
 
-def test_a_function_is_not_kept_alive(script):
-    exec("def passing(x): return x + LIMIT", vars(script))
-    learn(script.passing)
-    reference = weakref.ref(script.passing)
-    number = id(script.passing)
-    del script.passing
+@pytest.mark.parametrize("name", ["function", "recursive"])
+def test_a_function_is_not_kept_alive(script, name):
+    """Not by what it uses either: itself, or a function that calls it."""
+    function = getattr(script, name)
+    learn(function)
+    assert_current(function)
+    reference, number = weakref.ref(function), id(function)
+    delattr(script, name)
+    del function
     gc.collect()
     assert reference() is None
     assert number not in known_functions._entries
+
+
+def test_the_modules_of_the_first_calls_are_not_changes(script, monkeypatch):
+    """A program imports some of them, and is as fast as others then."""
+    for number in range(10):
+        monkeypatch.setitem(sys.modules, f"module_{number}", types.ModuleType(f"module_{number}"))
+        payload_of(script.function)
+        payload_of(script.function)
+    learn(script.function)
+
+
+def test_no_code_of_an_object_runs_for_a_pickle_that_is_not_sent(script):
+    """What it reduces to may change, and to make that may take long."""
+    calls = []
+
+    class Model:
+        def __reduce__(self):
+            calls.append(1)
+            return int, ()
+
+    script.LIMIT = Model()
+    for _ in range(10):
+        payload_of(script.function)
+    assert len(calls) == 10
+
+
+def test_an_exception_of_a_signal_handler_passes(script, monkeypatch):
+    class TooLongError(Exception):
+        pass
+
+    def interrupted(self, obj):
+        raise TooLongError
+
+    payload_of(script.function)
+    monkeypatch.setattr(known_functions._Tracer, "reducer_override", interrupted)
+    with pytest.raises(TooLongError):
+        payload_of(script.function)
 
 
 def test_only_some_functions_are_known(script):

@@ -89,17 +89,22 @@ class SentModules:
             streams.note_modules()
         return missing
 
-    def load_rest(self) -> "None":
-        """Import what other calls need, too, and what many functions import; once."""
-        if _CLOUDPICKLE in self._missing or self.load_for_functions() is not None:
-            return
-        if self.load(_CLOUDPICKLE) is None:
+    def load_rest(self) -> "str | None":
+        """Import what other calls need, too, and what many functions import, once.
+
+        Return why cloudpickle cannot be imported, or None.
+        """
+        if _CLOUDPICKLE in self._missing:
+            return self._missing[_CLOUDPICKLE]
+        missing = self.load_for_functions() or self.load(_CLOUDPICKLE)
+        if missing is None:
             self.load(_PREFIX + "_remote.value_pickler")
         self.load_own("_remote.warming")
         for name in ("logging", "traceback", "socket", "subprocess"):
             with contextlib.suppress(Exception), library_first():  # an incomplete Python
                 importlib.import_module(name)
         streams.note_modules()
+        return missing
 
     def load_own(self, name: "str") -> "str":
         """Import one of the library's modules; return its full name on the host."""

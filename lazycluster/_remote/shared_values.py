@@ -64,7 +64,7 @@ class SharedValues:
             return self._supervisor.preload_failure  # type: ignore[no-any-return]
         if not is_own_python(step["python"]):
             return {"failure": "python_version", "python": "%d.%d.%d" % sys.version_info[:3]}
-        missing = self._supervisor.starter.modules.load_for_functions()
+        missing = self._supervisor.starter.modules.load_rest()
         if missing is not None:
             return {"failure": "python_modules", "message": missing}
         from . import rebuild  # sent with the first function

@@ -15,6 +15,7 @@ import pytest
 
 import lazycluster
 from lazycluster.exceptions import (
+    ActorLostError,
     RemoteFunctionError,
     RemoteTraceback,
     SerializationError,
@@ -366,6 +367,43 @@ def test_a_shared_value_is_sent_again_for_a_class_after_a_login(own_runtime):
     own_runtime.close()
     with own_runtime.actor(Holder, table) as holder:
         assert holder.holds(table) == (True, 1000)
+
+
+FAILS_THERE = """
+import os
+if "FAILS_THERE" in os.environ:
+    raise OSError("not there")
+
+class Maker:
+    def make(self, function):
+        return function(21)
+
+def twice(number):
+    return 2 * number
+"""
+
+
+def test_a_module_that_cannot_be_imported_there_travels_by_value(runtime, local):
+    """With the class, with an argument of a method, and with that of a submitted one."""
+    one, two, three = (
+        local(**{name: FAILS_THERE}) for name in ("fails_one", "fails_two", "fails_three")
+    )
+    view = runtime.with_options(env={"FAILS_THERE": "yes"})
+    with view.actor(one.Maker) as maker:
+        assert maker.make(two.twice) == 42
+        assert maker.submit("make", three.twice).result(TIMEOUT) == 42
+        assert maker.make(two.twice) == 42
+
+
+def test_what_it_prints_is_in_its_log(own_runtime):
+    actor = own_runtime.actor(Counter)
+    actor.say("in the log")
+    actor.close()
+    with pytest.raises(ActorLostError) as raised:
+        actor.add()
+    path = str(raised.value).partition("Log: ")[2]
+    assert os.path.basename(path).startswith("actor-Counter_")
+    assert Path(path).read_text() == "in the log\n"
 
 
 def test_sys_exit_is_an_error_of_the_call_and_the_actor_stays(counter):

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from lazycluster._waits import wait_repeatedly
 from lazycluster.exceptions import LazyclusterError
 
 STOP_TIMEOUT = 5.0  # seconds in which the host must report the end of what was stopped
@@ -125,7 +126,10 @@ def wait_for(
 
     wait = Wait(wake)
     with stopped_with_main_thread(wait), condition:
-        condition.wait_for(lambda: predicate() or wait.stopped, timeout)
+        wait_repeatedly(
+            lambda seconds: condition.wait_for(lambda: predicate() or wait.stopped, seconds),
+            timeout,
+        )
         if predicate():
             return True
     wait.check()

@@ -97,8 +97,7 @@ class Forward:
             ValueError: If the timeout is negative or not a number.
         """
         timeout = checked_wait(timeout)
-        bound = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
-        return wait_for(self._changed, lambda: self._ended, bound)
+        return wait_for(self._changed, lambda: self._ended, timeout)
 
     def cancel(self) -> None:
         """End it; return when its port is no longer listened on. A second call does nothing.

@@ -15,6 +15,7 @@ from lazycluster._tasks import unfinished
 from lazycluster._tasks.completion import completion
 from lazycluster._tasks.outcomes import own_exception
 from lazycluster._tracebacks import short_tracebacks
+from lazycluster._waits import wait_repeatedly
 from lazycluster.exceptions import LazyclusterError, RemoteFunctionError
 
 __all__ = ["RemoteFuture"]
@@ -171,14 +172,14 @@ class RemoteFuture(concurrent.futures.Future[T]):
             super().exception(0)  # a CancelledError
             return
         self._check_owner()
-        timeout = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         if completion.is_current:  # a callback, which the end of this call may need to come after
             deadline = None if timeout is None else time.monotonic() + timeout
             super().add_done_callback(lambda _: completion.post(lambda: None))
             completion.work_until(self.done, deadline)
             timeout = 0
         with stopped_with_main_thread(self._call):
-            super().exception(timeout)
+            wait_repeatedly(lambda seconds: concurrent.futures.wait([self], seconds).done, timeout)
+            super().exception(0)
 
     def _load(self) -> tuple[T | None, BaseException | None]:
         """Return the value and the exception, unpickled at the first call."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster._ssh.settings import Settings
+from lazycluster._waits import wait_repeatedly
 from lazycluster.exceptions import (
     AuthenticationError,
     ConnectError,
@@ -98,7 +99,7 @@ class Login:
                 )
                 if final or time.monotonic() + BACK_INTERVAL > deadline:
                     raise
-            closed.wait(BACK_INTERVAL)
+            wait_repeatedly(closed.wait, BACK_INTERVAL)
 
     def _closed_error(self) -> ConnectionLostError:
         message = f"The connection to {self._host} was closed."
@@ -183,7 +184,7 @@ class Login:
             if not conversation.transport.was_dropped or not pause or is_late:
                 return
             _logger.info("%s dropped a login; the next follows in %.1f s.", self._host, pause)
-            if ended.wait(pause):
+            if wait_repeatedly(ended.wait, pause):
                 return
 
     def _lost_tokens(self, last: Conversation | None) -> list[str]:

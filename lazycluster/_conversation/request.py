@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from lazycluster._conversation.outcome import Outcome, parse_outcome
 from lazycluster._conversation.writer import Writer
 from lazycluster._shared import frames
+from lazycluster._waits import acquire
 
 SMALL = 1 << 11  # bytes of input that are sent by the thread that has them
 
@@ -121,10 +122,10 @@ class Request:
         with self._lock:
             if not self._news and not self.finished and self.error is None:
                 waiter = self._waiter = threading.Lock()
-                waiter.acquire()
+                waiter.acquire(blocking=False)
         if waiter is not None:
-            left = threading.TIMEOUT_MAX if deadline is None else deadline - time.monotonic()
-            waiter.acquire(timeout=max(0.0, min(left, threading.TIMEOUT_MAX)))
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            acquire(waiter, left)
         self._news = False
         if self.error is not None:
             raise self.error

@@ -62,7 +62,9 @@ class Writer:
                     return
                 except BlockingIOError:
                     pass
-                except OSError:
+                except OSError as error:
+                    if error.errno is None:
+                        raise  # a TimeoutError of a signal handler: nothing was sent
                     return
             self._queue.append(data)
             self._notify()

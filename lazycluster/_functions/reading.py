@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from typing import Callable, TypeVar
 
+from lazycluster._waits import wait_repeatedly
+
 T = TypeVar("T")
 
 
@@ -33,7 +35,12 @@ def read_apart(work: Callable[[], T]) -> T:
         thread.start()
     except RuntimeError:  # the interpreter exits, or the process may have no thread left
         return work()
-    thread.join()
+
+    def has_ended(seconds: float | None) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
+    wait_repeatedly(has_ended)
     for error in errors:
         raise error.with_traceback(None)
     return results[0]

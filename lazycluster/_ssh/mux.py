@@ -19,6 +19,7 @@ from lazycluster._ssh.argv import check_argv
 from lazycluster._ssh.processes import kill_group
 from lazycluster._ssh.transport import Transport
 from lazycluster._text import last_lines
+from lazycluster._waits import one_wait
 from lazycluster.exceptions import LazyclusterError, SshError
 
 CONTROL_TIMEOUT = 30.0  # seconds for the master, or sshd, to answer a request
@@ -64,7 +65,7 @@ def communicate(client: subprocess.Popen[bytes], timeout: float | None) -> tuple
         while True:
             try:
                 left = max(0.0, deadline - time.monotonic())
-                return client.communicate(timeout=min(left, interval))
+                return client.communicate(timeout=one_wait(min(left, interval)))
             except subprocess.TimeoutExpired:
                 wait.check()
                 if time.monotonic() >= deadline:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import select
 from collections.abc import Iterable
 
+from lazycluster._waits import wait_repeatedly
+
 
 def wait_readable(fd: int, seconds: float | None) -> bool:
     """Wait until there is something to read, or the end; return False if the time passes first.
@@ -19,11 +21,15 @@ def wait_readable(fd: int, seconds: float | None) -> bool:
 def readable(fds: Iterable[int], seconds: float | None) -> set[int]:
     """Wait like `wait_readable` for one of several descriptors; return those that are readable."""
     if not hasattr(select, "poll"):
-        return set(select.select(fds, [], [], seconds)[0])
+        return wait_repeatedly(lambda left: set(select.select(fds, [], [], left)[0]), seconds)
     poller = select.poll()
     for fd in fds:
         poller.register(fd, select.POLLIN)
-    return {fd for fd, _ in poller.poll(None if seconds is None else seconds * 1000 + 1)}
+
+    def wait(left: float | None) -> set[int]:
+        return {fd for fd, _ in poller.poll(None if left is None else left * 1000 + 1)}
+
+    return wait_repeatedly(wait, seconds)
 
 
 class Readable:

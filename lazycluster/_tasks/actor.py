@@ -36,6 +36,7 @@ from lazycluster._tasks.outcomes import ending, timeout_error
 from lazycluster._tasks.steps import RunFunction
 from lazycluster._tasks.values import Values
 from lazycluster._text import decoded_end
+from lazycluster._waits import acquire
 from lazycluster.exceptions import (
     OUTPUT_IN_ERRORS,
     ActorLostError,
@@ -372,7 +373,7 @@ class ActorProcess:
         """Send a call, wait for its end, and return its error."""
         errors: list[BaseException | None] = []
         done = threading.Lock()
-        done.acquire()
+        done.acquire(blocking=False)
 
         def end(error: BaseException | None) -> None:
             errors.append(error)
@@ -382,7 +383,7 @@ class ActorProcess:
         call.is_waited_for = True
         with stopped_with_main_thread(call):
             send()
-            done.acquire()
+            acquire(done)
         if self._lines is not None:
             self._lines.finish_and_wait()
         self.records.wait()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from lazycluster._spool import Spool
 from lazycluster._tasks.completion import completion
+from lazycluster._waits import wait_repeatedly
 
 LINE_LIMIT = 2**20
 """A line with more characters comes in parts of about this size."""
@@ -76,7 +77,7 @@ class Lines:
             return
         done = threading.Event()
         self.finish(done.set)
-        done.wait()
+        wait_repeatedly(done.wait)
 
     def _deliver_rest(self) -> None:
         self._deliver()

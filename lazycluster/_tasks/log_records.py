@@ -9,6 +9,7 @@ import threading
 
 from lazycluster._tasks.completion import completion
 from lazycluster._tasks.lines import Lines
+from lazycluster._waits import wait_repeatedly
 
 STUCK_TIMEOUT = 5.0  # seconds
 
@@ -70,7 +71,7 @@ class LogRecords:
         handled = -1
         while handled != self._handled and not done.is_set():
             handled = self._handled
-            done.wait(STUCK_TIMEOUT)
+            wait_repeatedly(done.wait, STUCK_TIMEOUT)
 
     def _handle(self, line: str) -> None:
         """Let a logger handle a record that a host has sent, which may be anything."""

@@ -16,6 +16,7 @@ from lazycluster._tasks.completion import completion
 from lazycluster._tasks.log import ExecutionLog
 from lazycluster._tasks.printing import print_log
 from lazycluster._tasks.values import Values
+from lazycluster._waits import wait_repeatedly
 from lazycluster.exceptions import LazyclusterError, TaskExecutionError
 
 _numbers = itertools.count()
@@ -90,7 +91,7 @@ class Record:
             deadline = None if timeout is None else time.monotonic() + timeout
             completion.work_until(self._done.is_set, deadline)
             return self._done.is_set()
-        return self._done.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        return wait_repeatedly(self._done.wait, timeout)
 
     def _report_end(self) -> None:
         """Wake the threads that wait for the end."""

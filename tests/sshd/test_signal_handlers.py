@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 import pytest
@@ -12,12 +11,8 @@ from lazycluster import RuntimeTask
 from lazycluster.exceptions import FileTransferError
 from support.hosts import await_step, commands, ended
 from support.processes import await_gone, await_recorded
+from support.signals import Alarm, handled
 from support.waiting import wait_until
-
-# pytest-timeout's own method would set the alarm that these tests use.
-pytestmark = pytest.mark.timeout(method="thread")
-
-SOON = 0.3  # seconds
 
 
 class SoftTimeLimitError(Exception):
@@ -36,23 +31,17 @@ ERRORS = [SoftTimeLimitError("late"), TimeoutError("late"), OddError(1, 2), Keyb
 
 @pytest.fixture(params=ERRORS, ids=lambda error: type(error).__name__)
 def alarm(request):
-    """Return an exception that a signal handler raises soon."""
-
-    def handle(*_):
-        raise request.param
-
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, SOON)
-    yield request.param
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    """Return an alarm that raises an exception, and is not set yet."""
+    with handled(Alarm(request.param)) as alarm:
+        yield alarm
 
 
 def check(alarm, action, *args, **keywords):
-    """Check that an action raises exactly the handler's exception."""
-    with pytest.raises(type(alarm)) as caught:
+    """Set the alarm, and check that an action raises exactly its exception."""
+    alarm.set()
+    with pytest.raises(type(alarm.error)) as caught:
         action(*args, **keywords)
-    assert caught.value is alarm
+    assert caught.value is alarm.error
 
 
 def test_a_command_is_stopped(runtime, pids, alarm):
@@ -82,9 +71,7 @@ class SlowToPickle:
 def test_pickling(runtime, alarm):
     """A slow `__reduce__` is a user's code, and the handler's exception is not its own."""
     check(alarm, runtime.execute_function, sleep, seconds=SlowToPickle())
-    check_again = RuntimeTask().run_function
-    signal.setitimer(signal.ITIMER_REAL, SOON)
-    check(alarm, check_again, sleep, seconds=SlowToPickle())
+    check(alarm, RuntimeTask().run_function, sleep, seconds=SlowToPickle())
 
 
 class SlowToLoad:
@@ -103,34 +90,23 @@ def make_slow_value():
 
 def test_unpickling(runtime, alarm):
     """The values of a function are unpickled when they are read."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
     task = runtime.execute_function(make_slow_value)
-    signal.setitimer(signal.ITIMER_REAL, SOON)
     check(alarm, list, task.function_returns)
 
 
 def test_files(runtime, tmp_path, alarm):
-    """A terabyte takes long; nothing is left of the copy.
-
-    Python itself loses an exception that a handler raises in a destructor. Then a second alarm
-    comes, as a person would press Ctrl-C again.
-    """
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    """A terabyte takes long; nothing is left of the copy."""
     big = tmp_path / "big"
     with open(big, "wb") as file:
         file.truncate(1 << 40)
-    signal.setitimer(signal.ITIMER_REAL, SOON, 30)
     check(alarm, runtime.send_file, str(big), f"{tmp_path}/copy")
-    signal.setitimer(signal.ITIMER_REAL, SOON, 30)
     check(alarm, runtime.get_file, str(big), f"{tmp_path}/copy")
-    signal.setitimer(signal.ITIMER_REAL, 0)
     wait_until(lambda: os.listdir(tmp_path) == ["big"])
 
 
 @pytest.mark.parametrize("wait", ["join", "join all", "process", "function_returns"])
 def test_waiting_for_an_asynchronous_execution(own_runtime, alarm, wait):
     """It goes on; the caller only stops waiting."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
     task = own_runtime.execute_task(commands("sleep 1000"))
     await_step(task)
     action = {
@@ -139,7 +115,6 @@ def test_waiting_for_an_asynchronous_execution(own_runtime, alarm, wait):
         "process": task.process.join,
         "function_returns": lambda: list(task.function_returns),
     }[wait]
-    signal.setitimer(signal.ITIMER_REAL, SOON)
     check(alarm, action)
     assert task.process.is_alive()
     task.process.kill()
@@ -154,30 +129,19 @@ def test_an_operation(own_runtime, alarm):
             own_runtime.echo("hi")
 
     check(alarm, repeat)
-    signal.setitimer(signal.ITIMER_REAL, 0)
     assert own_runtime.echo("hi") == "hi"
 
 
 def test_a_second_exception_passes_at_once(runtime, pids):
     """A command that ignores SIGTERM is not waited for."""
-    raised = []
-
-    def handle(*_):
-        raised.append(SoftTimeLimitError(len(raised)))
-        raise raised[-1]
-
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, SOON, SOON)
-        with pytest.raises(SoftTimeLimitError) as caught:
+    with handled(Alarm(times=2)) as alarm:
+        alarm.set()
+        with pytest.raises(KeyboardInterrupt) as caught:
             runtime.execute_task(
                 commands(f"trap '' TERM; touch {pids}/$$; while :; do sleep 1; done"),
                 execute_async=False,
             )
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert caught.value is raised[1]
+    assert caught.value is alarm.raised[1]
 
 
 def test_what_the_library_knows_is_still_its_own_error(runtime, tmp_path):
@@ -189,10 +153,7 @@ def test_what_the_library_knows_is_still_its_own_error(runtime, tmp_path):
 def test_a_handler_may_stop_the_task_that_its_thread_waits_for(runtime):
     """It does not wait for itself."""
     task = commands("sleep 1000")
-    before = signal.signal(signal.SIGALRM, lambda *_: task.stop())
-    try:
-        signal.setitimer(signal.ITIMER_REAL, SOON)
+    with handled(Alarm(), lambda *_: task.stop()) as alarm:
+        alarm.set()
         with pytest.raises(Exception, match="15"):
             runtime.execute_task(task, execute_async=False)
-    finally:
-        signal.signal(signal.SIGALRM, before)

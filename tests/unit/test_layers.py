@@ -14,7 +14,7 @@ import pytest
 
 import lazycluster
 
-COMMON = {"exceptions", "_checks", "_text", "_spool", "_interpreter_exit", "_tracebacks"}
+COMMON = {"exceptions", "_checks", "_text", "_spool", "_interpreter_exit", "_tracebacks", "_waits"}
 """Modules that every part of the manager's side may import."""
 
 PACKAGES = COMMON | {"_ssh", "_conversation", "_functions", "_tasks", "_shared"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 from pathlib import Path
@@ -39,6 +40,39 @@ def test_no_module_of_the_manager_closes_by_what_gevent_replaces():
     for path in folder.rglob("*.py"):
         text = path.read_text().replace("`os.close`", "")
         assert "_remote" in path.parts or "os.close" not in text, path
+
+
+NO_MAIN_THREAD = {
+    ("_conversation/writer.py", "_run"),  # the writer's own thread
+    ("_ssh/master.py", "wait"),  # the reader thread, and ssh has been killed
+    ("_ssh/mux.py", "control"),  # the client has been killed
+    ("_ssh/resolved.py", "_output_of"),  # the program has been killed
+    ("_ssh/run.py", "_stop"),  # the client has been killed
+}
+"""Functions that wait without a bound, but not in the main thread or for what ends at once."""
+
+
+def test_no_wait_of_the_main_thread_is_without_a_bound():
+    """A signal may come just before it, and its handler would run after it; see `_waits`."""
+    folder = Path(lazycluster.__file__).parent
+    found = set()
+    for path in folder.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and any(map(is_endless, ast.walk(function))):
+                found.add((path.relative_to(folder).as_posix(), function.name))
+    assert {(path, name) for path, name in found if "_remote" not in path} == NO_MAIN_THREAD
+
+
+def is_endless(node):
+    """Return True for a wait for a lock, a thread or a process that is given no time."""
+    if not isinstance(node, ast.Call) or node.args or node.keywords:
+        return False
+    *_, owner, name = ["", *ast.unparse(node.func).split(".")]
+    return name in ("wait", "join", "acquire", "communicate", "result") and owner not in OWN
+
+
+OWN = {"request", "self", "execution", "_records", "records", "master"}
+"""Objects of the library, whose waits are looked at themselves."""
 
 
 @pytest.mark.parametrize("read", [read_script, read_source])

@@ -100,6 +100,23 @@ def test_a_small_frame_is_written_at_once_and_without_a_thread(writer, pipe):
     assert not threads()
 
 
+def test_an_error_of_a_signal_handler_is_not_one_of_the_pipe(writer, pipe, monkeypatch):
+    """The frame would be lost without a word, and its request would be waited for without end."""
+    late = TimeoutError("late")
+
+    def write(*_):
+        raise late
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(TimeoutError) as caught:
+            writer.send(b"frame")
+    assert caught.value is late
+    assert pipe.is_empty
+    writer.send(b"next")
+    assert pipe.read(4) == b"next"
+
+
 def test_a_frame_larger_than_an_atomic_write_comes_whole(writer, pipe):
     frame = os.urandom(20 * PIPE_BUF)
     writer.send(frame)

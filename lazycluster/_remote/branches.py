@@ -224,8 +224,11 @@ class Branches:
         Raises:
             OSError: If there are no processes or descriptors left for a new branch.
         """
-        preload = next((s["preload"] for s in description["steps"] if s.get("preload")), None)
-        if preload is None:
+        for step in description["steps"]:
+            preload = step.get("preload")
+            if preload:
+                break
+        else:
             return False
         branch = self._find(preload, description["working_dir"])
         self._routes[number] = branch

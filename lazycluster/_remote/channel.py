@@ -23,6 +23,9 @@ LOGGED = 2  # lines of JSON: what a function has logged, a record each
 REPORT = 3  # JSON: an outcome that counts if the process ends without another, or its temporary
 OUTCOME = 4  # JSON: the outcome; the process has closed all other descriptors, and only exits
 
+_USUAL = {"returned": True, "exit_status": 0, "over": True}
+USUAL_OUTCOME = plain_json.dumps(_USUAL).encode("ascii")
+
 _len = len  # a function may replace what is in `builtins`
 
 READ = 1 << 16  # bytes; the supervisor's maximum of one read
@@ -97,7 +100,8 @@ class Channel:
 
     def send_outcome(self, outcome: "Outcome") -> "bool":
         """Send what is left of the value, and the outcome; return False if the pipe is closed."""
-        text = plain_json.dumps(outcome).encode("ascii")
+        is_usual = outcome == _USUAL  # to make JSON takes 0.02 ms
+        text = USUAL_OUTCOME if is_usual else plain_json.dumps(outcome).encode("ascii")
         kept = self._kept
         value = HEADER.pack(VALUE, _len(kept)) + kept if kept else b""
         with self._lock:
@@ -131,9 +135,8 @@ class Messages:
         value_left: How many bytes of the current part of a value are still to come.
     """
 
-    def __init__(self) -> "None":
-        self.value_left = 0
-        self._rest = b""
+    value_left = 0
+    _rest = b""
 
     def split(self, data: "bytes") -> "Iterator[tuple[int, bytes]]":
         """Yield messages as (kind, content); of a value what has come, for other kinds all of it.

@@ -6,6 +6,7 @@ it, since forking is most of the time that a call takes. It sends the outcome wh
 everything else and has only to exit, and nothing waits for that, unless the outcome says so.
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` makes enums of all numbers
 import contextlib
 import faulthandler
 import importlib
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 JOB_LENGTH = struct.Struct(">Q")
 JOB_FORMAT = 2  # of marshal; later ones would note each object to find it again
+_DEFAULT_SIGNALS = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # they end the supervisor
 
 # Bound before a function can replace it in `os`: a forked process that did not exit would go on as
@@ -39,7 +41,7 @@ def fork(run: "Callable[[], object]") -> "int":
     """Fork a process that calls `run` and exits; return its pid."""
     # Blocked in the child too: the supervisor's handlers would swallow a signal that comes before
     # the child has its own.
-    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, END_SIGNALS)
     try:
         pid = os.fork()
         if pid == 0:
@@ -49,7 +51,7 @@ def fork(run: "Callable[[], object]") -> "int":
                 _exit(1)
         return pid
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, END_SIGNALS)
 
 
 def main(
@@ -198,10 +200,10 @@ def _prepare(output: "int") -> "None":
     """
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in _DEFAULT_SIGNALS:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     streams.replace_standard_streams(output)
     # Otherwise all forked processes would draw equal random numbers.
     for name in ("random", "numpy.random"):

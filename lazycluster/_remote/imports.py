@@ -86,6 +86,7 @@ class SentModules:
         missing = self.load(_CALLS)
         if missing is None and self.decode is None:
             self.decode = sys.modules[_PREFIX + "_remote.local_modules"].decode
+            streams.make_standard_streams()
             streams.note_modules()
         return missing
 
@@ -99,10 +100,11 @@ class SentModules:
         missing = self.load_for_functions() or self.load(_CLOUDPICKLE)
         if missing is None:
             self.load(_PREFIX + "_remote.value_pickler")
-        self.load_own("_remote.warming")
+            self.load_own("_remote.warming")
         for name in ("logging", "traceback", "socket", "subprocess"):
             with contextlib.suppress(Exception), library_first():  # an incomplete Python
                 importlib.import_module(name)
+        python_end.empty_free_lists()
         streams.note_modules()
         return missing
 

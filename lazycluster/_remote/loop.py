@@ -5,7 +5,7 @@ import heapq
 import itertools
 import math
 import os
-import selectors
+import select
 import signal
 import sys
 import time
@@ -27,6 +27,42 @@ QUEUE_LIMIT = 1 << 18  # bytes that may wait for the manager before the steps' p
 
 # Raised for frames that no manager sends: JSON may be nested too deeply, a number infinite.
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+READABLE, WRITABLE = select.POLLIN, select.POLLOUT  # epoll has the same numbers
+
+
+class Poller:
+    """Wait for descriptors: `selectors` takes four function calls for each of these.
+
+    Attributes:
+        actions: What is to be called, by descriptor.
+    """
+
+    def __init__(self) -> "None":
+        self.actions = {}  # type: dict[int, Reader]
+        is_linux = hasattr(select, "epoll")
+        self._poll = select.epoll() if is_linux else select.poll()  # type: Any
+        self._second = 1 if is_linux else 1000
+
+    def add(self, fd: "int", events: "int", action: "Reader") -> "None":
+        """Wait for events of a descriptor, too."""
+        self._poll.register(fd, events)
+        self.actions[fd] = action
+
+    def remove(self, fd: "int") -> "None":
+        """Wait no longer for a descriptor, which is still open."""
+        del self.actions[fd]
+        self._poll.unregister(fd)
+
+    def wait(self, timeout: "float") -> "list[tuple[int, int]]":
+        """Return descriptors and their events, after `timeout` seconds an empty list."""
+        return self._poll.poll(timeout * self._second)  # type: ignore[no-any-return]
+
+    def close(self) -> "None":
+        """Close what it has of its own."""
+        if self._second == 1:
+            self._poll.close()
 
 
 class Loop:
@@ -52,7 +88,7 @@ class Loop:
         self._orphan_timeout = orphan_timeout
         self._on_frame, self._on_frames_end, self._on_child = on_frame, on_frames_end, on_child
         self._frames = frames.FrameReader(frames.TO_SUPERVISOR)
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
         self._readers = {}  # type: dict[int, Reader]
         self._paused = False
         # These buffers are reused: a new one for each read costs more in page faults than the read.
@@ -71,8 +107,8 @@ class Loop:
             os.set_blocking(fd, False)
         for fd in (source, sink):
             frames.enlarge_pipe_buffer(fd)
-        self._selector.register(source, selectors.EVENT_READ, self._read_manager)
-        self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._handle_wakeup)
+        self._poller.add(source, READABLE, self._read_manager)
+        self._poller.add(self._wakeup[0], READABLE, self._handle_wakeup)
         signal.set_wakeup_fd(self._wakeup[1])
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -82,10 +118,12 @@ class Loop:
         """Serve until the end."""
         self.flush()
         while not self._ending:
-            for key, _ in self._selector.select(self._next_timer()):
-                # An earlier event may have closed it, and its number may be another pipe's now.
-                if self._selector.get_map().get(key.fd) is key:
-                    key.data(key.fd)
+            for fd, _ in self._poller.wait(self._next_timer()):
+                # An earlier event may have closed it, and its number may be another pipe's now,
+                # which then has nothing to read.
+                action = self._poller.actions.get(fd)
+                if action is not None:
+                    action(fd)
             if self._flush_at <= time.monotonic():
                 self.flush()
             while self._timers and self._timers[0][0] <= time.monotonic():
@@ -187,23 +225,23 @@ class Loop:
         os.set_blocking(fd, False)
         self._readers[fd] = action
         if not self._paused:
-            self._selector.register(fd, selectors.EVENT_READ, action)
+            self._poller.add(fd, READABLE, action)
 
     def close_reader(self, fd: "int") -> "None":
         """Stop reading from a descriptor, if the loop does, and close it."""
         if self._readers.pop(fd, None) is not None and not self._paused:
-            self._selector.unregister(fd)
+            self._poller.remove(fd)
         os.close(fd)
 
     def add_writer(self, fd: "int", action: "Reader") -> "None":
         """Call an action whenever something can be written, until `remove_writer`."""
-        if fd not in self._selector.get_map():
-            self._selector.register(fd, selectors.EVENT_WRITE, action)
+        if fd not in self._poller.actions:
+            self._poller.add(fd, WRITABLE, action)
 
     def remove_writer(self, fd: "int") -> "None":
         """Stop calling the action; a second call does nothing."""
-        if fd >= 0 and fd in self._selector.get_map():
-            self._selector.unregister(fd)
+        if fd in self._poller.actions:
+            self._poller.remove(fd)
 
     def close_readers(self) -> "None":
         """Close all descriptors that are read from, except the manager's."""
@@ -214,7 +252,7 @@ class Loop:
         """Close the loop's descriptors in a forked process, which does not own them."""
         for fd in (*self._readers, *self._wakeup, self._source, self._sink):
             os.close(fd)
-        self._selector.close()
+        self._poller.close()
 
     def _end_on_signal(self, *_: "object") -> "None":
         self._ending = True
@@ -248,9 +286,9 @@ class Loop:
         self._paused = pause
         for fd, action in self._readers.items():
             if pause:
-                self._selector.unregister(fd)
+                self._poller.remove(fd)
             else:
-                self._selector.register(fd, selectors.EVENT_READ, action)
+                self._poller.add(fd, READABLE, action)
 
     def _read_manager(self, fd: "int") -> "None":
         try:

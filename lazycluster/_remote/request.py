@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 class Request:
     """Steps that follow one another, and what they share; `frames` explains the description."""
 
+    # What a short call does not change is an attribute of the class, which takes no time.
+    index = 0  # of the running step
+    wanted = 0  # bytes of the running step's input that it has not got yet
+    killed = False  # by the manager
+    process = StepProcess()  # none, until the step has started
+    outcome = None  # type: Description | None  # as the step has reported it
+    is_over = False  # its process has only to exit
+    is_usual = False  # a function has returned, and there is nothing else to report
+    temporary = None  # type: str | None  # where it writes until the copy is complete
+    _input_size = 0
+    _unwanted = 0  # bytes of input that an earlier step has left
+    _inserted = 0  # bytes that the supervisor has added to the input
+    _owed = 0  # bytes taken since the manager last got credit for them
+    _has_full_window = False
+
     def __init__(self, number: "int", description: "Description", loop: "Loop") -> "None":
         self.number = number
         self.steps = description["steps"]  # type: list[Description]
@@ -27,24 +42,14 @@ class Request:
             self.working_dir = _start_directory(self.working_dir, description["cwd"])
         self.environment = description["environment"]  # type: dict[str, str]
         self.task = description.get("task") or number  # type: int  # the task's first request
-        self.index = 0  # of the running step
-        self.wanted = 0  # bytes of the running step's input that it has not got yet
-        self.killed = False  # by the manager
-        self.reset_step()
         self._loop = loop
         self._input = collections.deque()  # type: collections.deque[memoryview]
-        self._input_size = 0
-        self._unwanted = 0  # bytes of input that an earlier step has left
-        self._inserted = 0  # bytes that the supervisor has added to the input
-        self._owed = 0  # bytes taken since the manager last got credit for them
-        self._has_full_window = False
 
     def reset_step(self) -> "None":
         """Prepare for a step that starts."""
-        self.process = StepProcess()
-        self.outcome = {}  # type: Description  # as the step has reported it
-        self.is_over = False  # its process has only to exit
-        self.temporary = None  # type: str | None  # where it writes until the copy is complete
+        self.process = Request.process
+        self.outcome = self.temporary = None
+        self.is_over = self.is_usual = False
 
     def want_input(self, count: "int") -> "None":
         """Let the step that starts take `count` bytes of input."""

@@ -30,7 +30,6 @@ class Starter:
         null: `/dev/null`.
         cleanup: Knows what is temporary.
         readers: Read once from a pipe of a process, by the name of the pipe.
-        close_all: Closes the supervisor's descriptors in a forked process.
 
     Attributes:
         modules: What the manager has sent.
@@ -44,7 +43,6 @@ class Starter:
         null: "int",
         cleanup: "CleanupProcess",
         readers: "Mapping[str, Callable[[StepProcess], object]]",
-        close_all: "Callable[[], None]",
     ) -> "None":
         self.modules = SentModules()
         self.contents = Contents()
@@ -53,7 +51,6 @@ class Starter:
         self._null = null
         self._cleanup = cleanup
         self._readers = readers
-        self._close_all = close_all
         self._scripts = None  # type: str | None  # the folder of commands too long for an argv
 
     def start(self, request: "Request") -> "None":
@@ -67,6 +64,7 @@ class Starter:
         (self._start_command if step["kind"] == "command" else self._start_fork)(request, step)
 
     def _start_command(self, request: "Request", step: "Description") -> "None":
+        request.process = StepProcess()
         command = to_bytes(step["command"])
         working_dir = None if request.working_dir is None else to_bytes(request.working_dir)
         environment = dict(os.environb)
@@ -139,7 +137,7 @@ class Starter:
     def _fork(self, warm: "bool") -> "StepProcess":
         process = StepProcess()
         process.modules, process.contents = self.modules.count, len(self.contents.complete)
-        process.start_fork(self._close_all, warm, self.contents.complete)
+        process.start_fork(warm, self.contents.complete)
         for pipe in ("output", "channel"):
             self._add_reader(process, pipe)
         os.set_blocking(process.payload, False)

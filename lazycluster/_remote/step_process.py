@@ -3,13 +3,13 @@
 import contextlib
 import os
 
-from . import child
+from . import child, streams
 from .channel import Messages
 from .imports import library_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable  # noqa: F401 - Any stands in a comment
+    from typing import Any  # noqa: F401 - stands in a comment
 
 LONG_COMMAND = 100000  # bytes; Linux takes at most 128 KiB as one word of an argv
 PIPES = ("output", "channel", "payload")  # of a fork
@@ -32,16 +32,18 @@ class StepProcess:
         request: The request whose step it runs; None while it has no job.
     """
 
+    # What most processes do not change is an attribute of the class, which takes no time.
+    pid = 0
+    status = None  # type: int | None
+    output = errors = channel = payload = -1
+    is_streaming = False  # parts of a value follow one another
+    job = memoryview(b"")
+    modules = contents = 0
+    request = None  # type: Any
+    _script = None  # type: str | None
+
     def __init__(self) -> "None":
-        self.pid = 0
-        self.status = None  # type: int | None
-        self.output = self.errors = self.channel = self.payload = -1
         self.messages = Messages()
-        self.is_streaming = False  # parts of a value follow one another
-        self.job = memoryview(b"")
-        self.modules = self.contents = 0
-        self.request = None  # type: Any
-        self._script = None  # type: str | None
 
     def start_command(
         self,
@@ -105,10 +107,8 @@ class StepProcess:
         process.returncode = 0  # the supervisor waits for all its children itself
         self.pid = process.pid
 
-    def start_fork(
-        self, close: "Callable[[], None]", warm: "bool", contents: "dict[str, bytes]"
-    ) -> "None":
-        """Fork a process that waits for its job; it calls `close` to close what is not its own.
+    def start_fork(self, warm: "bool", contents: "dict[str, bytes]") -> "None":
+        """Fork a process that waits for its job, and has no other descriptors than its own.
 
         Raises:
             OSError: If there are no descriptors or processes left; everything is closed then.
@@ -116,8 +116,7 @@ class StepProcess:
         theirs = {}  # type: dict[str, int]
 
         def run() -> "None":
-            close()
-            self.close()
+            streams.close_all_but({0, 1, 2, *theirs.values()})
             child.main(warm=warm, contents=contents, **theirs)
 
         try:

@@ -41,6 +41,26 @@ _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _LIBRARY = os.path.join(os.path.dirname(os.__file__), "lib-dynload", "")
 
 
+_made = None  # type: Any  # standard streams for forked processes
+_kept = None  # type: Any  # those before, since to free them would take time in each process
+
+
+def make_standard_streams() -> "None":
+    """Make Python's standard streams once for all forked processes, in which that takes 0.3 ms."""
+    global _made, _kept
+    if _made is None:
+        _kept = sys.stdin, sys.stdout, sys.stderr
+        saved = os.dup(1), os.dup(2)
+        ends = os.pipe()  # a stream knows from its start on whether it is a file
+        for fd in (1, 2):
+            os.dup2(ends[1], fd)
+        _made = _open_all("utf-8", "backslashreplace")
+        for fd, own in enumerate(saved, 1):
+            os.dup2(own, fd)
+        for fd in (*saved, *ends):
+            os.close(fd)
+
+
 def replace_standard_streams(output: "int") -> "None":
     """Make `/dev/null` the standard input, and a pipe the standard output and error."""
     null = os.open(os.devnull, os.O_RDONLY)
@@ -48,18 +68,27 @@ def replace_standard_streams(output: "int") -> "None":
         os.dup2(source, target)
     os.close(null)
     os.close(output)
-    open_standard_streams()
+    _set(_made or _open_all("utf-8", "backslashreplace"))
 
 
 def open_standard_streams(
     encoding: "str" = "utf-8", errors: "str | None" = "backslashreplace"
 ) -> "None":
     """Make Python's standard streams, line-buffered, from the descriptors 0, 1 and 2."""
-    out = open(1, "w", 1, encoding=encoding, errors=errors, closefd=False)
-    err = open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = err  # type: ignore[misc]
+    _set(_open_all(encoding, errors))
+
+
+def _open_all(encoding: "str", errors: "str | None") -> "tuple[Any, Any, Any]":
+    return (
+        open(0, closefd=False),
+        open(1, "w", 1, encoding=encoding, errors=errors, closefd=False),
+        open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False),
+    )
+
+
+def _set(made: "tuple[Any, Any, Any]") -> "None":
+    sys.stdin, sys.stdout, sys.stderr = made
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = made  # type: ignore[misc]
 
 
 def flush_streams() -> "None":

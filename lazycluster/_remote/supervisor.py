@@ -103,7 +103,7 @@ class Supervisor:
             "errors": self._read_errors,
             "channel": self._read_channel,
         }
-        self.starter = Starter(self.loop, null, self.cleanup, readers, self._close_all)
+        self.starter = Starter(self.loop, null, self.cleanup, readers)
         # Of the kernel, one and two heartbeats ago.
         self.memory_kills = (out_of_memory_kills(),) * 2  # type: tuple[int | None, int | None]
 
@@ -357,6 +357,10 @@ class Supervisor:
                 chunk = content[start : start + frames.CHUNK]
                 self.loop.send(frames.LOGGED, request.number, chunk, may_wait=True)
             return
+        if content == channel.USUAL_OUTCOME:  # to read JSON, and to make it, takes 0.04 ms
+            request.is_over = request.is_usual = True
+            request.outcome = {"returned": True, "exit_status": 0}
+            return
         report = plain_json.loads(content.decode("ascii"))
         if "temporary" in report:
             self._note_temporary(request, files.to_native(report["temporary"]))
@@ -384,7 +388,11 @@ class Supervisor:
         process, task = request.process, request.task
         del self.running[process.pid]
         self._drain(process, "output", self._read_output)
-        self._end_step(request, {})
+        if request.is_usual:
+            usual = b'{"returned": true, "exit_status": 0, "step": %d}' % request.index
+            self._go_on(request, usual, succeeded=True)
+        else:
+            self._end_step(request, {})
         self.loop.flush()  # what follows can wait
         self.exits.add(process.pid)
         self.sessions.orphan(process.pid, task)
@@ -434,15 +442,19 @@ class Supervisor:
             if "result" not in outcome:  # else it has been renamed to its destination
                 folders.remove_tree(request.temporary)
             self._note_temporary(request, None)
-        request.reset_step()
-        self.loop.send_json(frames.ENDED, request.number, outcome)
-        if step["kind"] == "function":
-            self._plan_prefork()
-        request.index += 1
         if step["kind"] == "function":  # it may have called os._exit(0)
             succeeded = "returned" in outcome
         else:
             succeeded = outcome.get("exit_status") == 0 and "failure" not in outcome
+        self._go_on(request, plain_json.dumps(outcome).encode("ascii"), succeeded)
+
+    def _go_on(self, request: "Request", outcome: "bytes", succeeded: "bool") -> "None":
+        """Report the outcome of a step, and start the next one if it has succeeded."""
+        if request.steps[request.index]["kind"] == "function":
+            self._plan_prefork()
+        request.reset_step()
+        self.loop.send(frames.ENDED, request.number, outcome)
+        request.index += 1
         if succeeded and request.index < len(request.steps):
             request.drop_rest()
             self._start_step(request)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PLAIN_LIMIT = 1 << 16  # bytes of a pickled value that does without cloudpickle
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
+_VALUE_PICKLER = __package__ + ".value_pickler"
 
 # What most calls name, by module and name as the manager has them.
 _OURS = {("builtins", "bool"): bool, ("marshal", "loads"): load_code}  # type: dict[tuple[str, str], Any]
@@ -117,10 +118,11 @@ def dump_value(value: "object", target: "Any") -> "None":
 
 def make_pickler(target: "Any") -> "Pickler":
     """Return a pickler for values, which writes to `target`."""
-    import_cloudpickle()
-    from .value_pickler import ValuePickler
-
-    return ValuePickler(target)
+    module = sys.modules.get(_VALUE_PICKLER)  # type: Any
+    if module is None:  # in each call the import statement would take longer
+        import_cloudpickle()
+        module = importlib.import_module(_VALUE_PICKLER)
+    return module.ValuePickler(target)  # type: ignore[no-any-return]
 
 
 class _NotPlainError(Exception):

@@ -93,6 +93,7 @@ def _make_call(folder: "str") -> "None":
     child.add_working_dir()
     channel = Channel(sink)
     outcome = call.call(job["step"], {"": _TEXT}, payload, channel)
+    rebuild.forget(_MODULE)  # else the next line would look at all modules
     streams.flush_streams()
     outcome["over"] = streams.exits_quickly()
     channel.send_outcome(outcome)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         FileAccessError,
         FileTransferError,
         ForwardError,
+        GroupError,
         HostKeyError,
         InvalidRuntimeError,
         IsAFolderError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         TaskExecutionError,
         UnsuitableFileError,
     )
+    from lazycluster.groups import RuntimeGroup
     from lazycluster.runtimes import Runtime, RuntimeTask
     from lazycluster.shared_values import SharedValue
     from lazycluster.utils import Environment
@@ -52,6 +54,7 @@ __all__ = [
     "FileAccessError",
     "FileTransferError",
     "ForwardError",
+    "GroupError",
     "HostKeyError",
     "InvalidRuntimeError",
     "IsAFolderError",
@@ -67,6 +70,7 @@ __all__ = [
     "PythonVersionError",
     "RemoteFunctionError",
     "Runtime",
+    "RuntimeGroup",
     "RuntimeTask",
     "SerializationError",
     "SharedValue",
@@ -86,7 +90,9 @@ _PUBLIC_MODULES = (
     "exceptions",
     "forwards",
     "futures",
+    "groups",
     "processes",
+    "runtime_mgmt",
     "runtimes",
     "shared_values",
     "tasks",
@@ -98,6 +104,7 @@ _MODULE_OF_NAME = {
     "Connection": "connection",
     "Environment": "utils",
     "Runtime": "runtimes",
+    "RuntimeGroup": "groups",
     "RuntimeTask": "tasks",
     "SharedValue": "shared_values",
 }  # of all other names it is `exceptions`

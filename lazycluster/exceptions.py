@@ -1,7 +1,7 @@
 """All exceptions that lazycluster raises on purpose, as one tree.
 
     LazyclusterError
-    ├── InvalidRuntimeError          host; __cause__ is the reason
+    ├── InvalidRuntimeError          host; __cause__ is the reason; errors by host
     ├── SshError                     host, exit_status, stderr
     │   ├── ConnectError             (a ValueError too) the connection failed
     │   │   ├── AuthenticationError
@@ -20,6 +20,7 @@
     │   └── StepTimeoutError         (a TimeoutError too) timeout
     ├── RemoteFunctionError          host, function, exception; as text: exception_type,
     │                                exception_message, traceback
+    ├── GroupError                   results, errors by host
     ├── ActorLostError               host, reason, started
     ├── PythonNotFoundError          host
     ├── PythonVersionError           host, host_version, manager_version
@@ -41,7 +42,8 @@ from __future__ import annotations
 import copy
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 from lazycluster._text import escaped, one_line, signal_name
@@ -130,6 +132,9 @@ class LazyclusterError(Exception):
     ) -> tuple[Any, ...]:
         attributes = dict(self.__dict__)
         del attributes["_unpickled_cause"]
+        if "errors" in attributes:  # by host
+            errors = attributes["errors"].items()
+            attributes["errors"] = {host: replace(error) for host, error in errors}
         if isinstance(self, OSError):  # these are in the C struct, not in __dict__
             attributes.update(errno=self.errno, strerror=self.strerror, filename=self.filename)
         # Other exceptions lose their cause when they are pickled, so list the causes up to the
@@ -178,9 +183,20 @@ def _portable(error: BaseException) -> BaseException:
 
 
 class InvalidRuntimeError(LazyclusterError):
-    """A host cannot be used as a Runtime; `__cause__` is the reason."""
+    """A host cannot be used as a Runtime; `__cause__` is the reason.
 
+    Attributes:
+        host: The host; the first one of several.
+        errors: The error of each host of a RuntimeGroup that cannot be used, by host; empty for a
+            Runtime.
+    """
+
+    _summary: ClassVar[str] = "{host} cannot be used as a Runtime."
     host: str
+    errors: Mapping[str, Exception] = MappingProxyType({})
+
+    def _reason(self) -> str:
+        return super()._reason().removeprefix(f"{self.host} cannot be used as a Runtime: ")
 
 
 class SshError(LazyclusterError):
@@ -460,6 +476,19 @@ class RemoteTraceback(Exception):  # noqa: N818  # not an error of its own
     def __str__(self) -> str:
         headline, traceback = self.args
         return escaped(f"{headline}\n{traceback}").rstrip()
+
+
+class GroupError(LazyclusterError):
+    """Some hosts of a RuntimeGroup failed, and all have ended; `__cause__` is the first error.
+
+    Attributes:
+        results: What there is of each host, by host, in the order of the group.
+        errors: The exception of each host that failed, by host.
+    """
+
+    _summary: ClassVar[str] = "Some hosts failed."
+    results: Mapping[str, Any]
+    errors: Mapping[str, Exception]
 
 
 class PythonNotFoundError(LazyclusterError):

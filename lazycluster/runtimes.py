@@ -395,14 +395,8 @@ class Runtime(ProcessHost):
                 half written.
         """
         check_flags(execute_async=execute_async)
-        source = local_path
-        if is_contents(source):
-            shown = describe_contents(source)
-        else:
-            shown = source = checked_path(source, "The local path")
-        task = RuntimeTask(f"send-file-{shown}-to-{self.host}")
-        task.send_file(
-            source,
+        task = self._send_task(
+            local_path,
             remote_path,
             progress=progress,
             exclude=exclude,
@@ -413,6 +407,21 @@ class Runtime(ProcessHost):
             in_place=in_place,
         )
         return self.execute_task(task, execute_async)
+
+    def _send_task(
+        self,
+        local_path: str | PathLike[str] | bytes | BinaryIO,
+        remote_path: str | PathLike[str] | None,
+        **options: Any,
+    ) -> RuntimeTask:
+        """Return the task of `send_file`."""
+        source = local_path
+        if is_contents(source):
+            shown = describe_contents(source)
+        else:
+            shown = source = checked_path(source, "The local path")
+        task = RuntimeTask(f"send-file-{shown}-to-{self.host}")
+        return task.send_file(source, remote_path, **options)
 
     def get_file(
         self,
@@ -444,9 +453,7 @@ class Runtime(ProcessHost):
             in_place: If True, overwrite files that exist.
         """
         check_flags(execute_async=execute_async)
-        remote_path = checked_path(remote_path, "The remote path")
-        task = RuntimeTask(f"get-file-{remote_path}-from-{self.host}")
-        task.get_file(
+        task = self._get_task(
             remote_path,
             local_path,
             progress=progress,
@@ -458,6 +465,17 @@ class Runtime(ProcessHost):
             in_place=in_place,
         )
         return self.execute_task(task, execute_async)
+
+    def _get_task(
+        self,
+        remote_path: str | PathLike[str],
+        local_path: str | PathLike[str] | BinaryIO | None,
+        **options: Any,
+    ) -> RuntimeTask:
+        """Return the task of `get_file`."""
+        remote_path = checked_path(remote_path, "The remote path")
+        task = RuntimeTask(f"get-file-{remote_path}-from-{self.host}")
+        return task.get_file(remote_path, local_path, **options)
 
     def close(self) -> None:
         """Do what `cleanup` does; the end of a `with` block calls it."""

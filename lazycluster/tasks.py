@@ -109,6 +109,7 @@ class RuntimeTask:
         self._env_variables = EnvVariables(reserved=WORKING_DIR)
         self._omit_on_join = False
         self._copies = 0  # made by `copy.deepcopy`
+        self._names_host = False  # live output has the host before each line
         self._last: LastExecution | None = None
         self._set_up()
 
@@ -143,6 +144,11 @@ class RuntimeTask:
         with self._lock:
             self._copies += 1
             name = f"{self._name}-{self._copies}"
+        return self._twin(name, memo)
+
+    def _twin(self, name: str, memo: dict[int, Any] | None = None) -> RuntimeTask:
+        """Return a copy with a name; `memo` is what `copy.deepcopy` has."""
+        memo = {} if memo is None else memo
         twin = memo[id(self)] = type(self).__new__(type(self))
         RuntimeTask.__init__(twin, name)
         of_subclass = {key: value for key, value in vars(self).items() if key not in vars(twin)}
@@ -562,6 +568,7 @@ class RuntimeTask:
             host,
             task=self,
             debug=bool(debug),
+            names_host=self._names_host,
             timeout=checked_timeout(timeout),
             on_end=on_end,
         )

@@ -92,6 +92,17 @@ def _checked_env(env: Mapping[str, str | float]) -> dict[str, str]:
     return checked
 
 
+class CommandInvocation(Invocation):
+    """A command, whose value is its CommandResult, also if it has failed."""
+
+    def load_value(self) -> CommandResult:
+        """Return how the command ended and what it printed."""
+        outcome = self.outcome
+        assert outcome is not None
+        output, errors = (bytes(self.output[stream]) for stream in (OUTPUT, ERRORS))
+        return CommandResult(self.name, output, errors, outcome.exit_status, outcome.signal)
+
+
 @short_tracebacks
 class Calls(Sharing):
     """Run commands and functions on a host."""
@@ -149,25 +160,13 @@ class Calls(Sharing):
             TypeError: If an argument has a wrong type.
         """
         options = self._options.replaced(timeout, env, cwd, shell, on_output)
-        step = RunCommand(
-            checked_command(command), None, options.shell, checked_input(input), separate=True
-        )
-        invocation = Invocation(
-            step,
-            self._base.host,
-            timeout=options.timeout,
-            on_output=options.on_output,
-            keeps_output=True,
-        )
+        invocation = self._command_invocation(command, input, options)
         error = invocation.run(lambda: self._target_for(options))
         if isinstance(error, CommandError) and not isinstance(error, StepTimeoutError):
             error = error if check else None
         if error is not None:
             raise error
-        outcome = invocation.outcome
-        assert outcome is not None
-        output, errors = (bytes(invocation.output[stream]) for stream in (OUTPUT, ERRORS))
-        return CommandResult(command, output, errors, outcome.exit_status, outcome.signal)
+        return invocation.load_value()
 
     @overload
     def call(
@@ -243,21 +242,9 @@ class Calls(Sharing):
             RuntimeError: If the Runtime was closed.
             LazyclusterError: In a child forked from the process that made the Runtime.
         """
-        from lazycluster.futures import RemoteFuture
-
-        base = self._base
-        if base._closed:
-            raise RuntimeError(f"cannot schedule new futures after shutdown of {base!r}")
+        self._check_open()
         target = self._open_target()
-        invocation = self._call_invocation(function, args, kwargs)
-        invocation.owner = base
-        future: RemoteFuture[Any] = RemoteFuture(invocation)
-        try:
-            base._starter.start(invocation, target, self._target_until_closed)
-        except BaseException:  # The caller does not get the future.
-            future.cancel()
-            raise
-        return future
+        return self._begin(self._call_invocation(function, args, kwargs), target)
 
     def actor(self, class_: type[T], /, *args: Any, **kwargs: Any) -> Actor[T]:
         """Make an object of a class in a process on the host that stays, and return its handle.
@@ -342,16 +329,50 @@ class Calls(Sharing):
         )
         return RuntimeView(self._base, options)
 
+    def _command_invocation(
+        self, command: str, data: str | bytes | None, options: Options
+    ) -> CommandInvocation:
+        step = RunCommand(
+            checked_command(command), None, options.shell, checked_input(data), separate=True
+        )
+        host, on_output = self._base.host, options.on_output
+        return CommandInvocation(
+            step, host, timeout=options.timeout, on_output=on_output, keeps_output=True
+        )
+
     def _call_invocation(
         self, function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
     ) -> Invocation:
-        check_call(function, kwargs, {}, args)
+        return self._step_invocation(call_step(function, args, kwargs, self._options.modules))
+
+    def _step_invocation(self, step: RunFunction) -> Invocation:
         options = self._options
-        call = dump_call(function, args, kwargs, modules=options.modules)
-        step = RunFunction(describe(function), call=call)
         return Invocation(
             step, self._base.host, timeout=options.timeout, on_output=options.on_output
         )
+
+    def _check_open(self) -> None:
+        """Raise a RuntimeError if the Runtime was closed."""
+        if self._base._closed:
+            raise RuntimeError(f"cannot schedule new futures after shutdown of {self._base!r}")
+
+    def _begin(
+        self,
+        invocation: Invocation,
+        target: Target | None,
+        find_target: Callable[[], Target] | None = None,
+    ) -> RemoteFuture[Any]:
+        """Start an invocation, on the open target or after a login, and return its future."""
+        from lazycluster.futures import RemoteFuture
+
+        invocation.owner = self._base
+        future: RemoteFuture[Any] = RemoteFuture(invocation)
+        try:
+            self._base._starter.start(invocation, target, find_target or self._target_until_closed)
+        except BaseException:  # The caller does not get the future.
+            future.cancel()
+            raise
+        return future
 
     def _target_for(self, options: Options) -> Target:
         return _with_options(self._base._find_target(options.env), options)
@@ -367,6 +388,17 @@ class Calls(Sharing):
                 f"The connection to {base.host} was closed.", host=base.host, started=False
             )
         return self._target_for(self._options)
+
+
+def call_step(
+    function: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    modules: Modules,
+) -> RunFunction:
+    """Return the step that calls a function, pickled now."""
+    check_call(function, kwargs, {}, args)
+    return RunFunction(describe(function), call=dump_call(function, args, kwargs, modules=modules))
 
 
 class CallingHost(Calls, Host):

@@ -158,6 +158,7 @@ class Execution(Record):
         host: The host, for the log and the messages.
         task: The task, for the attribute of the error only.
         debug: True to print the output live.
+        names_host: True to print the host before each line, also while no other host prints.
         timeout: The most seconds that all steps together may take; None for no bound.
         on_end: Called with the execution at its end, in the thread that runs it.
 
@@ -179,6 +180,7 @@ class Execution(Record):
         *,
         task: object,
         debug: bool = False,
+        names_host: bool = False,
         timeout: float | None = None,
         on_end: Callable[[Execution], None] | None = None,
     ) -> None:
@@ -191,6 +193,7 @@ class Execution(Record):
         self._task: object = task
         self._on_end = on_end
         self._debug = debug
+        self._names_host = names_host
         self.timeout = timeout
         self._end: float | None = None  # when it has passed
         self.raised: TaskExecutionError | None = None
@@ -379,7 +382,9 @@ class Execution(Record):
     def _run_steps(self, find_target: Callable[[], Target]) -> None:
         self._end = None if self.timeout is None else time.monotonic() + self.timeout
         with contextlib.ExitStack() as stack:
-            printer = stack.enter_context(LivePrinter(self.log)) if self._debug else None
+            printer = None
+            if self._debug:
+                printer = stack.enter_context(LivePrinter(self.log, self._names_host))
             self._run_requests(find_target, printer)
 
     def _run_requests(self, find_target: Callable[[], Target], printer: LivePrinter | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 from lazycluster._tasks.record import Record
@@ -123,32 +123,15 @@ class History:
             "keep the tasks and read their function_returns."
         )
 
-    def function_returns(self) -> Iterator[object]:
-        """Yield the values of all functions; see `Runtime.function_returns`."""
+    def check_nothing_lost(self) -> None:
+        """Raise a LazyclusterError if a value was dropped before it was read."""
         if self._lost_unread:
             raise LazyclusterError(self._lost_message())
-        first: LazyclusterError | None = None
-        for execution in self:
-            execution.join()
-            errors: list[LazyclusterError] = []
-            for load in execution.returns():
-                value = None
-                try:
-                    value = None if load is None else load()
-                except SerializationError as unreadable:
-                    errors.append(unreadable)
-                yield value
-            failure = execution.final_error()
-            if failure is not None:
-                errors.append(failure)
-            for error in errors:
-                if first is None:
-                    first = error
-                elif error is not failure or not execution.logged:
-                    execution.logged |= error is failure
-                    _logger.error("%s", str(error))  # a handler may keep what it gets
-        if first is not None:
-            raise first
+
+    def function_returns(self) -> Iterator[object]:
+        """Yield the values of all functions; see `Runtime.function_returns`."""
+        self.check_nothing_lost()
+        yield from returns_of(self)
 
     def clear(self) -> None:
         """Forget all executions, with their handles; what runs goes on."""
@@ -161,3 +144,29 @@ class History:
             self._forgotten.update(self._running)
             self._running.clear()
             self._lost_unread = False
+
+
+def returns_of(executions: Iterable[Record]) -> Iterator[object]:
+    """Yield the values of all functions of executions; see `Runtime.function_returns`."""
+    first: LazyclusterError | None = None
+    for execution in executions:
+        execution.join()
+        errors: list[LazyclusterError] = []
+        for load in execution.returns():
+            value = None
+            try:
+                value = None if load is None else load()
+            except SerializationError as unreadable:
+                errors.append(unreadable)
+            yield value
+        failure = execution.final_error()
+        if failure is not None:
+            errors.append(failure)
+        for error in errors:
+            if first is None:
+                first = error
+            elif error is not failure or not execution.logged:
+                execution.logged |= error is failure
+                _logger.error("%s", str(error))  # a handler may keep what it gets
+    if first is not None:
+        raise first

@@ -301,7 +301,8 @@ class Invocation:
         on_end, self.on_end = self.on_end, None
         # What only a running invocation needs may be large, and a future may be kept.
         self.owner = self._step = self._request = None
-        self.output = (bytearray(), bytearray())
+        if not self._keeps_output:
+            self.output = (bytearray(), bytearray())
         if on_end is not None:
             on_end(error)
 

@@ -137,9 +137,9 @@ class LivePrinter:
             line shows which execution printed it.
     """
 
-    def __init__(self, log: ExecutionLog) -> None:
+    def __init__(self, log: ExecutionLog, names_host: bool = False) -> None:
         self.host: str = log.host
-        self.names_host: bool = False
+        self.names_host: bool = names_host
         self._log = log
         self._position = 0
         self._broken = False

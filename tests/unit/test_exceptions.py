@@ -28,6 +28,7 @@ from lazycluster.exceptions import (
     FileAccessError,
     FileTransferError,
     ForwardError,
+    GroupError,
     HostKeyError,
     InvalidRuntimeError,
     IsAFolderError,
@@ -74,7 +75,8 @@ COMMAND = {"host": "h", "command": "false", "exit_status": 1, "signal": None, "o
 
 EVERY = [
     (LazyclusterError, {}),
-    (InvalidRuntimeError, {"host": "h"}),
+    (InvalidRuntimeError, {"host": "h", "errors": {}}),
+    (GroupError, {"results": {"h": 1}, "errors": {}}),
     (SshError, SSH),
     (ConnectError, SSH),
     (AuthenticationError, SSH),

@@ -19,6 +19,16 @@ COMMON = {"exceptions", "_checks", "_text", "_spool", "_interpreter_exit", "_tra
 
 PACKAGES = COMMON | {"_ssh", "_conversation", "_functions", "_tasks", "_shared"}
 
+BELOW_GROUPS = PACKAGES | {
+    "_fabric",
+    "_runtime",
+    "connection",
+    "futures",
+    "processes",
+    "runtimes",
+    "tasks",
+}
+
 MAY_IMPORT = {
     "_shared": set(),
     "_remote": {"_shared"},
@@ -41,6 +51,9 @@ MAY_IMPORT = {
     "_last_execution": PACKAGES | {"processes"},
     "tasks": PACKAGES | {"processes", "connection", "_fabric", "_last_execution"},
     "runtimes": PACKAGES | {"processes", "connection", "tasks", "_runtime", "_fabric"},
+    "_group": BELOW_GROUPS,
+    "groups": BELOW_GROUPS | {"_group"},
+    "runtime_mgmt": {"groups"},
 }
 """Part (a package, or a module at the top) → the other parts that it may import."""
 

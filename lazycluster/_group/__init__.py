@@ -1,0 +1,1 @@
+"""What a RuntimeGroup is made of."""

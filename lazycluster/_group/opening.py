@@ -1,0 +1,89 @@
+"""Make the Runtimes of a group: check the arguments, log in everywhere, leave nothing open."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lazycluster._fabric.kwargs import translate_connection_kwargs
+from lazycluster._group.parallel import Outcomes, in_parallel
+from lazycluster._group.results import reason
+from lazycluster._runtime.calls import Options
+from lazycluster.connection import Connection
+from lazycluster.runtimes import Runtime
+
+MOST_LOGINS = 64
+"""Threads that log in at the same time."""
+
+OF_FUNCTIONS = ("modules", "installed", "preload")
+"""The keywords of a Runtime that are not of its Connection."""
+
+_logger = logging.getLogger("lazycluster")
+
+
+def listed(value: Iterable[Any] | None, name: str, kind: str) -> list[Any]:
+    """Return the parameter `name`, a list of `kind`; none for None.
+
+    Raises:
+        TypeError: If it is a string, or something else that cannot be iterated over.
+    """
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of {kind}, not {type(value).__name__}: [{value!r}]")
+    return list(value)
+
+
+def check_unique(hosts: Iterable[str]) -> None:
+    """Raise a ValueError if a host is named twice."""
+    seen: set[str] = set()
+    for host in hosts:
+        if host in seen:
+            raise ValueError(f"The host {host!r} is named twice; name it once.")
+        seen.add(host)
+
+
+def check_runtimes(runtimes: Iterable[Any]) -> None:
+    """Raise a TypeError if one of them is not a Runtime."""
+    for runtime in runtimes:
+        if not isinstance(runtime, Runtime):
+            cure = "; give hosts by hosts=[…]" if isinstance(runtime, str) else ""
+            raise TypeError(f"runtimes must be Runtimes, not {type(runtime).__name__}{cure}.")
+
+
+def check_arguments(
+    hosts: Iterable[str], connection_kwargs: dict[str, Any] | None, keywords: Mapping[str, Any]
+) -> bool:
+    """Check what the Runtimes will get, before any process starts.
+
+    Returns:
+        True if a person may be asked at a login.
+
+    Raises:
+        ValueError, TypeError: As Runtime does.
+    """
+    of_functions = {name: keywords[name] for name in OF_FUNCTIONS}
+    others = {name: value for name, value in keywords.items() if name not in OF_FUNCTIONS}
+    parameters = translate_connection_kwargs(connection_kwargs or {}, others)
+    Options().replaced(**of_functions)
+    for host in hosts:
+        Connection(host, **parameters)
+    return bool(parameters.get("interactive"))
+
+
+def open_runtimes(
+    hosts: Iterable[str], make: Callable[[str], Runtime], *, one_by_one: bool
+) -> Outcomes[Runtime]:
+    """Make a Runtime for each host; an interruption closes all."""
+    work = {host: functools.partial(make, host) for host in hosts}
+    most = 1 if one_by_one else MOST_LOGINS
+    return in_parallel(work, most=most, on_late=lambda runtime: runtime.cleanup())
+
+
+def close_runtimes(runtimes: Mapping[str, Runtime]) -> None:
+    """Close Runtimes at the same time."""
+    closed = in_parallel({host: runtime.cleanup for host, runtime in runtimes.items()})
+    for host, error in closed.errors.items():
+        _logger.warning("%s was not closed: %s", host, reason(error))

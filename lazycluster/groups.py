@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
-from lazycluster._checks import check_flags, checked_path, checked_timeout
+from lazycluster._checks import checked_path
 from lazycluster._group.calls import GroupView
-from lazycluster._group.members import Members
 from lazycluster._group.opening import (
     check_arguments,
     check_runtimes,
     check_unique,
     close_runtimes,
     listed,
+    matching_hosts,
     open_runtimes,
 )
-from lazycluster._group.parallel import in_parallel
-from lazycluster._group.results import (
-    GroupResult,
-    group_error,
-    invalid_hosts_error,
-    reason,
-)
+from lazycluster._group.ports import GroupPorts
+from lazycluster._group.results import GroupResult, invalid_hosts_error, reason
 from lazycluster._tasks.execution import TERMINATE_GRACE, Execution, stop_all
-from lazycluster._tasks.history import returns_of
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.runtimes import Runtime
-from lazycluster.tasks import RuntimeTask
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,7 +36,7 @@ _logger = logging.getLogger("lazycluster")
 
 
 @short_tracebacks
-class RuntimeGroup(Members):
+class RuntimeGroup(GroupPorts):
     """Several hosts, on which the same runs at the same time.
 
     The constructor logs in to all hosts at once. Each host has a `Runtime`, with a working
@@ -180,6 +172,33 @@ class RuntimeGroup(Members):
         if errors:
             raise invalid_hosts_error(errors, len(runtimes))
 
+    @classmethod
+    def from_ssh_config(
+        cls, *patterns: str, config_file: str | PathLike[str] | None = None, **keywords: Any
+    ) -> Self:
+        """Return a group of hosts that ssh_config names.
+
+        These are the names in its `Host` lines, without patterns like `*.example.com`. Files that
+        it includes are read, too.
+
+        Args:
+            *patterns: Names of hosts, in which `*` stands for any characters and `?` for one.
+            config_file: The ssh_config (`-F`). Defaults to None: the user's and the system's file.
+            **keywords: Other keywords of `RuntimeGroup`.
+
+        Raises:
+            ValueError: If a pattern matches no host, or there is none; before any process starts.
+            OSError: If `config_file` cannot be read.
+            InvalidRuntimeError: If a host cannot be used.
+
+        Examples:
+            >>> group = RuntimeGroup.from_ssh_config("web*", "gpu1")
+        """
+        from lazycluster._ssh.config_hosts import configured_hosts
+
+        hosts = matching_hosts(patterns, configured_hosts(config_file))
+        return cls(hosts=hosts, config_file=config_file, **keywords)
+
     def __enter__(self) -> Self:
         return self
 
@@ -241,188 +260,6 @@ class RuntimeGroup(Members):
         else:
             _logger.info("%s was removed from the group.", removed)
 
-    @overload
-    def execute_task(
-        self,
-        task: RuntimeTask,
-        host: str | None = None,
-        broadcast: Literal[False] = False,
-        execute_async: bool = True,
-        omit_on_join: bool = False,
-        debug: bool = False,
-        *,
-        timeout: float | None = None,
-    ) -> RuntimeTask: ...
-
-    @overload
-    def execute_task(
-        self,
-        task: RuntimeTask,
-        host: None = None,
-        *,
-        broadcast: Literal[True],
-        execute_async: bool = True,
-        omit_on_join: bool = False,
-        debug: bool = False,
-        timeout: float | None = None,
-    ) -> list[RuntimeTask]: ...
-
-    @overload
-    def execute_task(
-        self,
-        task: RuntimeTask,
-        host: str | None = None,
-        broadcast: bool = False,
-        execute_async: bool = True,
-        omit_on_join: bool = False,
-        debug: bool = False,
-        *,
-        timeout: float | None = None,
-    ) -> RuntimeTask | list[RuntimeTask]: ...
-
-    def execute_task(
-        self,
-        task: RuntimeTask,
-        host: str | None = None,
-        broadcast: bool = False,
-        execute_async: bool = True,
-        omit_on_join: bool = False,
-        debug: bool = False,
-        *,
-        timeout: float | None = None,
-    ) -> RuntimeTask | list[RuntimeTask]:
-        """Execute a task on one host, or on all hosts at the same time.
-
-        Args:
-            task: The task.
-            host: The host. Defaults to None, the least busy one, see `get_runtime`.
-            broadcast: If True, execute a copy of the task on each host. The copies have the name of
-                the task. Defaults to False.
-            execute_async: If True, return at once, see `Runtime.execute_task`. If False, return
-                when all executions have ended. Defaults to True.
-            omit_on_join: If True, `join` does not wait for it. Defaults to False.
-            debug: If True, also print the output while it comes; in a broadcast to several hosts
-                each line begins with its host. Defaults to False.
-            timeout: The most seconds for the whole task on each host. Defaults to None, no bound.
-
-        Returns:
-            The task. For a broadcast, the copies in the order of the group.
-
-        Raises:
-            ValueError: If the host is not in the group, or is given for a broadcast.
-            TypeError: If the task is not a RuntimeTask, or a flag is not a bool or None.
-            TaskExecutionError: If a step of a synchronous execution on one host failed.
-            GroupError: If a synchronous broadcast failed on a host, after all have ended. `results`
-                has the tasks of the hosts that succeeded, `errors` the TaskExecutionErrors.
-        """
-        check_flags(
-            broadcast=broadcast,
-            execute_async=execute_async,
-            omit_on_join=omit_on_join,
-            debug=debug,
-        )
-        if not isinstance(task, RuntimeTask):
-            raise TypeError(f"task must be a RuntimeTask, not {type(task).__name__}.")
-        checked_timeout(timeout)
-        if broadcast and host:
-            raise ValueError("Give a host or broadcast=True, not both.")
-        runtimes = self.get_runtimes()
-        if not broadcast:
-            runtime, before = self.get_runtime(host), task._last
-            try:
-                return runtime.execute_task(
-                    task, execute_async, omit_on_join, debug, timeout=timeout
-                )
-            finally:
-                self._note(task, before)
-        tasks = {name: task._twin(task.name) for name in runtimes}
-        for twin in tasks.values():
-            twin._names_host = len(runtimes) > 1
-        work = {
-            name: functools.partial(
-                runtime.execute_task,
-                tasks[name],
-                execute_async,
-                omit_on_join,
-                debug,
-                timeout=timeout,
-            )
-            for name, runtime in runtimes.items()
-        }
-        return self._execute_all(work, tasks, bool(execute_async))
-
-    def _execute_all(
-        self,
-        work: Mapping[str, Callable[[], object]],
-        tasks: Mapping[str, RuntimeTask],
-        execute_async: bool,
-    ) -> list[RuntimeTask]:
-        """Begin executions everywhere, and if they are synchronous, wait for all."""
-        if execute_async:
-            for host, begin in work.items():
-                begin()
-                self._note(tasks[host])
-            return list(tasks.values())
-
-        def stop() -> None:
-            running = [one for task in tasks.values() for one in task._find_running()]
-            stop_all(running, signal.SIGTERM, TERMINATE_GRACE)
-
-        try:
-            errors = in_parallel(work, stop=stop).errors
-        finally:
-            for task in tasks.values():
-                self._note(task)
-        if errors:
-            done = {host: task for host, task in tasks.items() if host not in errors}
-            raise group_error(done, errors, len(tasks))
-        return list(tasks.values())
-
-    def _note(self, task: RuntimeTask, before: object = None) -> None:
-        """Note the execution that a task shows now, unless that is the one of before."""
-        last = task._last
-        if last is not None and last is not before:
-            self._started.add(last.execution)
-
-    @property
-    def function_returns(self) -> Generator[object, None, None]:
-        """Yield the values of the functions of all tasks that the group has started, in order.
-
-        See `Runtime.function_returns`; what was executed by a Runtime itself is left out.
-
-        Yields:
-            The value of each function; None for one that failed.
-
-        Raises:
-            TaskExecutionError: If an execution failed; raised after the last value. It is the first
-                such error, and the others are logged.
-            SerializationError: If a value cannot be unpickled, and no earlier execution failed.
-            LazyclusterError: If a value was dropped before it was read.
-        """
-        if self._started.has_lost:
-            for runtime in self.runtimes:
-                runtime._history.check_nothing_lost()
-        yield from returns_of(self._started)
-
-    def join(self) -> None:
-        """Wait for all tasks that the group has started, except those that have `omit_on_join`.
-
-        It does not raise their errors, which `function_returns` does.
-        """
-        for execution in self._started:
-            execution.join()
-
-    def print_log(self) -> None:
-        """Print the log of each task on each host; see `Runtime.print_log`."""
-        for runtime in self.runtimes:
-            runtime.print_log()
-
-    def clear_tasks(self) -> None:
-        """Forget all executions of tasks, on the Runtimes too; see `Runtime.clear_tasks`."""
-        self._started.clear()
-        for runtime in self.runtimes:
-            runtime.clear_tasks()
-
     def close(self) -> None:
         """Do what `cleanup` does; the end of a `with` block calls it."""
         self.cleanup()
@@ -435,8 +272,10 @@ class RuntimeGroup(Members):
         """
         with self._lock:
             own = dict(self._own)
+            exposures, self._exposures = self._exposures, []
             others = {h: one for h, one in self._runtimes.items() if one is not own.get(h)}
         background = [one for one in self._started if isinstance(one, Execution)]
         on_others = [one for one in background if one.host in others and one.key is not None]
         stop_all(on_others, signal.SIGTERM, TERMINATE_GRACE)
+        self._stop_exposures([one for one in exposures if one[0] in others.values()])
         close_runtimes(own)

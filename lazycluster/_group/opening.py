@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -34,6 +35,27 @@ def listed(value: Iterable[Any] | None, name: str, kind: str) -> list[Any]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {kind}, not {type(value).__name__}: [{value!r}]")
     return list(value)
+
+
+def matching_hosts(patterns: Iterable[str], hosts: Iterable[str]) -> list[str]:
+    """Return the hosts that match patterns with `*` and `?`, in the order of the patterns.
+
+    Raises:
+        ValueError: If there is no pattern, or one matches none.
+        TypeError: If one is not a string.
+    """
+    known, found = list(hosts), dict[str, None]()
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"A pattern must be a string, not {type(pattern).__name__}.")
+        text = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+        matches = [host for host in known if re.fullmatch(text, host)]
+        if not matches:
+            raise ValueError(f"{pattern!r} matches no name in the Host lines of ssh_config.")
+        found.update(dict.fromkeys(matches))
+    if not found:
+        raise ValueError("Give at least one name or pattern, such as 'web*'.")
+    return list(found)
 
 
 def check_unique(hosts: Iterable[str]) -> None:

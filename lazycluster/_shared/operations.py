@@ -14,6 +14,7 @@ OPERATIONS = {
     "port_is_free": "_shared.ports",
     "port_state": "_shared.ports",
     "first_free_port": "_shared.ports",
+    "free_ports": "_shared.ports",
     "service_address": "_shared.ports",
     "expect_socket": "_shared.sockets",
     "forget_socket": "_shared.sockets",

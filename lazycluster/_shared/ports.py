@@ -32,6 +32,11 @@ def first_free_port(ports: "list[int]") -> "int | None":
     return next(filter(port_is_free, ports), None)
 
 
+def free_ports(ports: "list[int]") -> "dict[str, Any]":
+    """Return which ports of a list are `free`, and the `network` of this host, see `network_id`."""
+    return {"free": list(filter(port_is_free, ports)), "network": network_id()}
+
+
 def port_is_free(port: "int", addresses: "Sequence[str]" = ALL_ADDRESSES) -> "bool":
     """Return True if a server could listen on the port, on all of the addresses.
 

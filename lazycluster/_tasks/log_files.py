@@ -152,9 +152,9 @@ def _remove_temporary(pid: int) -> None:
 
 
 def _create_below(main_directory: str, host: str, task_name: str) -> tuple[str, int]:
-    folder = os.path.join(absolute(main_directory), "execution_log", _safe_name(host))
+    folder = os.path.join(absolute(main_directory), "execution_log", safe_name(host))
     _make_private_folders(folder)
-    name = f"{_safe_name(task_name)}_{time.strftime('%Y%m%d-%H%M%S')}_{os.urandom(8).hex()}.log"
+    name = f"{safe_name(task_name)}_{time.strftime('%Y%m%d-%H%M%S')}_{os.urandom(8).hex()}.log"
     path = os.path.join(folder, name)
     fd = os.open(path, _FLAGS | os.O_EXCL, 0o600)
     made = _files_made.get(folder, 0)
@@ -179,7 +179,7 @@ def _prune(folder: str) -> None:
             os.unlink(path)
 
 
-def _safe_name(name: str) -> str:
+def safe_name(name: str) -> str:
     """Return a name as one part of a path: never empty, never a way to another folder."""
     safe = re.sub(r"[^A-Za-z0-9._@-]", "_", name)[:_NAME_LIMIT]
     return "_" if safe in ("", ".", "..") else safe

@@ -60,7 +60,7 @@ STAND_INS = {
 
 @pytest.fixture
 def my_host(make_sshd, tmp_path, monkeypatch):
-    """A host that ssh knows as my-host and as jump, with what the examples use, and a folder."""
+    """A host that ssh knows as my-host, jump and web1 to web3, with what the examples use, and a folder."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "numpy.py").write_text("arange = lambda n: Sum(range(n))\n" + _SUM)
     values = {
@@ -71,7 +71,7 @@ def my_host(make_sshd, tmp_path, monkeypatch):
     for name, script in STAND_INS.items():
         _write_script(tmp_path / "on-host" / name, script.format(**values))
     path = [tmp_path / "on-host", Path(sys.base_prefix) / "bin"]
-    sshd = make_sshd(alias="my-host jump", path=path)
+    sshd = make_sshd(alias="my-host jump web1 web2 web3", path=path)
     _write_script(sshd.home / "venvs/science/bin/python", 'exec {python} "$@"'.format(**values))
     _write_script(
         tmp_path / "bin" / "ssh", f'exec {shutil.which("ssh")} -F "{sshd.config_file}" "$@"'

@@ -352,7 +352,7 @@ def test_file_and_folders_are_private(log, main_directory):
 )
 def test_names_are_made_safe(name, safe):
     """No name leads to another folder."""
-    assert log_files._safe_name(name) == safe
+    assert log_files.safe_name(name) == safe
 
 
 def test_names_are_bounded(main_directory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from lazycluster import RuntimeGroup
-from loopback_sshd import LoopbackSshd
+from loopback_sshd import LoopbackSshd, find_sshd
 
 HOSTS = ["web1", "web2", "web3"]
 """Names of one sshd, so that nothing but logins and Runtimes are different."""
@@ -25,8 +26,8 @@ ConfigOf = Callable[..., str]
 def config_of(tmp_path_factory: pytest.TempPathFactory) -> ConfigOf:
     """Return a function that writes an ssh_config with names of sshds, and returns its path."""
 
-    def write(more: str = "", **names: LoopbackSshd) -> str:
-        texts = []
+    def write(more: str = "", first: str = "", **names: LoopbackSshd) -> str:
+        texts = [first]
         for name, sshd in names.items():
             text = sshd.config_file.read_text()
             texts.append(text.replace(f"Host {sshd.alias}", f"Host {name.replace('_', ' ')}", 1))
@@ -70,3 +71,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that is the current one for the test."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def far_config(sshd: LoopbackSshd, config_of: ConfigOf) -> str:
+    """Return an ssh_config with far1 to far3, each login of which has ports of its own.
+
+    It is a network namespace with an sshd that serves the login alone. localhost is the manager.
+    """
+    probe = subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], check=False)
+    if probe.returncode != 0:
+        pytest.skip("no network namespace can be made")
+    config = sshd.folder / "sshd_config"
+    server = f"ip link set lo up && exec {find_sshd()} -i -f {config}"
+    far = "".join(
+        f"Host {name}\n  ProxyCommand unshare --net sh -c '{server}'\n"
+        for name in ("far1", "far2", "far3")
+    )
+    return config_of(REFUSED, far, far1_far2_far3_localhost=sshd)
+
+
+@pytest.fixture
+def far_group(far_config: str) -> Iterator[RuntimeGroup]:
+    """Return a group of far1, far2 and localhost."""
+    hosts = ["far1", "far2", "localhost"]
+    with RuntimeGroup(hosts=hosts, config_file=far_config, connect_timeout=150) as group:
+        yield group

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
@@ -270,6 +271,8 @@ class RuntimeGroup(GroupPorts):
         On the others, end the tasks that the group has started and the exposures of ports that it
         has made. A second call does nothing.
         """
+        if os.getpid() != self._pid:  # a forked child, which does not own the connections
+            return
         with self._lock:
             own = dict(self._own)
             exposures, self._exposures = self._exposures, []

@@ -81,11 +81,7 @@ class GroupCalls:
             host: one._command_invocation(command, input, one._options)
             for host, one in calls.items()
         }
-        finders = {
-            host: functools.partial(one._target_for, one._options) for host, one in calls.items()
-        }
-        futures = _begin(calls, invocations, finders)
-        result: GroupResult[CommandResult] = _wait(futures)
+        result: GroupResult[CommandResult] = _wait(_begin(calls, invocations, logs_in=True))
         # A command that failed has a result nevertheless, unless its time was up.
         results = {
             host: invocation.load_value()
@@ -123,7 +119,8 @@ class GroupCalls:
             TypeError: If the arguments do not fit the function.
             ValueError: If the function cannot be called.
         """
-        result = _wait(self._submit(function, args, kwargs))
+        calls = self._find_calls()
+        result = _wait(_submit(calls, function, args, kwargs, logs_in=True))
         return result.check() if self._check else result
 
     @overload
@@ -155,7 +152,10 @@ class GroupCalls:
             ValueError: If the function cannot be called.
             RuntimeError: If a Runtime of the group was closed; nothing has started then.
         """
-        return MappingProxyType(self._submit(function, args, kwargs))
+        calls = self._find_calls()
+        for one in calls.values():
+            one._check_open()
+        return MappingProxyType(_submit(calls, function, args, kwargs, logs_in=False))
 
     def with_options(
         self,
@@ -205,23 +205,6 @@ class GroupCalls:
         view._find_calls()  # It checks the options.
         return view
 
-    def _submit(
-        self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, RemoteFuture[Any]]:
-        calls = self._find_calls()
-        for one in calls.values():
-            one._check_open()
-            one._base._connection._check_owner()
-        steps: dict[Modules, RunFunction] = {}  # Runtimes may differ in the modules to send
-        for one in calls.values():
-            modules = one._options.modules
-            if modules not in steps:
-                steps[modules] = call_step(function, args, kwargs, modules)
-        invocations = {
-            host: one._step_invocation(steps[one._options.modules]) for host, one in calls.items()
-        }
-        return _begin(calls, invocations, {})
-
 
 class GroupView(GroupCalls):
     """A group with other options for commands and functions; see `RuntimeGroup.with_options`."""
@@ -251,17 +234,44 @@ class GroupView(GroupCalls):
         return calls.with_options(on_output=on_line, **self._options)
 
 
-def _begin(
+def _submit(
     calls: Mapping[str, Calls],
-    invocations: Mapping[str, Invocation],
-    finders: Mapping[str, Callable[[], Any]],
+    function: Callable[..., object],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    logs_in: bool,
 ) -> dict[str, RemoteFuture[Any]]:
-    """Start an invocation on each host; if one cannot be started, stop the others."""
+    """Call a function on each host, pickled once."""
+    for one in calls.values():
+        one._base._connection._check_owner()
+    steps: dict[Modules, RunFunction] = {}  # Runtimes may differ in the modules to send
+    for one in calls.values():
+        modules = one._options.modules
+        if modules not in steps:
+            steps[modules] = call_step(function, args, kwargs, modules)
+    invocations = {
+        host: one._step_invocation(steps[one._options.modules]) for host, one in calls.items()
+    }
+    return _begin(calls, invocations, logs_in=logs_in)
+
+
+def _begin(
+    calls: Mapping[str, Calls], invocations: Mapping[str, Invocation], *, logs_in: bool
+) -> dict[str, RemoteFuture[Any]]:
+    """Start an invocation on each host; if one cannot be started, stop the others.
+
+    Args:
+        calls: What runs it, by host.
+        invocations: The invocations by host.
+        logs_in: True to log in also to a host that the user has closed, as `Runtime.run` does.
+    """
     futures: dict[str, RemoteFuture[Any]] = {}
     with _stopped_on_error(futures):
         for host, one in calls.items():
+            find_target = functools.partial(one._target_for, one._options) if logs_in else None
             target = one._open_target()
-            futures[host] = one._begin(invocations[host], target, finders.get(host))
+            futures[host] = one._begin(invocations[host], target, find_target)
     return futures
 
 

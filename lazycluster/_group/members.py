@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -32,6 +33,7 @@ class Members(GroupCalls):
     def __init__(self) -> None:
         # For attributes, never held over a request. Reentrant for a signal handler.
         self._lock = threading.RLock()
+        self._pid = os.getpid()
         self._runtimes: dict[str, Runtime] = {}
         self._own: dict[str, Runtime] = {}  # opened by the group, which closes them
         self._errors: dict[str, Exception] = {}

@@ -60,7 +60,7 @@ STAND_INS = {
 
 @pytest.fixture
 def my_host(make_sshd, tmp_path, monkeypatch):
-    """A host that ssh knows as my-host, jump and web1 to web3, with what the examples use, and a folder."""
+    """A host that ssh knows by several names, with what the examples use, and a folder."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "numpy.py").write_text("arange = lambda n: Sum(range(n))\n" + _SUM)
     values = {

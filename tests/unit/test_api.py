@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import lazycluster
-from lazycluster import Connection, Runtime, RuntimeTask, exceptions
+from lazycluster import Connection, Runtime, RuntimeGroup, RuntimeTask, exceptions
 
 pytestmark = pytest.mark.every_python
 
@@ -105,8 +105,48 @@ class ReferenceRuntime:
     def stop_process(self, key): ...
 
 
+class ReferenceRuntimeGroup:
+    """RuntimeGroup as scripts call it."""
+
+    function_returns = PROPERTY
+    hosts = PROPERTY
+    runtime_count = PROPERTY
+    runtimes = PROPERTY
+    task_processes = PROPERTY
+
+    def __init__(self, runtimes=None, hosts=None, working_dir=None): ...
+    def add_env_variables(self, env_variables): ...
+    def add_runtime(self, host=None, runtime=None): ...
+    def cleanup(self): ...
+    def clear_tasks(self): ...
+    def contains_runtime(self, host): ...
+    def execute_task(
+        self,
+        task,
+        host=None,
+        broadcast=False,
+        execute_async=True,
+        omit_on_join=False,
+        debug=False,
+    ): ...
+    def expose_port_from_runtime_to_group(self, host, runtime_port, group_port=None): ...
+    def expose_port_to_runtimes(self, local_port, runtime_port=None, exclude_hosts=None): ...
+    def fill_runtime_info_buffers_async(self): ...
+    def get_free_port(self, ports, enforce_check_on_localhost=False): ...
+    def get_runtime(self, host=None): ...
+    def get_runtimes(self, include_hosts=None, exclude_hosts=None): ...
+    def has_free_port(self, port, exclude_hosts=None): ...
+    def join(self): ...
+    def print_hosts(self): ...
+    def print_log(self): ...
+    def print_runtime_info(self): ...
+    def remove_runtime(self, host): ...
+    def send_file(self, local_path, remote_path=None, execute_async=True): ...
+    def set_env_variables(self, env_variables): ...
+
+
 SHORT_NAMES = ["call", "close", "run", "submit", "with_options", "__enter__", "__exit__"]
-"""What a Runtime has beside the names of 0.2."""
+"""What a Runtime and a RuntimeGroup have beside the names of 0.2."""
 
 EXCEPTIONS = sorted(
     name
@@ -119,12 +159,15 @@ IMPORTABLE = {
         "Connection",
         "Environment",
         "Runtime",
+        "RuntimeGroup",
         "RuntimeTask",
         "__version__",
         *EXCEPTIONS,
     ],
     "lazycluster.utils": ["Environment"],
     "lazycluster.runtimes": ["Runtime", "RuntimeTask"],
+    "lazycluster.runtime_mgmt": ["RuntimeGroup"],
+    "lazycluster.groups": ["GroupResult", "GroupView", "RuntimeGroup"],
     "lazycluster.exceptions": [
         "InvalidRuntimeError",
         "LazyclusterError",
@@ -138,7 +181,11 @@ IMPORTABLE = {
 
 MEMBERS = [
     pytest.param(real, name, expected, id=f"{real.__name__}.{name}")
-    for real, reference in ((RuntimeTask, ReferenceRuntimeTask), (Runtime, ReferenceRuntime))
+    for real, reference in (
+        (RuntimeTask, ReferenceRuntimeTask),
+        (Runtime, ReferenceRuntime),
+        (RuntimeGroup, ReferenceRuntimeGroup),
+    )
     for name, expected in vars(reference).items()
     if name == "__init__" or not name.startswith("__")
 ]
@@ -274,7 +321,7 @@ def test_docstring_names_each_parameter(cls, name, expected):
     assert not missing
 
 
-@pytest.mark.parametrize("cls", [Runtime, RuntimeTask])
+@pytest.mark.parametrize("cls", [Runtime, RuntimeGroup, RuntimeTask])
 def test_docstring_of_a_class_names_the_parameters(cls):
     """It has the parameters of __init__; for the others of Runtime it names Connection."""
     parameters = parameters_of(cls.__init__)
@@ -286,14 +333,15 @@ def test_docstring_of_a_class_names_the_parameters(cls):
         assert "`Connection` explains the keyword-only parameters" in inspect.getdoc(cls)
 
 
-def test_a_runtime_takes_the_parameters_of_a_connection():
+@pytest.mark.parametrize("cls", [Runtime, RuntimeGroup])
+def test_a_runtime_takes_the_parameters_of_a_connection(cls):
     """Under their names, with their types; None, the default, means not given."""
 
     def keywords(cls):
         parameters = inspect.signature(cls).parameters.values()
         return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
-    found, wanted = keywords(Runtime), keywords(Connection)
+    found, wanted = keywords(cls), keywords(Connection)
     assert found.keys() >= wanted.keys()
     for name, parameter in wanted.items():
         assert found[name].default is None
@@ -321,10 +369,16 @@ def test_what_can_be_chained_returns_the_task(cls, name):
     assert "RuntimeTask" in str(inspect.signature(getattr(cls, name)).return_annotation)
 
 
-@pytest.mark.parametrize("name", SHORT_NAMES)
-def test_runtime_has_its_short_names(name):
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        *((Runtime, name) for name in SHORT_NAMES),
+        *((RuntimeGroup, name) for name in [*SHORT_NAMES, "get_file", "from_ssh_config"]),
+    ],
+)
+def test_short_names_are_there(cls, name):
     """Each is documented and annotated."""
-    function = inspect.getattr_static(Runtime, name)
+    function = unwrapped(inspect.getattr_static(cls, name))
     assert name.startswith("__") or inspect.getdoc(function)
     signature = inspect.signature(function)
     assert signature.return_annotation is not signature.empty

@@ -14,7 +14,9 @@ from lazycluster import (
     CommandError,
     ConnectionLostError,
     GroupError,
+    LazyclusterError,
     RuntimeGroup,
+    RuntimeTask,
     StepTimeoutError,
 )
 from lazycluster.exceptions import SerializationError
@@ -212,6 +214,39 @@ def test_nothing_is_submitted_if_a_runtime_was_closed(make_group, requests):
     with pytest.raises(RuntimeError, match="after shutdown"):
         group.submit(pow, 2, 2)
     assert requests == []
+
+
+def test_a_group_that_was_closed_logs_in_again_as_a_runtime_does(make_group):
+    group = make_group(hosts=["web1", "web2"])
+    group.close()
+    assert group.run("echo on").folded() == "web[1-2]: on"
+    group.close()
+    assert dict(group.call(pow, 2, 2)) == {"web1": 4, "web2": 4}
+
+
+def test_a_forked_child_can_neither_use_nor_harm_a_group(group):
+    task = group.execute_task(RuntimeTask().run_command("sleep 600"), host="web1")
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = "nothing"
+        try:
+            group.cleanup()
+            for use in (lambda: group.run("true"), lambda: group.call(pow, 2, 2)):
+                try:
+                    use()
+                except LazyclusterError as error:
+                    said = str(error)
+        finally:
+            os.write(write, said.encode())
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        assert "child forked" in said.read()
+    assert task.process.is_alive()
+    assert len(group.run("true").ok) == 3
+    task.stop()
 
 
 def test_an_interrupted_run_stops_everything(group, pids, monkeypatch):

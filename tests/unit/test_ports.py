@@ -428,6 +428,14 @@ def test_addresses_of_the_tables_are_read(address, text):
 # --- The first of several ---
 
 
+def test_all_free_ports_are_given_in_order_with_the_network(listen, free_port):
+    """A group takes one that is free on all hosts, and compares the networks."""
+    taken = [port_of(listen(address)) for address in ("127.0.0.1", "0.0.0.0")]
+    found = ports.free_ports([taken[0], free_port, taken[1], free_port])
+    assert found == {"free": [free_port, free_port], "network": ports.network_id()}
+    assert ports.free_ports([])["free"] == []
+
+
 def test_the_first_free_port_is_given(listen, free_port):
     """In the order of the list."""
     taken = [port_of(listen(address)) for address in ("127.0.0.1", "127.0.0.1")]

@@ -283,7 +283,7 @@ def _wait(futures: Mapping[str, RemoteFuture[Any]]) -> GroupResult[Any]:
         for host, future in futures.items():
             error = future.exception()
             if error is None:
-                results[host] = future.result()
+                results[host] = future.result(0)  # it has ended
             elif isinstance(error, Exception):
                 errors[host] = error
             else:

@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from lazycluster._interpreter_exit import Wait, stopped_with_main_thread
 from lazycluster._tasks.execution import INTERRUPT_TIMEOUT
+from lazycluster._waits import wait_repeatedly
 
 T = TypeVar("T")
 
@@ -94,7 +95,14 @@ class _Batch(Generic[T]):
         """Return False if all have ended; else wait for the next end, or a wake-up."""
         if len(self.results) + len(self.errors) == self._count:
             return False
-        self._news.get()
+        wait_repeatedly(self._take_news, None)
+        return True
+
+    def _take_news(self, seconds: float | None) -> bool:
+        try:
+            self._news.get(timeout=seconds)
+        except queue.Empty:
+            return False
         return True
 
     def wake(self) -> None:

@@ -108,10 +108,10 @@ class Conversation:
         self._contents_sent: set[str] = set()
         self._refusal: PythonNotFoundError | PythonVersionError | None = None
         self._received = time.monotonic()
-        self.token = make_token()
+        self.token: str = make_token()
         self._handshake = Handshake(self.token)
         self._reply: HandshakeReply | None = None
-        self.transport = Transport(settings, config, bootstrap_command(), spent, on_login_over)
+        self.transport: Transport = Transport(settings, config, bootstrap_command(), spent, on_login_over)
         self._writer = Writer(self.transport.master.lifeline, f"lazycluster writer {settings.host}")
         self.transport.start(self)
         self._writer.send(bootstrap_input(self.token, settings, lost))

@@ -105,9 +105,9 @@ class Request:
         self.error: BaseException | None = None  # what `wait` raises
         self.step: int | None = None  # the index of the step that was started last
         self.pid: int | None = None  # of the running step's process on the host
-        self.step_started = 0.0  # by the manager's `time.monotonic()`
+        self.step_started: float = 0.0  # by the manager's `time.monotonic()`
         self.outcomes: list[Outcome] = []  # of the steps that have ended, in order
-        self.finished = False
+        self.finished: bool = False
         self.closed = False  # True if it ended because the manager closed the connection
 
     def wait(self, deadline: float | None = None) -> None:

@@ -35,7 +35,7 @@ class Writer:
     """Writes to a non-blocking pipe; its thread gets the name."""
 
     def __init__(self, fd: int, name: str) -> None:
-        self.last = time.monotonic()  # when something was written
+        self.last: float = time.monotonic()  # when something was written
         self._fd = fd
         self._pid = os.getpid()
         self._name = name

@@ -48,6 +48,9 @@ class Master:
         LazyclusterError: If there is no usable ssh, or no folder for its socket.
     """
 
+    lifeline: int
+    output: int
+
     def __init__(
         self, settings: Settings, remote_command: str, connect_timeout: int | None = None
     ) -> None:
@@ -57,9 +60,9 @@ class Master:
         self._exit_status: int | None = None
         self.askpass: Askpass | None = None
         with contextlib.ExitStack() as on_error:
-            self.folder = make_control_folder()
+            self.folder: str = make_control_folder()
             on_error.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            self.control_path = os.path.join(self.folder, "s")
+            self.control_path: str = os.path.join(self.folder, "s")
             self._log = os.open(os.path.join(self.folder, "log"), os.O_RDONLY | os.O_CLOEXEC)
             on_error.callback(posix.close, self._log)
             if settings.may_be_asked:

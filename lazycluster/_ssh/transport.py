@@ -121,9 +121,9 @@ class Transport:
         on_login_over: Callable[[], object] = _do_nothing,
     ) -> None:
         self.settings = settings
-        self.state = State.LOGGING_IN
-        self.session_ended = -math.inf
-        self.forwarding = threading.Lock()
+        self.state: State = State.LOGGING_IN
+        self.session_ended: float = -math.inf
+        self.forwarding: threading.Lock = threading.Lock()
         self.watch: Any = None
         self._pid = os.getpid()
         self._changed = threading.Condition()
@@ -135,10 +135,10 @@ class Transport:
         self._config = config
         self._on_login_over = on_login_over
         # ssh's own ConnectTimeout names the address that failed; ours is for the rest.
-        self.began = time.monotonic() - spent
+        self.began: float = time.monotonic() - spent
         self._login_deadline = self.began + settings.connect_timeout + 1
         self._last_deadline = self.began + SLOW_LOGIN * settings.connect_timeout
-        self.master = Master(settings, remote_command, config.connect_timeout())
+        self.master: Master = Master(settings, remote_command, config.connect_timeout())
 
     def start(self, session: Session) -> None:
         """Start the reader thread."""

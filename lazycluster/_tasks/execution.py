@@ -199,7 +199,7 @@ class Execution(Record):
         self.raised: TaskExecutionError | None = None
         self.in_background = False
         self._thread = 0  # the identifier of the thread that runs it
-        self.grace = 0.0
+        self.grace: float = 0.0
         self._offset = 0  # index of the request's first step
         self._first_request: int | None = None  # its number identifies the task on the host
         self._transfer: Transfer | None = None

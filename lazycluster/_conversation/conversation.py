@@ -111,7 +111,9 @@ class Conversation:
         self.token: str = make_token()
         self._handshake = Handshake(self.token)
         self._reply: HandshakeReply | None = None
-        self.transport: Transport = Transport(settings, config, bootstrap_command(), spent, on_login_over)
+        self.transport: Transport = Transport(
+            settings, config, bootstrap_command(), spent, on_login_over
+        )
         self._writer = Writer(self.transport.master.lifeline, f"lazycluster writer {settings.host}")
         self.transport.start(self)
         self._writer.send(bootstrap_input(self.token, settings, lost))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib.metadata
+import importlib.util
 import itertools
 import os
 import pickle
@@ -428,6 +429,25 @@ def _bulk_rows(arguments: bool) -> dict[str, Make]:
     }
 
 
+def _share_rows() -> dict[str, Make]:
+    def data() -> Any:
+        return importlib.import_module("numpy").ones(25_000_000)
+
+    @contextmanager
+    def shared(site: Site) -> Iterator[Call]:
+        array = data()
+        with site.runtime() as runtime, runtime.share(array) as table:
+            yield lambda: runtime.call(subjects.touch, table)
+
+    @contextmanager
+    def sent(site: Site) -> Iterator[Call]:
+        array = data()
+        with site.runtime() as runtime:
+            yield lambda: runtime.call(subjects.touch, array)
+
+    return {"lazycluster, shared": shared, "lazycluster, sent with each call": sent}
+
+
 def _copy_rows(source: str, sending: bool) -> dict[str, Make]:
     @contextmanager
     def ours(site: Site) -> Iterator[Call]:
@@ -719,6 +739,7 @@ ROWS: dict[str, tuple[int, Callable[[], dict[str, Make]]]] = {
     "task of five commands at a round trip of 20 ms": (20, _task_rows),
     "argument of 100 MB": (5, lambda: _bulk_rows(arguments=True)),
     "value of 100 MB": (5, lambda: _bulk_rows(arguments=False)),
+    "function that reads 1000 elements of an array of 200 MB": (10, _share_rows),
     "copy of a 256 MiB file to the host": (7, lambda: _copy_rows("big", sending=True)),
     "copy of a 256 MiB file from the host": (7, lambda: _copy_rows("big", sending=False)),
     "copy of a folder of 2000 files to the host": (7, lambda: _copy_rows("many", sending=True)),
@@ -833,6 +854,17 @@ def _argv(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+def _lend(python: Path, name: str) -> None:
+    """Let the host's Python have a package that is installed here, if it is."""
+    spec = importlib.util.find_spec(name)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        here = Path(folder)
+        there = python / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+        for source in (here, here.with_name(f"{name}.libs")):
+            if source.is_dir():
+                (there / source.name).symlink_to(source)
+
+
 def versions() -> str:
     """Return the versions of the subjects and of the machine."""
     ssh = subprocess.run(["ssh", "-V"], check=True, capture_output=True, text=True).stderr.strip()
@@ -870,6 +902,7 @@ def main(words: list[str]) -> None:
         # The host's Python has nothing installed: what a .pth file imports would be in each login.
         python = folder / "python"
         venv.create(python, symlinks=True)
+        _lend(python, "numpy")
         sshd = stack.enter_context(LoopbackSshd(sshd_config=options, path=[python / "bin"]))
         port = stack.enter_context(delayed(sshd.port))
         site = Site(sshd, folder, python / "bin" / f"python3.{sys.version_info[1]}", port)

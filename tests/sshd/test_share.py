@@ -23,6 +23,7 @@ from lazycluster.exceptions import (
 from support.waiting import TIMEOUT
 
 pytestmark = [
+    pytest.mark.every_python,
     pytest.mark.separate_host,
     pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc"),
 ]
@@ -245,6 +246,28 @@ def test_a_function_can_use_a_pool_of_forks(own_runtime):
             return pool.map(value.__getitem__, [0, 1])
 
     assert own_runtime.call(fork_all, own_runtime.share([5, 6])) == [5, 6]
+
+
+class Keeper:
+    """An actor with a value."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def look(self, *_):
+        return self.value, os.getppid()
+
+
+@pytest.mark.parametrize("preload", [[], ["wave"]])
+def test_an_actor_is_made_with_it(own_runtime, preload):
+    """Also where it has still to be sent."""
+    table = own_runtime.share(["x"])
+    with own_runtime.with_options(preload=preload).actor(Keeper, table) as actor:
+        value, parent = actor.look()
+        assert value == ["x"]
+        assert (parent == own_runtime.call(pids, table)[1]) is (not preload)
+        table.close()
+        assert actor.look()[0] == ["x"]
 
 
 # --- Closing ---

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-from . import child, local_modules, python_end, streams
+from . import child, interpreter, local_modules, python_end, streams
 from .shared_values import SharedValues
 
 TYPE_CHECKING = False
@@ -67,8 +67,11 @@ def _preload(
     preload: "Description", contents: "Contents", working_dir: "str | None"
 ) -> "Description | None":
     """Import the modules; return the outcome of all functions here if one cannot be, else None."""
+    had_path = os.environ.get("PYTHONPATH")
     try:
         child.settle(working_dir, preload["environment"])
+        if not had_path:
+            interpreter.insert_path(preload["environment"].get("PYTHONPATH", ""))
         child.add_working_dir()
     except (OSError, ValueError):
         pass  # each step reports it

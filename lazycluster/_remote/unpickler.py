@@ -47,7 +47,8 @@ def load_shared(contents: "list[bytes]", source: "Any", buffers: "list[Any]") ->
     """Return a value whose pickle has its buffers beside it."""
     local = install(contents)
     with stand_ins.loading():
-        return CallUnpickler(source, local, buffers=buffers).load()
+        options = {"buffers": buffers} if buffers else {}  # from Python 3.8 on
+        return CallUnpickler(source, local, **options).load()
 
 
 class CallUnpickler(Unpickler):

@@ -163,6 +163,17 @@ def test_the_variables_of_the_runtime_are_there_at_the_import(own_runtime, local
     assert view.call(lambda: (module.SEEN, os.environ["SEEN_AT_IMPORT"])) == ("yes", "later")
 
 
+def test_the_path_of_the_runtime_is_there_too(own_runtime, tmp_path):
+    (tmp_path / "only_on_the_host.py").write_text("import os\nMAKER = os.getpid()\n")
+    own_runtime.add_env_variables({"PYTHONPATH": str(tmp_path)})
+    view = own_runtime.with_options(preload=["only_on_the_host"])
+    assert view.call(maker_there) == view.call(pids)[1]
+
+
+def maker_there():
+    return importlib.import_module("only_on_the_host").MAKER
+
+
 def test_exit_functions_of_preloaded_modules_run_at_the_end_of_each_function(
     own_runtime, local, tmp_path
 ):

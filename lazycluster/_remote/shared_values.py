@@ -107,6 +107,7 @@ class SharedValues:
 
     def _load(self, number: "int", arrival: "_Arrival") -> "None":
         """Unpickle a value, and let the functions start that wait for it."""
+        self._supervisor._start_fresh()  # the functions that came with its last bytes wait, too
         del self._arriving[number]
         failure = self._unpickle(arrival)
         self._end(number, failure or {"result": True})

@@ -164,7 +164,6 @@ class Execution(Record):
 
     Attributes:
         timeout: As given.
-        in_background: True if its caller does not wait for it.
         grace: Seconds between SIGTERM and SIGKILL of the call of `stop`.
         raised: The error that `run` has raised. The caller takes it: tracebacks hold the variables
             of all callers, and the error the task, for as long as a Runtime keeps the execution.
@@ -197,7 +196,6 @@ class Execution(Record):
         self.timeout = timeout
         self._end: float | None = None  # when it has passed
         self.raised: TaskExecutionError | None = None
-        self.in_background = False
         self._thread = 0  # the identifier of the thread that runs it
         self.grace: float = 0.0
         self._offset = 0  # index of the request's first step

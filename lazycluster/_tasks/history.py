@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
+from lazycluster._tasks.completion import completion
 from lazycluster._tasks.record import Record
 from lazycluster.exceptions import LazyclusterError, SerializationError
 
@@ -77,7 +78,11 @@ class History:
                 one.values.spool.spill()
         if not self._warned and any(one.values.unread and not one.is_readable for one in dropped):
             self._warned = True
-            _logger.warning("%s", self._lost_message())
+            message = self._lost_message()
+            if execution.in_background:  # no code of a user, as a handler is, in a reader thread
+                completion.post(lambda: _logger.warning("%s", message))
+            else:
+                _logger.warning("%s", message)
 
     def _count(self, execution: Record) -> None:
         spool = execution.values.spool

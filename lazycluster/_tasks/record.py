@@ -36,6 +36,7 @@ class Record:
         number: A number that rises from execution to execution.
         key: The process key of an asynchronous execution.
         joins: True if `join` waits for it.
+        in_background: True if its caller does not wait for it; a reader thread may end it.
         headings: What each step does, on a short line.
         functions: The indexes of the steps that call a function.
         log: What the steps printed.
@@ -53,6 +54,7 @@ class Record:
         self.number: int = next(_numbers)
         self.key: str | None = None
         self.joins: bool = False
+        self.in_background: bool = False
         self.headings: tuple[str, ...] = ()
         self.functions: tuple[int, ...] = ()
         self.log: ExecutionLog = ExecutionLog(host, name)

@@ -55,9 +55,10 @@ def give(execution, *returned):
         execution.values.mark_returned(index)
 
 
-def execute(history, *returned, read=False, key=None, error=None, functions=1):
+def execute(history, *returned, read=False, key=None, error=None, functions=1, in_background=False):
     """Add an execution of functions that has ended; return it with what its values are read by."""
     execution = begin(history, functions=functions, key=key)
+    execution.in_background = in_background
     reader = Reader()
     execution.let_read(reader)
     give(execution, *returned)
@@ -165,6 +166,20 @@ def test_a_value_dropped_unread_is_one_warning_and_an_error(history, monkeypatch
         values(history)
     history.clear()
     assert values(history) == []
+
+
+def test_a_reader_thread_does_not_call_the_handlers_of_loggers(history, monkeypatch, caplog):
+    """It ends executions in the background, and a handler may use a host."""
+    monkeypatch.setattr(module, "EXECUTIONS_KEPT", 2)
+    posted = []
+    monkeypatch.setattr(module.completion, "post", posted.append)
+    for number in range(5):
+        execute(history, number, in_background=True)
+        gc.collect()
+    assert caplog.records == []
+    for action in posted:
+        action()
+    assert len(caplog.records) == 1
 
 
 def test_values_that_were_read_or_can_still_be_read_are_no_warning(history, monkeypatch, caplog):

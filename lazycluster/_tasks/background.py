@@ -121,7 +121,7 @@ class _Background:
         execution = self._execution
         self._target = target
         try:
-            request = execution.send_to(
+            request = execution._send_to(
                 target, execution.steps, on_start=self._take_start, on_end=self._take_end
             )
         except (OSError, ValueError) as error:  # of a spool; the description is too long
@@ -160,7 +160,7 @@ class _Background:
         if isinstance(request.error, SystemExit):  # The interpreter exits.
             execution.note_failure(request.error)
             self._finish()
-        elif self._timed_out is None and execution.has_succeeded(request):
+        elif self._timed_out is None and execution._has_succeeded(request):
             self._conclude(request)
         else:
             self._post(lambda: self._conclude(request))
@@ -178,7 +178,7 @@ class _Background:
     def _conclude(self, request: Request) -> None:
         """Take the end of a request: it is the end, or a step must be sent in another form."""
         execution = self._execution
-        execution.note_returns(request)
+        execution._note_returns(request)
         try:
             if request.error is not None and not request.finished:  # Its output was not stored.
                 request.kill(TERMINATE_GRACE)
@@ -186,7 +186,7 @@ class _Background:
                 execution.fail_late(*self._timed_out)
             if request.error is not None:
                 raise request.error
-            if execution.take_outcomes(request):
+            if execution._take_outcomes(request):
                 assert self._target is not None
                 self.start(self._target)
                 return

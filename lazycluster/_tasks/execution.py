@@ -193,7 +193,7 @@ class Execution(Record):
         self._on_end = on_end
         self._debug = debug
         self._names_host = names_host
-        self.timeout = timeout
+        self.timeout: float | None = timeout
         self._end: float | None = None  # when it has passed
         self.raised: TaskExecutionError | None = None
         self._thread = 0  # the identifier of the thread that runs it
@@ -272,7 +272,7 @@ class Execution(Record):
         if request is not None:
             request.kill(grace)
 
-    def has_succeeded(self, request: Request) -> bool:
+    def _has_succeeded(self, request: Request) -> bool:
         """Return True if no step of a request has failed, and no logger is to be waited for."""
         self._request = request
         return (
@@ -283,7 +283,7 @@ class Execution(Record):
             and self._records.is_empty
         )
 
-    def take_outcomes(self, request: Request) -> bool:
+    def _take_outcomes(self, request: Request) -> bool:
         """Take the end of a request; return True if there are steps to send.
 
         Raises:
@@ -395,7 +395,7 @@ class Execution(Record):
             try:
                 self._follow(request, printer)
             finally:
-                self.note_returns(request)
+                self._note_returns(request)
             self._offset += self._check_outcomes(request, steps)
 
     def _next_steps(self) -> tuple[Step, ...]:
@@ -414,10 +414,10 @@ class Execution(Record):
         be another, too.
         """
         if target is not None:
-            return target, self.send_to(target, steps)
-        return send_once_more(find_target, lambda found: (found, self.send_to(found, steps)))
+            return target, self._send_to(target, steps)
+        return send_once_more(find_target, lambda found: (found, self._send_to(found, steps)))
 
-    def send_to(
+    def _send_to(
         self,
         target: Target,
         steps: tuple[Step, ...],
@@ -546,7 +546,7 @@ class Execution(Record):
                     return timeout, step_end
         return self.timeout, end
 
-    def note_returns(self, request: Request) -> None:
+    def _note_returns(self, request: Request) -> None:
         """Note which functions of a request have returned."""
         for index, outcome in enumerate(request.outcomes, self._offset):
             # A command has no value. A hostile host that sends one must not get it unpickled.

@@ -140,3 +140,13 @@ def test_more_input_than_was_asked_for_is_no_sense(new_host):
         new_host.send(frames.INPUT, asked.number, bytes(frames.CHUNK))
     assert new_host.wait_for_end() == 0
     assert "the manager sent data that violates the protocol" in new_host.errors()
+
+
+def test_without_epoll_the_loop_waits_by_poll(make_host, own_python, tmp_path):
+    """As on a system that is not Linux."""
+    (tmp_path / "sitecustomize.py").write_text("import select\ndel select.epoll\n")
+    host = make_host(own_python, environment={"PYTHONPATH": str(tmp_path)})
+    assert host.run_command("echo hi; sleep 0.01; echo ho").text == "hi\nho\n"
+    assert host.call(dict, a=1).returned == {"a": 1}
+    host.close_stdin()
+    assert host.wait_for_end() == 0

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UnsuitableFileError,
     )
     from lazycluster.groups import RuntimeGroup
+    from lazycluster.pool import Pool
     from lazycluster.runtimes import Runtime, RuntimeTask
     from lazycluster.shared_values import SharedValue
     from lazycluster.utils import Environment
@@ -64,6 +65,7 @@ __all__ = [
     "NoRuntimesDetectedError",
     "NotAFolderError",
     "PathCreationError",
+    "Pool",
     "PortInUseError",
     "ProtocolError",
     "PythonNotFoundError",
@@ -91,6 +93,7 @@ _PUBLIC_MODULES = (
     "forwards",
     "futures",
     "groups",
+    "pool",
     "processes",
     "runtime_mgmt",
     "runtimes",
@@ -103,6 +106,7 @@ _MODULE_OF_NAME = {
     "Actor": "actors",
     "Connection": "connection",
     "Environment": "utils",
+    "Pool": "pool",
     "Runtime": "runtimes",
     "RuntimeGroup": "groups",
     "RuntimeTask": "tasks",

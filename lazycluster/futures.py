@@ -27,8 +27,11 @@ class Call(Stoppable, Protocol):
     """What a future needs of the call that it stands for; see `_tasks.invocation`."""
 
     name: str
-    host: str
     on_end: Callable[[BaseException | None], object] | None
+
+    @property
+    def host(self) -> str:
+        """Return the host that it runs on."""
 
     @property
     def is_running(self) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Callable, ClassVar
 
 from cloudpickle import cloudpickle
 
-from lazycluster._functions import rebuild, reducers
+from lazycluster._functions import chunks, rebuild, reducers
 from lazycluster._functions.installed_names import InstalledNames
 from lazycluster._functions.local_modules import refusal
 from lazycluster._functions.selection import Modules
@@ -37,7 +37,7 @@ _LEFT_BEHIND = frozenset({"__builtins__", "__spec__", "__loader__", "__cached__"
 # Most calls name them, and none has to be looked for.
 _MAKERS = frozenset(
     each
-    for module in (rebuild, by_value, cloudpickle)
+    for module in (rebuild, by_value, chunks, cloudpickle)
     for each in vars(module).values()
     if isinstance(each, types.FunctionType)
 ) | {marshal.loads}

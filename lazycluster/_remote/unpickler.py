@@ -13,7 +13,7 @@ except ImportError:
     from pickle import Pickler, Unpickler
 
 from .._shared import by_value
-from . import makers, rebuild, stand_ins
+from . import chunks, makers, rebuild, stand_ins
 from .imports import has_cloudpickle, import_cloudpickle
 from .local_modules import LocalImportError, install, load_code
 
@@ -29,6 +29,7 @@ _VALUE_PICKLER = __package__ + ".value_pickler"
 _OURS = {("builtins", "bool"): bool, ("marshal", "loads"): load_code}  # type: dict[tuple[str, str], Any]
 for _module, _contents in (
     ("lazycluster._functions.rebuild", vars(rebuild)),
+    ("lazycluster._functions.chunks", vars(chunks)),
     ("lazycluster._shared.by_value", vars(by_value)),
     (_CLOUDPICKLE, {name: made for name, made in vars(makers).items() if callable(made)}),
 ):

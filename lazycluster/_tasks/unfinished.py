@@ -55,6 +55,14 @@ def add(one: object, kind: str, name: str, host: str, runs: Callable[[], bool]) 
     _entries[one] = _Entry(kind, name, host, runs)
 
 
+def come_first() -> None:
+    """Warn before the exit handlers that are there now, which close connections."""
+    with _registration:
+        if _registered:
+            atexit.unregister(_warn)
+            atexit.register(_warn)
+
+
 def discard(one: object) -> None:
     """Remove what has ended."""
     _entries.pop(one, None)

@@ -21,12 +21,14 @@ from lazycluster._pool.mapping import Chunk, map_in_chunks
 from lazycluster._pool.scheduler import Scheduler
 from lazycluster._pool.worker import HostStatus, Worker
 from lazycluster._runtime.calls import Options
+from lazycluster._runtime.sharing import hold
 from lazycluster._tasks.steps import RunFunction
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import Connection
 from lazycluster.exceptions import LazyclusterError
 from lazycluster.futures import RemoteFuture
 from lazycluster.runtimes import Runtime
+from lazycluster.shared_values import SharedValue
 
 __all__ = ["HostStatus", "Pool", "PoolView"]
 
@@ -121,6 +123,27 @@ class PoolView(concurrent.futures.Executor):
 
         deadline = None if wait is None else time.monotonic() + wait
         return map_in_chunks(submit, iterables, chunksize, buffersize, deadline)
+
+    def share(self, value: T) -> SharedValue[T]:
+        """Let the hosts hold a value; each gets it with the first call that uses it.
+
+        It is pickled now, so later changes of it do not matter. See `Runtime.share`.
+
+        Args:
+            value: What can be pickled. It must not start a thread when it is unpickled.
+
+        Returns:
+            What stands for the value in calls of this Pool. The hosts free the value when it is
+            closed or garbage.
+
+        Raises:
+            SerializationError: If the value cannot be pickled. A call raises it if the value cannot
+                be unpickled on its host.
+        """
+        pool = self._pool
+        pool._check_open()
+        hosts = ", ".join(pool._hosts)
+        return hold(value, self._need.options.modules, pool._scheduler.shares, hosts)[1]
 
     def with_options(
         self,

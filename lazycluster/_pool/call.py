@@ -110,6 +110,10 @@ class PoolCall:
         self._invocation = invocation  # before the look at `is_stopped`, which `stop` sets first
         return not self.is_stopped
 
+    def drop(self) -> bool:
+        """Return True: it may be stopped at any time."""
+        return True
+
     def stop(self) -> None:
         """End it without waiting."""
         self.is_stopped = True

@@ -28,9 +28,13 @@ class Scheduler:
 
     Args:
         workers: The hosts.
+
+    Attributes:
+        shares: Identifies the Pool for the values that are shared with its hosts.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
+        self.shares = object()
         self._workers = workers
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         # By the number of GPUs that they need, so that what no host can take now holds up no other.
@@ -148,15 +152,11 @@ class Scheduler:
         """Fail what waits if no host could be used when that was last tried."""
         if not all(worker.login_failed for worker in self._workers):
             return
-        errors = {worker.host: worker.error for worker in self._workers}
+        errors = {worker.host: worker.error for worker in self._workers if worker.error is not None}
         reasons = "\n  ".join(str(error) for error in errors.values())
         for call in self._take_waiting():
-            call.end(
-                InvalidRuntimeError(
-                    f"{call.name} was not called, because no host is left.\n  {reasons}",
-                    host=", ".join(errors),
-                )
-            )
+            message = f"{call.name} was not called, because no host is left.\n  {reasons}"
+            call.end(InvalidRuntimeError(message, host=next(iter(errors)), errors=errors))
 
     def _start_calls(self) -> None:
         """Start the calls that came first, as long as there are free slots for one of them."""
@@ -212,7 +212,7 @@ class Scheduler:
             invocation.owner = worker.runtime
             invocation.on_end = lambda error: self._take_end(call, worker, error)
             if call.assign(invocation):
-                invocation.start(target)
+                invocation.start(target._replace(owner=self.shares))
             else:
                 worker.give_back(call)
         except Exception as error:

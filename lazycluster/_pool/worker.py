@@ -117,12 +117,12 @@ class Worker:
     def _open(self) -> None:
         if self.runtime is None:
             self.runtime = self._make()
-            if self._closed.is_set():
-                self.close()
-        else:
-            self.runtime._find_target({})
+        closed = self.runtime._connection._closed  # what `close` ends is not opened again
+        if self._closed.is_set():
+            self.close()
+        target = self.runtime._find_target({}, closed)
         if not self._info_is_read:
-            info = self.runtime._read_info()
+            info = self.runtime._read_info(target)
             self._gpus = [str(gpu["id"]) for gpu in info.gpus]
             self._free_gpus = list(self._gpus)
             self._slots = self._given_slots or info.cpu_cores

@@ -190,10 +190,15 @@ class Host:
         """
         self._connection.wait_until_back(timeout)
 
-    def _read_info(self) -> HostInfo:
-        """Return what the host is and has, requested at the first call."""
+    def _read_info(self, target: Target | None = None) -> HostInfo:
+        """Return what the host is and has, requested at the first call.
+
+        Args:
+            target: Where to ask. Defaults to None: where steps run now, after a login if needed.
+        """
         if self._info is None:  # two threads may both request it, without harm
-            self._info = HostInfo(host=self.host, **self._operate("read_host_info"))
+            target = target or self._find_target({})
+            self._info = HostInfo(host=self.host, **target.operate("read_host_info"))
         return self._info
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lazycluster._functions import rebuild
+from lazycluster._functions.selection import Modules
 from lazycluster._functions.shared import dump_value
 from lazycluster._runtime.host import Host
 from lazycluster._tasks.completion import completion
@@ -17,6 +18,26 @@ from lazycluster._tracebacks import short_tracebacks
 from lazycluster.shared_values import SharedValue
 
 T = TypeVar("T")
+
+
+def hold(value: T, modules: Modules, owner: object, host: str) -> tuple[HeldValue, SharedValue[T]]:
+    """Pickle a value, and return it with what stands for it in calls; nothing is sent yet.
+
+    Args:
+        value: The value.
+        modules: What the user said about modules.
+        owner: Identifies the Runtime or Pool whose calls may use it.
+        host: The host, for messages.
+
+    Raises:
+        SerializationError: If it cannot be pickled.
+    """
+    completion.start()  # it frees what the garbage collector finds
+    step = ShareValue("share()", key=os.urandom(8).hex(), value=dump_value(value, modules))
+    held = HeldValue(step, owner, host)
+    shared: SharedValue[T] = SharedValue(held)
+    rebuild.remember(step.key, shared)
+    return held, shared
 
 
 @short_tracebacks
@@ -60,13 +81,8 @@ class Sharing:
             499999500000
         """
         options = self._options
-        completion.start()  # it frees what the garbage collector finds
-        step = ShareValue(
-            "share()", key=os.urandom(8).hex(), value=dump_value(value, options.modules)
-        )
-        held = HeldValue(step, self._base._shares, self._base.host)
-        shared: SharedValue[T] = SharedValue(held)
-        rebuild.remember(step.key, shared)
+        held, shared = hold(value, options.modules, self._base._shares, self._base.host)
+        step = held.check_open()
 
         def find_target() -> Target:
             target = self._target_for(options)

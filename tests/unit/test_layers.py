@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "_last_execution": PACKAGES | {"processes"},
     "tasks": PACKAGES | {"processes", "connection", "_fabric", "_last_execution"},
     "_pool": PACKAGES | {"_runtime", "runtimes"},
-    "pool": PACKAGES | {"_fabric", "_runtime", "_pool", "connection", "futures", "runtimes"},
+    "pool": PACKAGES
+    | {"_fabric", "_runtime", "_pool", "connection", "futures", "runtimes", "shared_values"},
     "runtimes": PACKAGES | {"processes", "connection", "tasks", "_runtime", "_fabric"},
     "_group": BELOW_GROUPS,
     "groups": BELOW_GROUPS | {"_group"},

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import gc
 import importlib.util
+import operator
 import os
 import pickle
 import threading
@@ -203,6 +204,29 @@ def test_options_belong_to_the_calls_of_a_view(pool, tmp_path):
         pool.with_options(timeout=0.2).submit(time.sleep, 600).result()
 
 
+def test_a_shared_value_is_on_each_host_that_uses_it(pool):
+    with pool.share(list(range(10_000))) as numbers:
+        assert list(pool.map(operator.getitem, [numbers] * 8, range(8))) == list(range(8))
+        assert pool.submit(len, numbers).result() == 10_000
+        parts = [pool.submit(has_slept, numbers) for _ in range(8)]
+        assert {future.host for future in parts if future.result() == 10_000} == {"a", "b"}
+    with pytest.raises(ValueError, match="closed"):
+        pool.submit(len, numbers)
+
+
+def has_slept(numbers):
+    time.sleep(0.2)
+    return len(numbers)
+
+
+def test_a_shared_value_belongs_to_its_pool(pool, own_runtime):
+    numbers = pool.share([1, 2])
+    with pytest.raises(ValueError, match=r"[Ss]hare"):
+        own_runtime.call(len, numbers)
+    with pytest.raises(ValueError, match=r"[Ss]hare"):
+        pool.submit(len, own_runtime.share([1])).result()
+
+
 def test_a_function_that_kills_its_process_fails_alone(pool):
     with pytest.raises(RemoteFunctionError, match="exit status 7"):
         pool.submit(os._exit, 7).result()
@@ -355,14 +379,15 @@ def test_calls_have_gpus_of_their_own(pool, monkeypatch, tmp_path):
     """And what needs one waits, while other calls go on."""
     read = Runtime._read_info
 
-    def with_gpus(self):
-        info = read(self)
+    def with_gpus(self, target=None):
+        info = read(self, target)
         info.gpus[:] = [{"id": number, "name": "test", "memory": None} for number in range(2)]
         return info
 
     monkeypatch.setattr(Runtime, "_read_info", with_gpus)
     with _second(pool) as other:
         view = other.with_options(gpus=1)
+        other.submit(double, 1).result()
         values = view.map(visible, [tmp_path / "go"] * 4)
         wait_until(lambda: [status.free_gpus for status in other.status().values()] == [0, 0])
         assert view.with_options(gpus=0).submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() is None

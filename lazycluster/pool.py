@@ -299,7 +299,7 @@ class Pool(PoolView):
         self._is_shut_down = True
         self._scheduler.shut_down(cancel_futures)
         if wait:
-            self._scheduler.wait()
+            self._scheduler.await_end()
 
 
 def _make_workers(

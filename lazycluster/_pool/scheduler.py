@@ -13,6 +13,7 @@ from lazycluster._pool.call import Loss, PoolCall, find_loss
 from lazycluster._pool.worker import RESTING, HostStatus, Worker
 from lazycluster._tasks import unfinished
 from lazycluster._tasks.invocation import Invocation
+from lazycluster._waits import wait_repeatedly
 from lazycluster.exceptions import InvalidRuntimeError
 
 _Event = Callable[[], object]
@@ -63,9 +64,9 @@ class Scheduler:
         """Close the Runtimes after the last call, and end the thread."""
         self._events.put(lambda: self._shut_down(cancel_waiting))
 
-    def wait(self) -> None:
+    def await_end(self) -> None:
         """Wait for the end of the thread."""
-        self._ended.wait()
+        wait_repeatedly(self._ended.wait, None)
 
     def status(self) -> dict[str, HostStatus]:
         """Return what each host does now."""

@@ -45,6 +45,7 @@ def test_no_module_of_the_manager_closes_by_what_gevent_replaces():
 NO_MAIN_THREAD = {
     ("_conversation/writer.py", "_run"),  # the writer's own thread
     ("_group/files.py", "_follow"),  # a thread of its own
+    ("_pool/scheduler.py", "_close"),  # the Pool's thread
     ("_ssh/master.py", "wait"),  # the reader thread, and ssh has been killed
     ("_ssh/mux.py", "control"),  # the client has been killed
     ("_ssh/resolved.py", "_output_of"),  # the program has been killed

@@ -197,8 +197,8 @@ class Host:
             target: Where to ask. Defaults to None: where steps run now, after a login if needed.
         """
         if self._info is None:  # two threads may both request it, without harm
-            target = target or self._find_target({})
-            self._info = HostInfo(host=self.host, **target.operate("read_host_info"))
+            operate = self._operate if target is None else target.operate
+            self._info = HostInfo(host=self.host, **operate("read_host_info"))
         return self._info
 
     @property

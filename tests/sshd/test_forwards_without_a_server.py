@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 
 import pytest
 
 from lazycluster.exceptions import ForwardError, SshError
 from support.services import WORD, Service, fetch, free_port
-from support.waiting import wait_until
+from support.waiting import TIMEOUT, wait_until
 
 BOTH = pytest.mark.parametrize("on_host", [False, True], ids=["-L", "-R"])
 
@@ -42,10 +43,20 @@ def warned(quick, caplog):
 
 
 def looked_twice(connection):
-    """Wait until the thread has looked at the log, after all that ssh has printed by now."""
+    """Wait until the thread has handled all that ssh has printed by now."""
     watch = connection._open().transport.watch
     size = connection._open().transport.master.log_size()
     wait_until(lambda: watch._position >= size and not watch._text)
+    looked = threading.Event()  # once more, which comes after what it has read before was handled
+    begin = watch.begin
+
+    def begin_and_say_so():
+        looked.set()
+        begin()
+
+    watch.begin = begin_and_say_so
+    assert looked.wait(TIMEOUT)
+    del watch.begin
 
 
 @BOTH

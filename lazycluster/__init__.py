@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UnsuitableFileError,
     )
     from lazycluster.groups import RuntimeGroup
+    from lazycluster.manager import RuntimeManager
     from lazycluster.pool import Pool
     from lazycluster.runtimes import Runtime, RuntimeTask
     from lazycluster.shared_values import SharedValue
@@ -73,6 +74,7 @@ __all__ = [
     "RemoteFunctionError",
     "Runtime",
     "RuntimeGroup",
+    "RuntimeManager",
     "RuntimeTask",
     "SerializationError",
     "SharedValue",
@@ -93,6 +95,7 @@ _PUBLIC_MODULES = (
     "forwards",
     "futures",
     "groups",
+    "manager",
     "pool",
     "processes",
     "runtime_mgmt",
@@ -109,6 +112,7 @@ _MODULE_OF_NAME = {
     "Pool": "pool",
     "Runtime": "runtimes",
     "RuntimeGroup": "groups",
+    "RuntimeManager": "manager",
     "RuntimeTask": "tasks",
     "SharedValue": "shared_values",
 }  # of all other names it is `exceptions`

@@ -6,7 +6,9 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar, Union
+
+_Word = TypeVar("_Word", str, Union[str, "os.PathLike[str]"])
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 
@@ -82,6 +84,13 @@ def checked_path(path: object, what: str) -> str:
         raise ValueError(f"{what} must not be empty.")
     check_text(text, what)
     return text
+
+
+def listed_words(value: _Word | list[_Word] | None) -> list[_Word]:
+    """Return a list for one string or path or several; none for None and an empty string."""
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, (str, os.PathLike)) else list(value)
 
 
 def check_text(text: str, what: str) -> None:

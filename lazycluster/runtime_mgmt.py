@@ -1,7 +1,8 @@
-"""RuntimeGroup where scripts for lazycluster 0.2 import it; it is in `lazycluster.groups`."""
+"""RuntimeGroup and RuntimeManager where scripts for lazycluster 0.2 import them."""
 
 from __future__ import annotations
 
 from lazycluster.groups import RuntimeGroup
+from lazycluster.manager import RuntimeManager
 
-__all__ = ["RuntimeGroup"]
+__all__ = ["RuntimeGroup", "RuntimeManager"]

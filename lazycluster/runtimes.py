@@ -8,13 +8,14 @@ import signal
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lazycluster._checks import check_flags, checked_path
+from lazycluster._checks import check_flags, checked_path, listed_words
 from lazycluster._fabric.kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call, describe
 from lazycluster._functions.preload import Preload
 from lazycluster._runtime.calls import Options, RuntimeView
+from lazycluster._runtime.host_info import Lack
 from lazycluster._runtime.process_host import ProcessHost
 from lazycluster._tasks.background import run_in_background
 from lazycluster._tasks.contents import describe_contents, is_contents
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # of the standard library only from Python 3.11 on
 
 __all__ = ["Runtime", "RuntimeTask", "RuntimeView"]
-
-_Word = TypeVar("_Word", str, "str | PathLike[str]")
 
 _logger = logging.getLogger("lazycluster")
 
@@ -170,25 +169,46 @@ class Runtime(ProcessHost):
             ValueError: If a name or a command in a list is empty.
             TaskExecutionError: If the connection was lost while a command ran.
         """
-        lacks: list[str | None] = []
+        lacks = self._find_lacks(
+            gpu_required=gpu_required,
+            min_memory=min_memory,
+            min_cpu_cores=min_cpu_cores,
+            installed_executables=installed_executables,
+            filter_commands=filter_commands,
+        )
+        return not lacks
+
+    def _find_lacks(
+        self,
+        *,
+        gpu_required: bool,
+        min_memory: int | None,
+        min_cpu_cores: int | None,
+        installed_executables: str | PathLike[str] | list[str | PathLike[str]] | None,
+        filter_commands: str | list[str] | None,
+    ) -> list[Lack]:
+        """Return what the host lacks of what is required, and log it; see `check_filter`."""
+        lacks: list[Lack | None] = []
         if gpu_required or min_memory is not None or min_cpu_cores is not None:
             lack = self._read_info().find_lack(
                 gpu_required=gpu_required, min_memory=min_memory, min_cpu_cores=min_cpu_cores
             )
             lacks.append(lack)
         if not any(lacks):  # Every name and command is tried, so that an empty one is an error.
-            lacks += [self._find_missing(name) for name in _listed(installed_executables)]
-            lacks += [self._find_refusal(command) for command in _listed(filter_commands)]
+            lacks += [self._find_missing(name) for name in listed_words(installed_executables)]
+            lacks += [self._find_refusal(command) for command in listed_words(filter_commands)]
         found = [lack for lack in lacks if lack is not None]
         for lack in found:
-            _logger.info("%s lacks %s.", self.host, lack)
-        return not found
+            _logger.info("%s lacks %s.", self.host, lack.what)
+        return found
 
-    def _find_missing(self, name: str | PathLike[str]) -> str | None:
+    def _find_missing(self, name: str | PathLike[str]) -> Lack | None:
         name = checked_path(name, "The name of an executable")
-        return None if self._operate("is_executable", name=name) else f"the program {name!r}"
+        if self._operate("is_executable", name=name):
+            return None
+        return Lack("installed_executables", f"the program {name!r}")
 
-    def _find_refusal(self, command: str) -> str | None:
+    def _find_refusal(self, command: str) -> Lack | None:
         """Return None if a filter command prints `true`, else what it does instead."""
         task = RuntimeTask("filter").run_command(command)
         execution = Execution(task.name, task.steps, self.host, task=task)
@@ -196,11 +216,11 @@ class Runtime(ProcessHost):
             execution.run(lambda: self._find_target({}))
         except TaskExecutionError as error:
             if isinstance(error.__cause__, CommandError):
-                return f"what {command!r} looks for: {error.__cause__._reason()}"
+                return _refusal(command, error.__cause__._reason())
             raise
         lines = execution.log.entry(0).split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return None if last == "true" else f"what {command!r} looks for: its last line is {last!r}"
+        return None if last == "true" else _refusal(command, f"its last line is {last!r}")
 
     def execute_task(
         self,
@@ -502,7 +522,5 @@ class Runtime(ProcessHost):
             process.join(max(0.0, deadline - time.monotonic()))
 
 
-def _listed(value: _Word | list[_Word] | None) -> list[_Word]:
-    if value is None or value == "":
-        return []
-    return [value] if isinstance(value, (str, PathLike)) else list(value)
+def _refusal(command: str, why: str) -> Lack:
+    return Lack("filter_commands", f"what {command!r} looks for: {why}")

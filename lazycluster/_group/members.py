@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from lazycluster._group.calls import GroupCalls
 from lazycluster._group.folding import folded_hosts
@@ -136,7 +136,7 @@ class Members(GroupCalls):
             raise ValueError("Give include_hosts or exclude_hosts, not both.")
         with self._lock:
             runtimes = dict(self._runtimes)
-        included, excluded = _hosts(include_hosts), _hosts(exclude_hosts)
+        included, excluded = listed_hosts(include_hosts), listed_hosts(exclude_hosts)
         for host in included:
             if host not in runtimes:
                 raise ValueError(self._unknown(host))
@@ -228,7 +228,8 @@ class Members(GroupCalls):
         return f"The host {host!r} is not in the group, which has {known}."
 
 
-def _hosts(hosts: str | Iterable[str] | None) -> list[Any]:
+def listed_hosts(hosts: str | Iterable[str] | None) -> list[str]:
+    """Return a list for one host or several; none for None."""
     if not hosts:
         return []
     return [hosts] if isinstance(hosts, str) else list(hosts)

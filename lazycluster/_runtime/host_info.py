@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lazycluster.exceptions import LazyclusterError
+
+
+class Lack(NamedTuple):
+    """What a host lacks of what is required."""
+
+    filter: str  # the parameter of `check_filter` that requires it
+    what: str
 
 
 @dataclass(frozen=True)
@@ -31,18 +38,20 @@ class HostInfo:
 
     def find_lack(
         self, *, gpu_required: bool, min_memory: int | None, min_cpu_cores: int | None
-    ) -> str | None:
+    ) -> Lack | None:
         """Return what the host lacks of what is required, None if nothing; see `check_filter`.
 
         Raises:
             LazyclusterError: If memory is required and the host does not report it.
         """
         if gpu_required and not self.gpus:
-            return "a GPU"
+            return Lack("gpu_required", "a GPU")
         if min_memory is not None and self.known_memory() // 2**20 < min_memory:
-            return f"{min_memory} MB of memory, it has {self.known_memory() // 2**20}"
+            known = self.known_memory() // 2**20
+            return Lack("min_memory", f"{min_memory} MB of memory, it has {known}")
         if min_cpu_cores is not None and self.cpu_cores < min_cpu_cores:
-            return f"{min_cpu_cores} CPU cores, it has {self.cpu_cores}"
+            what = f"{min_cpu_cores} CPU cores, it has {self.cpu_cores}"
+            return Lack("min_cpu_cores", what)
         return None
 
     def format(self) -> str:

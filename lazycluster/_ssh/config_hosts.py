@@ -30,11 +30,16 @@ _LINE = re.compile(r"""\s*"?([A-Za-z0-9]+)"?(?:\s*=\s*|\s+|(?="))(.*)""", re.DOT
 
 
 def configured_hosts(config_file: str | os.PathLike[str] | None = None) -> list[str]:
+    """Return the names of `configured_names` that `ssh` takes as hosts."""
+    return [name for name in configured_names(config_file) if _is_usable(name)]
+
+
+def configured_names(config_file: str | os.PathLike[str] | None = None) -> list[str]:
     """Return the literal names in the `Host` lines of ssh_config, each once, in their order.
 
     Names with `*` or `?`, and those behind a `!`, are patterns. Files that are included are read
-    where they are included, whatever the `Host` or `Match` around that says. What cannot be read,
-    and names that `ssh` refuses, are left out.
+    where they are included, whatever the `Host` or `Match` around that says. What cannot be read is
+    left out. `ssh` may refuse a name.
 
     Args:
         config_file: A file to read alone, as `ssh -F`; "none" for no file. Defaults to None: the
@@ -103,7 +108,7 @@ class _Reader:
 
     def _add(self, names: list[str]) -> None:
         for name in names:
-            if not name.startswith("!") and not set("*?") & set(name) and _is_usable(name):
+            if name and not name.startswith("!") and not set("*?") & set(name):
                 self.names[name] = None
 
 

@@ -60,6 +60,21 @@ class ResolvedConfig:
         name, port = (self.values(option)[:1] for option in ("hostname", "port"))
         return ":".join([*(name or [self._settings.destination]), *port])
 
+    def account(self) -> tuple[str, ...]:
+        """Return what names the account and machine that ssh leads to; empty if `ssh -G` failed.
+
+        The way there counts, too: one address behind two jump hosts is two machines.
+        """
+        names = ["127.0.0.1" if name == "localhost" else name for name in self.values("hostname")]
+        if not names:
+            return ()
+        commands = [
+            command.replace("%n", self._settings.destination)
+            for command in self.values("proxycommand")
+        ]
+        way = [hop for hop in (*self.values("proxyjump"), *commands) if hop != "none"]
+        return (*names, *self.values("port"), *self.values("user"), *way)
+
     def locked_key(self) -> str:
         """Return a key that ssh did not offer because it has a passphrase; "" if there is none.
 

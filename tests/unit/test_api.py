@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 import lazycluster
-from lazycluster import Connection, Runtime, RuntimeGroup, RuntimeTask, exceptions
+from lazycluster import (
+    Connection,
+    Runtime,
+    RuntimeGroup,
+    RuntimeManager,
+    RuntimeTask,
+    exceptions,
+)
 
 pytestmark = pytest.mark.every_python
 
@@ -145,6 +152,27 @@ class ReferenceRuntimeGroup:
     def set_env_variables(self, env_variables): ...
 
 
+class ReferenceRuntimeManager:
+    """RuntimeManager as scripts call it."""
+
+    inactive_hosts = PROPERTY
+
+    def create_group(
+        self,
+        include_hosts=None,
+        exclude_hosts=None,
+        gpu_required=False,
+        min_memory=None,
+        min_cpu_cores=None,
+        installed_executables=None,
+        filter_commands=None,
+        working_dir=None,
+    ): ...
+    def print_hosts(self): ...
+    def print_inactive_hosts(self): ...
+    def print_runtime_info(self): ...
+
+
 SHORT_NAMES = ["call", "close", "run", "submit", "with_options", "__enter__", "__exit__"]
 """What a Runtime and a RuntimeGroup have beside the names of 0.2."""
 
@@ -160,13 +188,15 @@ IMPORTABLE = {
         "Environment",
         "Runtime",
         "RuntimeGroup",
+        "RuntimeManager",
         "RuntimeTask",
         "__version__",
         *EXCEPTIONS,
     ],
     "lazycluster.utils": ["Environment"],
     "lazycluster.runtimes": ["Runtime", "RuntimeTask"],
-    "lazycluster.runtime_mgmt": ["RuntimeGroup"],
+    "lazycluster.runtime_mgmt": ["RuntimeGroup", "RuntimeManager"],
+    "lazycluster.manager": ["RuntimeManager"],
     "lazycluster.groups": ["GroupResult", "GroupView", "RuntimeGroup"],
     "lazycluster.exceptions": [
         "InvalidRuntimeError",
@@ -185,6 +215,7 @@ MEMBERS = [
         (RuntimeTask, ReferenceRuntimeTask),
         (Runtime, ReferenceRuntime),
         (RuntimeGroup, ReferenceRuntimeGroup),
+        (RuntimeManager, ReferenceRuntimeManager),
     )
     for name, expected in vars(reference).items()
     if name == "__init__" or not name.startswith("__")
@@ -389,6 +420,7 @@ def test_what_only_a_strict_comparison_finds():
     task = RuntimeTask("a")
     assert isinstance(task.log, logging.Logger)
     assert isinstance(Runtime.log, logging.Logger)
+    assert isinstance(RuntimeManager.log, logging.Logger)
     assert str(task) == "RuntimeTask: a"
     assert [copy.deepcopy(task).name, copy.deepcopy(task).name] == ["a-1", "a-2"]
     assert RuntimeTask("").name

@@ -56,7 +56,8 @@ MAY_IMPORT = {
     "runtimes": PACKAGES | {"processes", "connection", "tasks", "_runtime", "_fabric"},
     "_group": BELOW_GROUPS,
     "groups": BELOW_GROUPS | {"_group"},
-    "runtime_mgmt": {"groups"},
+    "manager": BELOW_GROUPS | {"_group", "groups"},
+    "runtime_mgmt": {"groups", "manager"},
 }
 """Part (a package, or a module at the top) → the other parts that it may import."""
 

@@ -42,7 +42,9 @@ class ForwardWatch:
         self._transport = transport
         self._listeners: list[Listener] = []
         self._position = 0
-        self._text = ""
+        self._text = ""  # of the last line, which is not complete
+        # Lines that are not looked at yet, each with the forwards that there were when it came.
+        self._lines: list[tuple[str, tuple[Listener, ...]]] = []
         self._runs = False
 
     @property
@@ -61,6 +63,9 @@ class ForwardWatch:
             self._position += len(data)
             self._text += data.decode("utf-8", "backslashreplace")
             data = self._transport.master.log_bytes(self._position)
+        lines = self._text.splitlines(keepends=True)
+        self._text = lines.pop() if lines and not lines[-1].endswith("\n") else ""
+        self._lines += [(line.strip(), self.listeners) for line in lines]
 
     def end(self) -> None:
         """Pass over what has come since `begin`."""
@@ -91,14 +96,13 @@ class ForwardWatch:
                     self._runs = False
                     return
                 self.begin()
-                lines = self._text.splitlines(keepends=True)
-                self._text = lines.pop() if lines and not lines[-1].endswith("\n") else ""
+                lines, self._lines = self._lines, []
                 listeners = self.listeners
             finally:
                 lock.release()
-            for line in lines:
+            for line, known in lines:
                 try:
-                    self._handle(line.strip(), listeners)
+                    self._handle(line, [one for one in known if one in listeners])
                 except (LazyclusterError, OSError):  # the host did not answer
                     continue
 

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from lazycluster._interpreter_exit import Wait, stopped_with_main_thread
 from lazycluster._tasks.execution import INTERRUPT_TIMEOUT
@@ -17,11 +17,19 @@ from lazycluster._waits import wait_repeatedly
 T = TypeVar("T")
 
 
-class Outcomes(NamedTuple, Generic[T]):
+# A NamedTuple cannot be generic before Python 3.11.
+class Outcomes(tuple[dict[str, T], dict[str, Exception]]):
     """What came out for each host, in the order of the hosts; each host is in one of both."""
 
-    results: dict[str, T]
-    errors: dict[str, Exception]
+    @property
+    def results(self) -> dict[str, T]:
+        """Return the results by host."""
+        return self[0]
+
+    @property
+    def errors(self) -> dict[str, Exception]:
+        """Return the exceptions by host."""
+        return self[1]
 
 
 def _do_nothing(*_: object) -> None:
@@ -67,7 +75,7 @@ def in_parallel(
             errors[host] = error
         elif error is not None:
             raise error
-    return Outcomes(results, errors)
+    return Outcomes((results, errors))
 
 
 class _Batch(Generic[T]):

@@ -71,11 +71,16 @@ def my_host(make_sshd, tmp_path, monkeypatch):
     for name, script in STAND_INS.items():
         _write_script(tmp_path / "on-host" / name, script.format(**values))
     path = [tmp_path / "on-host", Path(sys.base_prefix) / "bin"]
-    sshd = make_sshd(alias="my-host jump web1 web2 web3", path=path)
+    sshd = make_sshd(alias="my-host jump web1", path=path)
+    # A RuntimeManager counts the names of one sshd once.
+    others = [make_sshd(alias=alias, path=path) for alias in ("web2", "web3")]
+    config = tmp_path / "ssh_config"
+    config.write_text("".join(one.config_file.read_text() for one in (sshd, *others)))
+    (tmp_path / "names").write_text("Host web1 web2 web3\n")
+    names = "lazycluster._ssh.config_hosts.SYSTEM_CONFIG"
+    monkeypatch.setattr(names, str(tmp_path / "names"))
     _write_script(sshd.home / "venvs/science/bin/python", 'exec {python} "$@"'.format(**values))
-    _write_script(
-        tmp_path / "bin" / "ssh", f'exec {shutil.which("ssh")} -F "{sshd.config_file}" "$@"'
-    )
+    _write_script(tmp_path / "bin" / "ssh", f'exec {shutil.which("ssh")} -F "{config}" "$@"')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path / "folder")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Description = dict[str, Any]  # a request, a step or an outcome, see `frames`
 
 DRAIN_READS = 64  # reads from a pipe after its step has ended; a child that refills it can go on
-PREFORK_DELAY = 0.001  # seconds in which the value is on its way and needs the processor
+PREFORK_DELAY = 0.0015  # seconds in which the value is on its way and needs the processor
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # until another step ends
 
 
@@ -95,7 +95,7 @@ class Supervisor:
         self.branches = Branches(self.loop, self._serve_branch, lambda pid: self.sessions.add(pid))  # type: Any
         self.is_branch = False
         self.preload_failure = None  # type: Description | None  # of all functions of a branch
-        self.wants_prefork = self.is_prefork_planned = False
+        self.is_prefork_planned = False
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
         readers = {
@@ -268,8 +268,6 @@ class Supervisor:
         self.loop.send(frames.STARTED, request.number, started, may_wait=True)
         if "actor" in step:  # it has taken the process of the next function, and stays
             self._plan_prefork()
-        elif step["kind"] == "function":
-            self.wants_prefork = False  # it would take the processor from this one
 
     def _make_private_directory(self) -> "Description":
         """Make a directory without a process, which would take 4 ms of a login.
@@ -462,16 +460,14 @@ class Supervisor:
             self._finish(request)
 
     def _plan_prefork(self) -> "None":
-        """Fork a process for the next function, unless that comes at once."""
-        self.wants_prefork = True
+        """Fork a process for the next function soon, also while another one runs by then."""
         if not self.is_prefork_planned:
             self.is_prefork_planned = True
             self.loop.call_later(PREFORK_DELAY, self._prefork)
 
     def _prefork(self) -> "None":
         self.is_prefork_planned = False
-        if self.wants_prefork:
-            self.starter.prefork()
+        self.starter.prefork()
 
     def _note_socket(self, step: "Description", result: "Any") -> "None":
         """Note what an operation has found out about the socket of a forward."""

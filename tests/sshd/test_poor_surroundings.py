@@ -159,6 +159,7 @@ import os, sys
 from lazycluster import Connection
 from lazycluster._conversation import conversation as _conversation
 from lazycluster._conversation import bootstrap
+from lazycluster._ssh import login_queue
 from lazycluster._ssh.settings import Settings
 # That user may not be able to read these files.
 bootstrap.bootstrap_command()

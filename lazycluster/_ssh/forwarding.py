@@ -57,13 +57,21 @@ def open_forward(transport: Transport, wanted: Route, host: HostSide | None) -> 
             if other.route.on_host == wanted.on_host and other.has_end(end):
                 raise forward_errors.in_use(transport, wanted)
         wanted = choose_target(transport, wanted, host)
+        refusal: ForwardError | None = None
         for tries_left in reversed(range(TRIES)):
             listener = _make_listener(transport, wanted, asked, host)
             try:
                 listener.open()
             except in_use as error:
                 no_answer = isinstance(error, ForwardError) and error.exit_status is None
-                if not may_choose or no_answer or not tries_left:
+                if not may_choose or no_answer:
+                    raise
+                if isinstance(error, ForwardError):
+                    refusal = refusal or error
+                if not tries_left and refusal is not None:
+                    # By chance the last port may be in use; sshd's refusal says more.
+                    raise refusal from refusal.__cause__
+                if not tries_left:
                     raise
             else:
                 try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lazycluster._tasks.steps import RunFunction
@@ -46,7 +46,7 @@ class Loss:
     """
 
     error: LazyclusterError
-    host_is_unusable: bool = field(default=False)
+    host_is_unusable: bool = False
 
     @property
     def never_started(self) -> bool:
@@ -99,11 +99,6 @@ class PoolCall:
     def is_running(self) -> bool:
         """Return True while its process runs on a host."""
         return self._invocation is not None and self._invocation.is_running
-
-    @property
-    def has_ended(self) -> bool:
-        """Return True after its end."""
-        return self.step is None
 
     def assign(self, invocation: Invocation) -> bool:
         """Take the invocation that is about to start; return False if the call is to end."""

@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from lazycluster._interpreter_exit import wait_for
 from lazycluster._pool.call import Loss, PoolCall, find_loss
 from lazycluster._pool.worker import RESTING, HostStatus, Worker
 from lazycluster._tasks import unfinished
 from lazycluster._tasks.invocation import Invocation
-from lazycluster._waits import wait_repeatedly
 from lazycluster.exceptions import InvalidRuntimeError
 
 _Event = Callable[[], object]
@@ -44,7 +44,8 @@ class Scheduler:
         )
         self._is_shut_down = False
         self._exits = False
-        self._ended = threading.Event()
+        self._has_ended = False
+        self._changed = threading.Condition()  # for the end
 
     def start(self) -> None:
         """Log in to all hosts, and start the thread."""
@@ -65,8 +66,12 @@ class Scheduler:
         self._events.put(lambda: self._shut_down(cancel_waiting))
 
     def await_end(self) -> None:
-        """Wait for the end of the thread."""
-        wait_repeatedly(self._ended.wait, None)
+        """Wait for the end of the thread.
+
+        Raises:
+            LazyclusterError: If the main thread has ended, so that Python waits for this one.
+        """
+        wait_for(self._changed, lambda: self._has_ended)
 
     def status(self) -> dict[str, HostStatus]:
         """Return what each host does now."""
@@ -84,13 +89,16 @@ class Scheduler:
         atexit.unregister(self._exit)
         if not self._exits:
             self._close()
-        self._ended.set()
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
 
     def _exit(self) -> None:
         """Start nothing more at the interpreter's exit, which closes the connections."""
         self._exits = True
         self._events.put(lambda: None)
-        self._ended.wait(EXIT_TIMEOUT)
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_ended, EXIT_TIMEOUT)
 
     def _is_idle(self) -> bool:
         return not any(self._waiting.values()) and not any(w.running for w in self._workers)

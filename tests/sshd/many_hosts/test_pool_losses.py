@@ -134,7 +134,7 @@ def test_a_shutdown_ends_while_no_host_can_be_used(make_pool):
     assert isinstance(future.exception(0), InvalidRuntimeError)
 
 
-def test_memory_of_a_bounded_map_is_flat(make_pool, sshd):
+def test_a_bounded_map_keeps_few_calls_waiting(make_pool, sshd):
     pool = make_pool(a=sshd, b=sshd)
     most = 0
     values = pool.map(bytes, itertools.repeat(10_000, 2000), chunksize=20, buffersize=200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -41,26 +42,34 @@ class GroupProgress:
                 del self._states[host]  # its bytes are not to come any more
 
     def close(self) -> None:
-        """End the line on the terminal."""
+        """Report what was held back, and end the line on the terminal; all copies have ended."""
+        # Only the failure of a copy leaves something held back, and that failure is raised.
+        with self._lock, contextlib.suppress(Exception):
+            self._report(at_once=True)
         self._meter.close()
 
     def _take(self, host: str, done: int, total: int) -> None:
         with self._lock:
-            if self._error is not None:  # The exception of the callable stops all copies.
-                raise self._error
             self._states[host] = done, total
-            known = [state for state in self._states.values() if state is not None]
-            sums = [sum(state[index] for state in known) for index in (0, 1)]
-            of_unknown = (len(self._states) - len(known)) * (sums[1] // len(known))
-            is_last = not of_unknown and sums[0] >= sums[1]
-            now = time.monotonic()
-            if not is_last and now - self._reported < REPORT_INTERVAL:
-                return
-            self._reported = now
-            self._meter.add(sums[0] - self._done)
-            self._meter.total, self._done = sums[1] + of_unknown, sums[0]
-            try:
-                self._meter.report()
-            except ProgressError as error:
-                self._error = error.error
-                raise self._error from None  # the copy's own meter makes a ProgressError of it
+            self._report(at_once=False)
+
+    def _report(self, *, at_once: bool) -> None:
+        if self._error is not None:  # The exception of the callable stops all copies.
+            raise self._error
+        known = [state for state in self._states.values() if state is not None]
+        if not known:
+            return
+        sums = [sum(state[index] for state in known) for index in (0, 1)]
+        of_unknown = (len(self._states) - len(known)) * (sums[1] // len(known))
+        is_last = not of_unknown and sums[0] >= sums[1]
+        now = time.monotonic()
+        if not (at_once or is_last) and now - self._reported < REPORT_INTERVAL:
+            return
+        self._reported = now
+        self._meter.add(sums[0] - self._done)
+        self._meter.total, self._done = sums[1] + of_unknown, sums[0]
+        try:
+            self._meter.report()
+        except ProgressError as error:
+            self._error = error.error
+            raise self._error from None  # the copy's own meter makes a ProgressError of it

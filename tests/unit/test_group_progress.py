@@ -50,6 +50,20 @@ def test_reports_are_rare_but_for_the_last_one(reports, monkeypatch):
     assert len(reports) <= 2
 
 
+@pytest.mark.parametrize("fails_at", [None, 50])
+def test_what_was_held_back_is_reported_when_the_last_copy_fails(reports, monkeypatch, fails_at):
+    monkeypatch.setattr(group_progress, "REPORT_INTERVAL", 1e9)
+    whole = make(reports)
+    whole.of("a")(0, 100)
+    if fails_at is not None:
+        whole.of("b")(fails_at, 100)
+    whole.of("a")(100, 100)
+    for host in "ab":
+        whole.end(host)
+    whole.close()
+    assert reports[-1] == ((100, 100) if fails_at is None else (150, 200))
+
+
 def test_an_exception_is_raised_in_every_copy(reports):
     def fail(done, total):
         raise KeyError("enough")

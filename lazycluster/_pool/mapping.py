@@ -5,12 +5,39 @@ from __future__ import annotations
 import collections
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 Chunk = list[tuple[object, ...]]
+
+
+class Values(Generic[T]):
+    """The values of a map.
+
+    A generator that has not begun does nothing when it is closed. So `close` cancels by itself. The
+    end of a reference does not: a map whose values are not asked for is called for what it does.
+
+    Args:
+        values: Yields them, and cancels what is left if it is closed after its first value.
+        cancel: Cancels what is left.
+    """
+
+    def __init__(self, values: Generator[T, None, None], cancel: Callable[[], object]) -> None:
+        self._values = values
+        self._cancel = cancel
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        return next(self._values)
+
+    def close(self) -> None:
+        """Cancel what is left, and yield no more."""
+        self._values.close()
+        self._cancel()
 
 
 def map_in_chunks(
@@ -19,7 +46,7 @@ def map_in_chunks(
     chunksize: int,
     buffersize: int | None,
     deadline: float | None,
-) -> Iterator[T]:
+) -> Values[T]:
     """Submit the first chunks now, and return an iterator of all values.
 
     Args:
@@ -44,7 +71,11 @@ def map_in_chunks(
             futures.append((len(chunk), submit(chunk)))
             outstanding += len(chunk)
 
-    def values() -> Iterator[T]:
+    def cancel() -> None:
+        for _, future in futures:
+            future.cancel()
+
+    def values() -> Generator[T, None, None]:
         nonlocal outstanding
         try:
             while futures:
@@ -59,13 +90,11 @@ def map_in_chunks(
                         submit_more()
                     yield results.pop()
         finally:
-            for _, future in futures:
-                future.cancel()
+            cancel()
 
     try:
         submit_more()
     except BaseException:
-        for _, future in futures:
-            future.cancel()
+        cancel()
         raise
-    return values()
+    return Values(values(), cancel)

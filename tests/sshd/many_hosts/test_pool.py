@@ -18,7 +18,12 @@ from pathlib import Path
 import pytest
 
 from lazycluster import Pool, Runtime
-from lazycluster.exceptions import LazyclusterError, RemoteFunctionError, StepTimeoutError
+from lazycluster.exceptions import (
+    LazyclusterError,
+    RemoteFunctionError,
+    SerializationError,
+    StepTimeoutError,
+)
 from support.hosts import double
 from support.waiting import TIMEOUT, wait_until
 
@@ -117,6 +122,50 @@ def test_map_raises_for_a_value_that_is_late(pool, tmp_path):
     assert next(values) == __file__
     with pytest.raises(concurrent.futures.TimeoutError):
         next(values)
+
+
+@pytest.mark.parametrize("asked_for", [0, 1])
+@pytest.mark.parametrize("buffersize", [None, 4])
+def test_closing_a_map_cancels_what_is_left(make_pool, sshd, tmp_path, asked_for, buffersize):
+    """Also before its first value was asked for."""
+    pool = make_pool(a=sshd, slots=1)
+    inputs = [__file__, *[tmp_path / "never"] * 5]
+    values = pool.map(wait_for_file, inputs, buffersize=buffersize)
+    for _ in range(asked_for):
+        assert next(values) == __file__
+    values.close()
+    assert list(values) == []
+    assert pool.submit(double, 2).result(TIMEOUT) == 4  # the slot is free again
+
+
+def test_a_map_whose_values_are_not_asked_for_makes_its_calls(make_pool, sshd, tmp_path):
+    with make_pool(a=sshd) as pool:
+        pool.map(Path.touch, [tmp_path / name for name in "abc"])
+        gc.collect()
+    assert sorted(path.name for path in tmp_path.iterdir() if len(path.name) == 1) == list("abc")
+
+
+@pytest.mark.parametrize("buffersize", [None, 1])
+def test_what_the_inputs_of_a_map_raise_is_raised(pool, buffersize):
+    """Where they are read: at once, or with the values."""
+
+    def inputs():
+        yield 1
+        yield 2
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        list(pool.map(double, inputs(), buffersize=buffersize))
+    assert pool.submit(double, 2).result() == 4
+
+
+def test_an_input_of_a_map_that_cannot_be_pickled_is_an_error_and_the_pool_goes_on(pool):
+    with pytest.raises(SerializationError):
+        list(pool.map(double, [1, threading.Lock()], chunksize=2))
+    values = pool.map(double, [1, 2, threading.Lock()], buffersize=2)
+    with pytest.raises(SerializationError):
+        list(values)
+    assert pool.submit(double, 2).result() == 4
 
 
 def test_map_keeps_no_value(pool):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
 
@@ -75,6 +77,27 @@ def test_closing_the_iterator_cancels_what_is_left():
     assert [future.cancelled() for future in submit.futures] == [False, True, True, True, True]
 
 
+def test_closing_the_iterator_before_its_first_value_cancels_everything():
+    submit = Submitted(ends=False)
+    values = map_in_chunks(submit, (range(10),), 2, None, None)
+    values.close()
+    assert all(future.cancelled() for future in submit.futures)
+    assert list(values) == []
+
+
+@pytest.mark.parametrize(("begun", "cancelled"), [(False, False), (True, True)])
+def test_dropping_an_iterator_cancels_what_is_left_if_a_value_was_asked_for(begun, cancelled):
+    """As with the executors of the standard library."""
+    submit = Submitted(ends=False)
+    values = map_in_chunks(submit, (range(4),), 2, None, None)
+    submit.futures[0].set_result([0, 1])
+    if begun:
+        next(values)
+    del values
+    gc.collect()
+    assert submit.futures[1].cancelled() is cancelled
+
+
 def test_a_value_that_is_late_ends_the_iteration_and_cancels_the_rest():
     submit = Submitted(ends=False)
     values = map_in_chunks(submit, (range(4),), 2, None, 0.0)
@@ -96,7 +119,16 @@ def test_an_input_that_raises_cancels_what_was_submitted():
 
 
 def test_the_iterator_keeps_no_value_that_it_has_yielded():
-    values = map_in_chunks(Submitted(), (range(6),), 3, None, None)
-    next(values)
-    frame = values.gi_frame
-    assert 0 not in frame.f_locals["results"]
+    class Value:
+        pass
+
+    def submit(chunk):
+        future = Future()
+        future.set_result([Value() for _ in chunk])
+        return future
+
+    values = map_in_chunks(submit, (range(6),), 3, None, None)
+    for _ in range(6):
+        reference = weakref.ref(next(values))
+        gc.collect()
+        assert reference() is None

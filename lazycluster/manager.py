@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lazycluster._checks import check_flags, checked_path
+from lazycluster._checks import check_flags, checked_path, checked_timeout
 from lazycluster._group.detection import (
     check_filters,
     checked_parameters,
@@ -19,6 +19,7 @@ from lazycluster._group.folding import folded_hosts
 from lazycluster._group.members import listed_hosts
 from lazycluster._group.opening import close_runtimes, open_runtimes
 from lazycluster._group.results import reason, reasons
+from lazycluster._runtime.host_info import FILTER_TIMEOUT
 from lazycluster._ssh.config_hosts import configured_names
 from lazycluster._text import show
 from lazycluster._tracebacks import short_tracebacks
@@ -155,11 +156,13 @@ class RuntimeManager:
         installed_executables: str | PathLike[str] | list[str | PathLike[str]] | None = None,
         filter_commands: str | list[str] | None = None,
         working_dir: str | PathLike[str] | None = None,
+        *,
+        timeout: float | None = FILTER_TIMEOUT,
     ) -> RuntimeGroup:
         """Return a group of the hosts that have everything that is required.
 
         All hosts are asked at the same time, see `Runtime.check_filter`. A host that does not
-        answer is left out, and a WARNING has the reason.
+        answer, or whose filter command takes too long, is left out, and a WARNING has the reason.
 
         Args:
             include_hosts: A host or a list of hosts to take. Defaults to None, all.
@@ -173,6 +176,8 @@ class RuntimeManager:
                 line of its output. Defaults to None.
             working_dir: The working directory of the hosts of the group, from now on in all groups
                 that share them. Defaults to None: it stays as it is.
+            timeout: The most seconds for each filter command on a host. One that takes longer is
+                stopped, and its host is left out. None is no bound. Defaults to 60.
 
         Returns:
             The group, in the order of ssh_config. Its end closes no Runtime.
@@ -187,6 +192,7 @@ class RuntimeManager:
         """
         check_flags(gpu_required=gpu_required)
         check_filters(min_memory, min_cpu_cores, installed_executables, filter_commands)
+        checked_timeout(timeout)
         if working_dir is not None and working_dir != "":
             checked_path(working_dir, "The working directory")
         candidates = RuntimeGroup(self._candidates(include_hosts, exclude_hosts))
@@ -197,6 +203,7 @@ class RuntimeManager:
                 min_cpu_cores=min_cpu_cores,
                 installed_executables=installed_executables,
                 filter_commands=filter_commands,
+                timeout=timeout,
             )
         )
         for host, error in errors.items():

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lazycluster._checks import check_flags, checked_path, listed_words
+from lazycluster._checks import check_flags, checked_path, checked_timeout, listed_words
 from lazycluster._fabric.kwargs import translate_connection_kwargs
 from lazycluster._functions.payload import check_call, describe
 from lazycluster._functions.preload import Preload
 from lazycluster._runtime.calls import Options, RuntimeView
-from lazycluster._runtime.host_info import Lack
+from lazycluster._runtime.host_info import FILTER_TIMEOUT, Lack
 from lazycluster._runtime.process_host import ProcessHost
 from lazycluster._tasks.background import run_in_background
 from lazycluster._tasks.contents import describe_contents, is_contents
@@ -24,7 +24,7 @@ from lazycluster._tasks.history import History
 from lazycluster._text import show
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import Connection
-from lazycluster.exceptions import CommandError, TaskExecutionError
+from lazycluster.exceptions import CommandError, StepTimeoutError, TaskExecutionError
 from lazycluster.tasks import RuntimeTask
 
 if TYPE_CHECKING:
@@ -152,8 +152,12 @@ class Runtime(ProcessHost):
         min_cpu_cores: int | None = None,
         installed_executables: str | PathLike[str] | list[str | PathLike[str]] | None = None,
         filter_commands: str | list[str] | None = None,
+        *,
+        timeout: float | None = FILTER_TIMEOUT,
     ) -> bool:
         """Return True if the host has everything that is required; else log the reason at INFO.
+
+        That a command took too long is logged as a WARNING.
 
         Args:
             gpu_required: If True, a GPU is required. Defaults to False.
@@ -164,9 +168,11 @@ class Runtime(ProcessHost):
             filter_commands: Shell commands, each of which must succeed and print `true` as the last
                 line of its output; what start files print before it does not count. Defaults to
                 None, none; an empty string means none too.
+            timeout: The most seconds for each of the commands. One that takes longer is stopped,
+                and the result is False. None is no bound. Defaults to 60.
 
         Raises:
-            ValueError: If a name or a command in a list is empty.
+            ValueError: If a name or a command in a list is empty, or the timeout is invalid.
             TaskExecutionError: If the connection was lost while a command ran.
         """
         lacks = self._find_lacks(
@@ -175,6 +181,7 @@ class Runtime(ProcessHost):
             min_cpu_cores=min_cpu_cores,
             installed_executables=installed_executables,
             filter_commands=filter_commands,
+            timeout=checked_timeout(timeout),
         )
         return not lacks
 
@@ -186,6 +193,7 @@ class Runtime(ProcessHost):
         min_cpu_cores: int | None,
         installed_executables: str | PathLike[str] | list[str | PathLike[str]] | None,
         filter_commands: str | list[str] | None,
+        timeout: float | None,
     ) -> list[Lack]:
         """Return what the host lacks of what is required, and log it; see `check_filter`."""
         lacks: list[Lack | None] = []
@@ -196,10 +204,12 @@ class Runtime(ProcessHost):
             lacks.append(lack)
         if not any(lacks):  # Every name and command is tried, so that an empty one is an error.
             lacks += [self._find_missing(name) for name in listed_words(installed_executables)]
-            lacks += [self._find_refusal(command) for command in listed_words(filter_commands)]
+            commands = listed_words(filter_commands)
+            lacks += [self._find_refusal(command, timeout) for command in commands]
         found = [lack for lack in lacks if lack is not None]
         for lack in found:
-            _logger.info("%s lacks %s.", self.host, lack.what)
+            level = logging.WARNING if lack.is_late else logging.INFO
+            _logger.log(level, "%s lacks %s.", self.host, lack.what)
         return found
 
     def _find_missing(self, name: str | PathLike[str]) -> Lack | None:
@@ -208,15 +218,17 @@ class Runtime(ProcessHost):
             return None
         return Lack("installed_executables", f"the program {name!r}")
 
-    def _find_refusal(self, command: str) -> Lack | None:
+    def _find_refusal(self, command: str, timeout: float | None) -> Lack | None:
         """Return None if a filter command prints `true`, else what it does instead."""
         task = RuntimeTask("filter").run_command(command)
-        execution = Execution(task.name, task.steps, self.host, task=task)
+        execution = Execution(task.name, task.steps, self.host, task=task, timeout=timeout)
         try:
             execution.run(lambda: self._find_target({}))
         except TaskExecutionError as error:
-            if isinstance(error.__cause__, CommandError):
-                return _refusal(command, error.__cause__._reason())
+            cause = error.__cause__
+            if isinstance(cause, CommandError):
+                is_late = isinstance(cause, StepTimeoutError)
+                return _refusal(command, cause._reason(), is_late)
             raise
         lines = execution.log.entry(0).split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -522,5 +534,5 @@ class Runtime(ProcessHost):
             process.join(max(0.0, deadline - time.monotonic()))
 
 
-def _refusal(command: str, why: str) -> Lack:
-    return Lack("filter_commands", f"what {command!r} looks for: {why}")
+def _refusal(command: str, why: str, is_late: bool = False) -> Lack:
+    return Lack("filter_commands", f"what {command!r} looks for: {why}", is_late)

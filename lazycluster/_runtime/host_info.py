@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 
 from lazycluster.exceptions import LazyclusterError
 
+FILTER_TIMEOUT = 60.0
+"""Seconds for a filter command by default; it looks for something, which takes milliseconds."""
+
 
 class Lack(NamedTuple):
     """What a host lacks of what is required."""
 
     filter: str  # the parameter of `check_filter` that requires it
     what: str
+    is_late: bool = False  # True if it is not known, because the filter took too long
 
 
 @dataclass(frozen=True)

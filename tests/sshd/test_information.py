@@ -27,6 +27,7 @@ from lazycluster.exceptions import (
 from support.hosts import call, run
 from support.interpreters import OWN_PYTHON
 from support.machine import addresses, may_bind, needs_ipv6
+from support.processes import await_gone
 from support.waiting import wait_until
 
 GPU = "GPU-4d0b1b5c-0000-0000-0000-00000000000"
@@ -335,6 +336,18 @@ def test_filter_command_runs_in_the_working_directory(own_runtime):
     own_runtime.env_variables = {"WANTED": "true"}
     command = '[ "$PWD" = "$WORKING_DIR" ] && echo $WANTED'
     assert own_runtime.check_filter(filter_commands=command) is True
+
+
+def test_a_filter_command_that_hangs_is_stopped_and_the_host_does_not_fit(
+    runtime, tmp_path, caplog
+):
+    command = f"echo $$ > {tmp_path}/pid; sleep 600; echo true"
+    assert runtime.check_filter(filter_commands=command, timeout=1) is False
+    await_gone([int((tmp_path / "pid").read_text())])
+    (message,) = (each.getMessage() for each in caplog.records if each.levelname == "WARNING")
+    assert message == f"{runtime.host} lacks what {command!r} looks for: timeout of 1 seconds."
+    with pytest.raises(ValueError, match="Invalid timeout 0"):
+        runtime.check_filter(timeout=0)
 
 
 def test_all_filters_together(runtime):

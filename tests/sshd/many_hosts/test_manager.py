@@ -159,6 +159,29 @@ def test_a_host_that_does_not_answer_is_left_out_and_the_reason_said(manager, mo
         manager.create_group("web1")
 
 
+def test_a_host_on_which_a_filter_command_hangs_does_not_fit(manager, monkeypatch, caplog):
+    """The other one may take as long as it needs here; by default each has a minute."""
+    hangs, other = manager.runtimes
+    given = []
+    find_lacks = other._find_lacks
+
+    def find_patiently(**filters):
+        given.append(filters["timeout"])
+        return find_lacks(**{**filters, "timeout": None})
+
+    monkeypatch.setattr(other, "_find_lacks", find_patiently)
+    monkeypatch.setitem(hangs.env_variables, "SECONDS_", "600")
+    command = "sleep ${SECONDS_:-0}; echo true"
+    assert manager.create_group(filter_commands=command, timeout=1).hosts == [other.host]
+    reason = f"lacks what {command!r} looks for: timeout of 1 seconds"
+    assert f"{hangs.host} {reason}." in caplog.messages
+    with pytest.raises(NoRuntimesDetectedError, match="1 of 1") as caught:
+        manager.create_group(hangs.host, filter_commands=command, timeout=1)
+    assert reason in str(caught.value)
+    assert manager.create_group(filter_commands="echo true").hosts == manager.hosts
+    assert given == [1, 60]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
@@ -172,6 +195,7 @@ def test_a_host_that_does_not_answer_is_left_out_and_the_reason_said(manager, mo
         ({"installed_executables": [""]}, ValueError, "name of an executable"),
         ({"filter_commands": ["true", " "]}, ValueError, "command"),
         ({"working_dir": "a\0b"}, ValueError, "working directory"),
+        ({"timeout": 0}, ValueError, "Invalid timeout 0"),
     ],
 )
 def test_bad_input_is_an_error_before_a_host_is_asked(manager, arguments, error, text, no_process):

@@ -13,7 +13,7 @@ import pytest
 
 import lazycluster
 from lazycluster._ssh.options import Version, parse_version
-from support.containers import USER, DockerHosts, docker
+from support.containers import USER, DockerHosts, docker, start_host
 from support.programs import hazards, killed_manager
 from support.waiting import wait_until
 
@@ -52,15 +52,7 @@ class Manager:
 
     def __init__(self, release: str, project: str, user_key: Path) -> None:
         self.alias = f"manager-{release}"
-        # As if it was one of compose's, which then removes it, too.
-        labels = {"project": project, "service": self.alias}
-        public_key = Path(f"{user_key}.pub").read_text().strip()
-        docker(
-            *("run", "--detach", "--init", "--network", f"{project}_default"),
-            *("--env", f"AUTHORIZED_KEY={public_key}"),
-            *(f"--label=com.docker.compose.{name}={value}" for name, value in labels.items()),
-            f"lazycluster-host:{release}",
-        )
+        start_host(project, self.alias, "default", release, user_key)
         self.hosts = DockerHosts(project, user_key.parent, user_key)
         self.version: Version
         self._user_key = user_key

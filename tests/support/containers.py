@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ class DockerHosts:
         project: The name of the compose project.
         folder: Where to write ssh_config and known_hosts.
         user_key: The private key of the accounts.
+        more: Aliases of further hosts on the private network; see `start_host`.
 
     Attributes:
         aliases: The names of the hosts, as the services are called.
@@ -45,8 +47,11 @@ class DockerHosts:
         known_hosts: The file of the hosts' keys, by alias.
     """
 
-    def __init__(self, project: str, folder: Path, user_key: Path) -> None:
-        self.aliases = (*REACHABLE, *INNER)
+    def __init__(
+        self, project: str, folder: Path, user_key: Path, more: Sequence[str] = ()
+    ) -> None:
+        self._inner = (*INNER, *more)
+        self.aliases = (*REACHABLE, *self._inner)
         self.config_file = folder / "ssh_config"
         self.known_hosts = folder / "known_hosts"
         self._user_key = user_key
@@ -191,7 +196,7 @@ class DockerHosts:
             if alias not in self._networks:
                 lines += [f"Host {alias}", "HostName 127.0.0.1", f"Port {self._port(alias)}"]
                 lines += [f"HostKeyAlias {alias}"]
-        for alias in INNER:
+        for alias in self._inner:
             lines += [f"Host {alias}", f"HostKeyAlias {alias}", "ProxyJump jump"]
         lines += [
             "Host *",
@@ -203,7 +208,10 @@ class DockerHosts:
             "GlobalKnownHostsFile /dev/null",
             "StrictHostKeyChecking yes",
         ]
-        self.config_file.write_text("".join(f"{line}\n" for line in lines))
+        # At once, because a Pool may log in meanwhile.
+        new = self.config_file.with_suffix(".new")
+        new.write_text("".join(f"{line}\n" for line in lines))
+        os.replace(new, self.config_file)
 
 
 def run(argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -223,6 +231,33 @@ def run(argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProce
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run docker's command line."""
     return run(["docker", *arguments], check=check)
+
+
+def start_host(
+    project: str, alias: str, network: str, release: str, user_key: Path, *command: str
+) -> str:
+    """Start one more container as a host, with the labels of compose; return its id.
+
+    The caller removes it before the networks are.
+
+    Args:
+        project: The name of the compose project.
+        alias: Its service name, its host name, and its name on the network.
+        network: The network, as compose.yaml calls it.
+        release: Of Debian.
+        user_key: The private key of the accounts.
+        *command: What to run there in place of the image's own command.
+    """
+    labels = {"project": project, "service": alias}
+    public_key = Path(f"{user_key}.pub").read_text().strip()
+    started = docker(
+        *("run", "--detach", "--init", "--hostname", alias),
+        *("--network", f"{project}_{network}", "--network-alias", alias),
+        *("--env", f"AUTHORIZED_KEY={public_key}"),
+        *(f"--label=com.docker.compose.{name}={value}" for name, value in labels.items()),
+        *(f"lazycluster-host:{release}", *command),
+    )
+    return started.stdout.strip()
 
 
 def remove_project(project: str) -> None:

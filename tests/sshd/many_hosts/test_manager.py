@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -286,6 +287,43 @@ def test_no_login_asks_for_anything(sshd, make_manager, tmp_path, monkeypatch):
     assert manager.inactive_hosts == ["unknown"]
     assert isinstance(manager.errors["unknown"].__cause__, exceptions.HostKeyError)
     assert not asked.exists()
+
+
+@pytest.fixture
+def silent():
+    """Return the part of an ssh_config that has a host which takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"Host silent\nHostName 127.0.0.1\nPort {server.getsockname()[1]}\n"
+
+
+def test_a_silent_host_is_inactive_after_its_own_timeout_and_the_others_work(
+    silent, sshd, make_manager
+):
+    """ssh's own ConnectTimeout ends it, and `connect_timeout` has not come."""
+    manager = make_manager(silent + "ConnectTimeout 1\n" + block("web1", sshd))
+    assert manager.inactive_hosts == ["silent"]
+    assert isinstance(manager.errors["silent"].__cause__, exceptions.ConnectError)
+    assert "timed out" in str(manager.errors["silent"])
+    assert manager.create_group().run("echo on").ok["web1"].stdout == "on\n"
+
+
+def test_a_silent_host_is_inactive_after_the_timeout_of_the_manager(silent, make_manager):
+    manager = make_manager(silent, connect_timeout=1)
+    assert manager.inactive_hosts == ["silent"]
+    assert "raise connect_timeout" in str(manager.errors["silent"])
+
+
+def test_a_manager_waits_ten_seconds_for_a_login_by_default(make_manager, monkeypatch):
+    given = []
+
+    def refuse(host, connection_kwargs):
+        given.append(connection_kwargs["connect_timeout"])
+        raise InvalidRuntimeError("It is not asked.", host=host)
+
+    monkeypatch.setattr("lazycluster.manager.Runtime", refuse)
+    make_manager(REFUSED, connect_timeout=None)
+    make_manager(REFUSED, connect_timeout=None, connection_kwargs={"timeout": 3})
+    assert given == [10, 3]
 
 
 def test_the_hosts_are_those_of_the_users_file_and_of_the_systems(sshd, tmp_path, monkeypatch):

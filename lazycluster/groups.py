@@ -106,6 +106,8 @@ class RuntimeGroup(GroupPorts):
         preload: Collection[str] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(runtimes, str):  # RuntimeGroup("a", "b"), as in an example of 0.2's README
+            check_runtimes([runtimes])
         given = listed(runtimes, "runtimes", "Runtimes")
         names = listed(hosts, "hosts", "hosts")
         if bool(given) == bool(names):

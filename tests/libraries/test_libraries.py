@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import textwrap
 
 import pytest
 
+from lazycluster import RuntimeManager, RuntimeTask
 from support.matrix.places import Host, check, parameters
 
 
@@ -103,3 +106,39 @@ def test_an_argument_of_a_library_that_the_host_lacks(bare_runtime):
     numpy = pytest.importorskip("numpy")
     with pytest.raises(Exception, match="numpy"):
         bare_runtime.call(len, numpy.zeros(3))
+
+
+def preprocess(docs):
+    return [str(doc).lower() for doc in docs]
+
+
+def test_the_preprocessing_example_of_02(equipped_sshd, tmp_path, monkeypatch):
+    """It reads a file with pandas, and a RuntimeManager finds the host in the user's ssh_config."""
+    import pandas as pd
+
+    names = tmp_path / ".ssh" / "config"
+    names.parent.mkdir()
+    names.write_text(f"Host {equipped_sshd.alias}\n")
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "{equipped_sshd.config_file}" "$@"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(ssh.parent), prepend=os.pathsep)
+    file_path = tmp_path / "file.csv"
+    file_path.write_text("number;text\n" + "".join(f"{n};TEXT {n}\n" for n in range(1200)))
+
+    runtime_group = RuntimeManager().create_group()
+    tasks = []
+    # Distribute chunks of the csv and start the preprocessing in parallel in the RuntimeGroup
+    for df_chunk in pd.read_csv(file_path, sep=";", chunksize=500):
+        task = RuntimeTask().run_function(preprocess, docs=df_chunk["text"].tolist())
+        tasks.append(runtime_group.execute_task(task))
+    # Wait until all executions are done
+    runtime_group.join()
+    chunks = list(runtime_group.function_returns)
+    for runtime in runtime_group.runtimes:
+        runtime.cleanup()
+
+    assert [len(chunk) for chunk in chunks] == [500, 500, 200]
+    assert [text for chunk in chunks for text in chunk] == [f"text {n}" for n in range(1200)]

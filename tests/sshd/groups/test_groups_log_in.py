@@ -143,6 +143,12 @@ def test_bad_input_is_an_error_before_any_process_starts(arguments, error, no_pr
         RuntimeGroup(**arguments)
 
 
+@pytest.mark.parametrize("hosts", [("web1", "web2", "web3"), ("web1",), (["web1", "web2"],)])
+def test_hosts_in_the_place_of_runtimes_are_an_error_with_the_cure(hosts, no_process):
+    with pytest.raises(TypeError, match=r"not str; give hosts by hosts="):
+        RuntimeGroup(*hosts)
+
+
 def test_runtimes_that_are_given_take_no_parameters_of_logins(group, no_process):
     with pytest.raises(ValueError, match="for hosts="):
         RuntimeGroup(group.runtimes, user="joe")

@@ -17,6 +17,7 @@ from lazycluster._group.opening import (
     check_unique,
     close_runtimes,
     listed,
+    listed_runtimes,
     matching_hosts,
     open_runtimes,
 )
@@ -106,15 +107,12 @@ class RuntimeGroup(GroupPorts):
         preload: Collection[str] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(runtimes, str):  # RuntimeGroup("a", "b"), as in an example of 0.2's README
-            check_runtimes([runtimes])
-        given = listed(runtimes, "runtimes", "Runtimes")
+        given = listed_runtimes(runtimes)
         names = listed(hosts, "hosts", "hosts")
         if bool(given) == bool(names):
             raise ValueError("Give runtimes or hosts, one of both, and at least one of them.")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
-        check_runtimes(given)
         check_unique([*names, *(runtime.host for runtime in given)])
         keywords: dict[str, Any] = {
             "user": user,

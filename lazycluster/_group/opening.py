@@ -75,6 +75,18 @@ def check_runtimes(runtimes: Iterable[Any]) -> None:
             raise TypeError(f"runtimes must be Runtimes, not {type(runtime).__name__}{cure}.")
 
 
+def listed_runtimes(value: Any) -> list[Runtime]:
+    """Return the parameter `runtimes`, a list of Runtimes; none for None.
+
+    Raises:
+        TypeError: If it is something else, such as hosts.
+    """
+    # RuntimeGroup("a", "b"), as in an example of 0.2's README, gives one host as the Runtimes.
+    given: list[Any] = [value] if isinstance(value, str) else listed(value, "runtimes", "Runtimes")
+    check_runtimes(given)
+    return given
+
+
 def check_arguments(
     hosts: Iterable[str], connection_kwargs: dict[str, Any] | None, keywords: Mapping[str, Any]
 ) -> bool:

@@ -7,7 +7,6 @@ everything else and has only to exit, and nothing waits for that, unless the out
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` makes enums of all numbers
-import contextlib
 import faulthandler
 import importlib
 import marshal
@@ -17,7 +16,7 @@ import struct
 import sys
 import time
 
-from . import files, interpreter, python_end, streams
+from . import files, fork_hooks, interpreter, python_end, streams
 from .channel import Channel
 from .imports import is_own_python, load_functions
 
@@ -125,7 +124,7 @@ def _work(
     try:
         had_path = os.environ.get("PYTHONPATH")
         settle(job["working_dir"], environment)
-        if "variables" in job:
+        if "snapshot" in job:
             # In case that it cannot.
             channel.report({"failure": "python_start", "variables": job["variables"]})
             interpreter.replace(job["snapshot"], payload, channel.fd)
@@ -167,10 +166,12 @@ def add_working_dir() -> "None":
 
     The path is absolute, so a change of directory makes no difference.
     """
-    with contextlib.suppress(OSError):  # it was deleted
+    try:
         folder = os.getcwd()
-        if folder not in sys.path:
-            sys.path.append(folder)
+    except OSError:  # it was deleted
+        return
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def encode_job(job: "dict[str, Any]", contents: "list[tuple[str, bytes]]") -> "bytes":
@@ -199,6 +200,7 @@ def _prepare(output: "int") -> "None":
     to a closed socket, where its author expects BrokenPipeError.
     """
     os.setsid()
+    fork_hooks.register()
     signal.set_wakeup_fd(-1)
     for number in _DEFAULT_SIGNALS:
         _signal.signal(number, _signal.SIG_DFL)

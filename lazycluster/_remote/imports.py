@@ -8,7 +8,7 @@ import sys
 
 from .._shared import archive
 from .._shared.operations import STEP_MODULES
-from . import python_end, streams
+from . import fork_hooks, python_end, streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class SentModules:
         if name not in self._missing:
             self.count += 1
             try:
-                with library_first():
+                with library_first(), fork_hooks.kept():
                     importlib.import_module(name)
                 self._missing[name] = None
             except Exception as error:  # an incomplete Python lacks modules, or parts of them
@@ -102,7 +102,8 @@ class SentModules:
             self.load(_PREFIX + "_remote.value_pickler")
             self.load_own("_remote.warming")
         for name in ("logging", "traceback", "socket", "subprocess"):
-            with contextlib.suppress(Exception), library_first():  # an incomplete Python
+            # An incomplete Python lacks some.
+            with contextlib.suppress(Exception), library_first(), fork_hooks.kept():
                 importlib.import_module(name)
         python_end.empty_free_lists()
         streams.note_modules()

@@ -79,8 +79,10 @@ def run() -> "None":
             threading._shutdown()  # type: ignore[attr-defined]
     actions = (atexit._run_exitfuncs, _end_logging, _flush_files, gc.collect)  # type: Actions
     for action in actions:
-        with contextlib.suppress(BaseException):  # `atexit` has printed what its functions raised
+        try:  # contextlib.suppress would be three more calls, whose pages would be copied
             action()
+        except BaseException:  # noqa: S110 - `atexit` has printed what its functions raised
+            pass
 
 
 def _has_threads() -> "bool":

@@ -95,12 +95,25 @@ class Starter:
         return os.path.join(self._scripts, str(number))
 
     def _start_fork(self, request: "Request", step: "Description") -> "None":
+        if step["kind"] == "function":
+            request.want_input(step["input"])
+        elif step["kind"] == "unpack" or step.get("options", {}).get("only_changed"):
+            request.want_input(sys.maxsize)  # the stream or the list says where it ends
+        job = self._describe(request, step)
+        request.process = self._take_process()
+        request.process.job = memoryview(self._encode(job, request.process))
+
+    def rehearse(self, request: "Request") -> "None":
+        """Do what starts the first step of a request, but start nothing."""
+        self._encode(self._describe(request, request.steps[0]), StepProcess())
+
+    def _describe(self, request: "Request", step: "Description") -> "Description":
+        """Return the job of a step."""
         kind = step["kind"]
         missing = None  # type: str | None
         module = ""
         variables = []  # type: list[str]
         if kind == "function":
-            request.want_input(step["input"])
             if is_own_python(step["python"]):
                 missing = self.modules.load_for_functions()
                 self.contents.decode = self.modules.decode
@@ -108,22 +121,22 @@ class Starter:
         else:
             name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]
             module = self.modules.load_own(name)
-            if kind == "unpack" or step.get("options", {}).get("only_changed"):
-                request.want_input(sys.maxsize)  # the stream or the list says where it ends
         self.contents.expect(step.get("contents", ()))
         arguments = dict(step.get("arguments", {}))
         job = {"step": step, "missing": missing, "module": module}  # type: Description
-        job["arguments"] = arguments
+        job.update(arguments=arguments, variables=variables)
         job.update(working_dir=request.working_dir, environment=request.environment)
-        request.process = self._take_process()
-        known = 0 if variables else request.process.contents
-        data = child.encode_job(job, self.contents.after(step.get("contents", ()), known))
-        if variables:
-            snapshot = interpreter.snapshot()
-            job.update(variables=variables, snapshot=len(snapshot))
-            data = child.encode_job(job, []) + snapshot + data
-            request.process.contents = 0  # the new Python has only those of its job
-        request.process.job = memoryview(data)
+        return job
+
+    def _encode(self, job: "Description", process: "StepProcess") -> "bytes":
+        """Return a job as a process reads it, with the contents that it lacks."""
+        keys = job["step"].get("contents", ())
+        if not job["variables"]:
+            return child.encode_job(job, self.contents.after(keys, process.contents))
+        process.contents = 0  # the new Python has only those of its job
+        data = child.encode_job(job, self.contents.after(keys, 0))
+        snapshot = interpreter.snapshot()
+        return child.encode_job(dict(job, snapshot=len(snapshot)), []) + snapshot + data
 
     def _take_process(self) -> "StepProcess":
         """Return a process for a job: the pre-forked one, if it has all modules, or a new one."""

@@ -96,12 +96,18 @@ def flush_streams() -> "None":
 
     What the supervisor had imported, see `note_modules`, leaves nothing in those of C.
     """
-    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
-        with contextlib.suppress(Exception):  # a function that breaks its streams still has a value
-            getattr(sys, name).flush()
-    with contextlib.suppress(Exception):  # what it looks at is a user's
+    names = ("stdout", "stderr", "__stdout__", "__stderr__")
+    streams = {id(stream): stream for stream in [getattr(sys, name, None) for name in names]}
+    for stream in streams.values():
+        try:  # contextlib.suppress would be three more calls, whose pages would be copied
+            stream.flush()  # type: ignore[union-attr]
+        except Exception:  # noqa: S110 - a function that breaks its streams still has a value
+            pass
+    try:
         if runs_foreign_code():
             flush_c()
+    except Exception:  # noqa: S110 - what it looks at is a user's
+        pass
 
 
 def flush_c() -> "None":

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     Description = dict[str, Any]  # a request, a step or an outcome, see `frames`
 
 DRAIN_READS = 64  # reads from a pipe after its step has ended; a child that refills it can go on
+SMALL_REQUEST = 1 << 12  # bytes of a description that is kept to be rehearsed
 PREFORK_DELAY = 0.0015  # seconds in which the value is on its way and needs the processor
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # until another step ends
 
@@ -96,6 +97,7 @@ class Supervisor:
         self.is_branch = False
         self.preload_failure = None  # type: Description | None  # of all functions of a branch
         self.is_prefork_planned = False
+        self.last_call = b""  # the description of a request that has called a function
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
         readers = {
@@ -196,6 +198,8 @@ class Supervisor:
             return
         self.requests[number] = request = Request(number, description, self.loop)
         self.fresh.append(request)
+        if request.steps[0]["kind"] == "function" and len(text) <= SMALL_REQUEST:
+            self.last_call = text
 
     def _start_fresh(self) -> "None":
         """Start the requests that have come, each with its input that came together with it."""
@@ -468,6 +472,24 @@ class Supervisor:
     def _prefork(self) -> "None":
         self.is_prefork_planned = False
         self.starter.prefork()
+        if self.last_call and not self.requests:
+            self._rehearse(self.last_call)
+
+    def _rehearse(self, text: "bytes") -> "None":
+        """Do what a call will need before its process has its job, but start nothing.
+
+        After a fork the first write to a page copies it, which takes 3 microseconds. With 80 pages
+        that is a tenth of the time of a call, so it is done while there is no request.
+        """
+        received = memoryview(
+            frames.encode(frames.REQUEST, 0, text) + frames.encode(frames.INPUT, 0, b"-")
+        )
+        for kind, number, payload in frames.FrameReader(frames.TO_SUPERVISOR).feed(received):
+            if kind == frames.REQUEST:
+                request = Request(number, plain_json.loads(payload.decode("ascii")), self.loop)
+            else:
+                request.take_input(payload)
+        self.starter.rehearse(request)
 
     def _note_socket(self, step: "Description", result: "Any") -> "None":
         """Note what an operation has found out about the socket of a forward."""

@@ -84,6 +84,7 @@ BOOTSTRAP_MODULES = (
     "_shared.frames",
     "_shared.messages",
     "_shared.operations",
+    "_remote.fork_hooks",  # before another one imports `threading`
     "_remote.plain_json",
     "_remote.streams",
     "_remote.channel",

@@ -195,6 +195,37 @@ def test_f25_forked_child_that_raises_is_seen_in_the_log(runtime):
     assert "ValueError: in the child" in task.execution_log[0]
 
 
+def test_a_fork_of_a_function_knows_that_it_has_one_thread(runtime):
+    """`threading` sees to that in each fork; ours leave it to those of users."""
+
+    def fork():
+        over = threading.Event()
+        thread = threading.Thread(target=over.wait)
+        thread.start()
+        child = os.fork()
+        if child == 0:
+            os._exit(10 + threading.active_count())
+        status = os.waitpid(child, 0)[1]
+        over.set()
+        thread.join()
+        return status
+
+    assert os.WEXITSTATUS(call(runtime, fork)) == 11
+
+
+@pytest.mark.skipif(not hasattr(threading, "get_native_id"), reason="Python 3.7 has none")
+@pytest.mark.parametrize("preload", [[], ["json"]])
+def test_the_main_thread_of_a_function_knows_its_number(make_runtime, preload):
+    runtime = make_runtime(preload=preload)
+    for _ in range(3):
+        pid, number, main = call(runtime, _numbers)
+        assert pid == number == main
+
+
+def _numbers():
+    return os.getpid(), threading.get_native_id(), threading.main_thread().native_id
+
+
 def test_f25_daemon_threads_end_with_the_function(runtime):
     def start():
         thread = threading.Thread(target=time.sleep, args=[600], daemon=True)

@@ -6,6 +6,7 @@ cloudpickle has been imported before this module, see `unpickler.make_pickler`.
 import copyreg
 import io
 import pickle
+import sys
 
 import cloudpickle
 
@@ -45,7 +46,19 @@ class ExceptionPickler(ValuePickler):
             return new, (type(obj),), dict(obj.__dict__, **fields)
         if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
             return type(None), ()  # such as the response that urllib's HTTPError holds
+        if _is_closer(obj):
+            closed = {"file": None, "close_called": True, "cleanup_called": True}
+            return new, (type(obj),), dict(obj.__dict__, **closed)
         return super().reducer_override(obj)
+
+
+def _is_closer(obj: "Any") -> "bool":
+    """Return True for what closes a temporary file when it is deleted itself.
+
+    urllib's HTTPError has one. Since Python 3.12 it does not look whether it has a file, and so
+    Python would print an error on the manager when the exception is deleted.
+    """
+    return isinstance(obj, getattr(sys.modules.get("tempfile"), "_TemporaryFileCloser", ()))
 
 
 def _needs_no_init(kind: "type") -> "bool":

@@ -142,6 +142,7 @@ def test_an_exception_that_holds_an_open_file_comes_back_without_it(runtime):
     assert (own.code, own.msg, own.url[-5:], own.fp) == (404, "No such page", "/page", None)
     assert own.headers["Content-Type"].startswith("text/html")
     assert str(own) == "HTTP Error 404: No such page"
+    own.close()
 
 
 def test_an_exception_of_a_local_class_comes_back_as_that_class(runtime):

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -84,6 +85,18 @@ def takes_deep_folders() -> bool:
 
 
 @functools.cache
+def folders_inherit_setgid() -> bool:
+    """Return True if a new folder gets the setgid bit, and so the group, of the one that it is in.
+
+    On Docker's fuse-overlayfs only files get the group.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o2700)
+        os.mkdir(f"{folder}/new")
+        return bool(os.stat(f"{folder}/new").st_mode & stat.S_ISGID)
+
+
+@functools.cache
 def can_mount() -> bool:
     """Return True if this account can mount a file system for one process alone."""
     argv = ["unshare", "-m", "/bin/sh", "-c", "mount -t tmpfs none /mnt"]
@@ -100,6 +113,9 @@ needs_privileged_ports = pytest.mark.skipif(
 )
 needs_link_counts = pytest.mark.skipif(
     not counts_links(), reason="the file system does not count links"
+)
+needs_inherited_setgid = pytest.mark.skipif(
+    not folders_inherit_setgid(), reason="folders here do not inherit the setgid bit"
 )
 needs_mounts = pytest.mark.skipif(
     not can_mount(), reason="needs root, and a mount namespace by unshare"

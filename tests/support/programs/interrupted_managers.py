@@ -76,17 +76,33 @@ def exception_with_a_thread() -> None:
     raise RuntimeError("the program fails")
 
 
+def is_shutting_down_a_pool(thread: threading.Thread) -> bool:
+    """Return True if a thread is in the method that waits for a pool's workers."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "shutdown" and "concurrent" in code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def interrupt_twice_in_a_with_block() -> None:
     def interrupt() -> None:
         await_start()
-        for _ in range(2):  # the first one makes the pool wait for its worker
+        os.kill(os.getpid(), signal.SIGINT)
+        # Two at once would be one interrupt, and a thread that is about to wait misses one.
+        while not is_shutting_down_a_pool(threading.main_thread()):
+            time.sleep(0.01)
+        while is_shutting_down_a_pool(threading.main_thread()):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
 
-    threading.Thread(target=interrupt, daemon=True).start()
     with ThreadPoolExecutor(1) as pool:
         submit(pool)
-        time.sleep(100)
+        threading.Thread(target=interrupt, daemon=True).start()
+        while True:
+            time.sleep(0.1)
 
 
 def interrupt_pool_of_the_guide() -> None:

@@ -26,7 +26,12 @@ from lazycluster._shared import (
     unpacker,
 )
 from lazycluster._shared.unpacker import Unpacker
-from support.machine import longest_name, needs_deep_folders, needs_link_counts
+from support.machine import (
+    longest_name,
+    needs_deep_folders,
+    needs_inherited_setgid,
+    needs_link_counts,
+)
 from support.trees import (
     NASTY_NAMES,
     TIME,
@@ -304,13 +309,11 @@ def test_setuid_and_setgid_bits_are_dropped_and_the_sticky_bit_of_folders_stays(
     assert look(place / "target") == folder(arrived, mode=0o1755)
 
 
+@needs_inherited_setgid
 def test_folder_keeps_the_setgid_bit_of_the_folder_above(place):
     """So a folder in a folder of a group is the group's, too."""
     (place / "shared").mkdir()
     os.chmod(place / "shared", 0o2755)
-    os.mkdir(place / "shared/probe")
-    if not os.stat(place / "shared/probe").st_mode & stat.S_ISGID:
-        pytest.skip("folders here do not inherit it")
     make(place / "source", folder({b"a": folder()}))
     copy(place / "source", place / "shared/target")
     assert look(place / "shared/target") == folder({b"a": folder(mode=0o2755)}, mode=0o2755)

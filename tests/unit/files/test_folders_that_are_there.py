@@ -17,6 +17,7 @@ import pytest
 
 from lazycluster._shared import folders, tree_stream, tree_writer
 from lazycluster._shared.unpacker import Unpacker
+from support.machine import needs_inherited_setgid
 from support.trees import (
     NOBODY,
     as_nobody,
@@ -320,6 +321,7 @@ def named_users(path: Path) -> list[int]:
 
 
 @needs_root
+@needs_inherited_setgid
 @pytest.mark.parametrize("name", [None, "dist"])
 def test_group_and_access_list_of_the_folder(place, name):
     """A setgid folder with a default access list gives them to files and folders, as for cp."""

@@ -70,7 +70,7 @@ class RemoteFuture(concurrent.futures.Future[T]):
         self._loading = threading.RLock()
         self._loaded: tuple[T | None, BaseException | None] | None = None
         call.on_end = self._end
-        unfinished.add(self, unfinished.CALL, call.name, call.host, lambda: not self.done())
+        unfinished.add(self, unfinished.CALL, call.name, lambda: self.host, lambda: not self.done())
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else "finished" if self.done() else "pending"

@@ -52,7 +52,7 @@ def run_in_background(
         execution,
         unfinished.TASK,
         execution.name,
-        execution.host,
+        lambda: execution.host,
         lambda: not execution.stopped_by,
     )
     try:

@@ -26,7 +26,7 @@ _logger = logging.getLogger("lazycluster")
 class _Entry(NamedTuple):
     kind: str
     name: str
-    host: str
+    host: Callable[[], str]
     runs: Callable[[], bool]
 
 
@@ -35,14 +35,16 @@ _registration = threading.RLock()  # reentrant for a signal handler
 _registered = False
 
 
-def add(one: object, kind: str, name: str, host: str, runs: Callable[[], bool]) -> None:
+def add(
+    one: object, kind: str, name: str, host: Callable[[], str], runs: Callable[[], bool]
+) -> None:
     """Add what is about to run in the background; see `discard`.
 
     Args:
         one: An object that stands for it.
         kind: `TASK` or `CALL`.
         name: Its name.
-        host: The host on which it runs.
+        host: Called at the exit; it returns the host, or "" while a call of a Pool waits for one.
         runs: Called at the exit; it returns False if the user has stopped it.
     """
     global _registered
@@ -81,11 +83,14 @@ def _message(entries: list[_Entry]) -> str:
     counts = [f"{kinds.count(kind)} {kind}{'s' * (kinds.count(kind) > 1)}" for kind in found]
     was = "was" if len(entries) == 1 else "were"
     them = "it" if len(entries) == 1 else "them"
-    hosts = sorted({entry.host for entry in entries})
+    by_host = {entry.host() for entry in entries}
+    hosts = sorted(by_host - {""})
+    states = [f"still running on {_some(hosts, HOSTS_SHOWN)}"] if hosts else []
+    states += ["still waiting for a host"] if "" in by_host else []
     names = _some({entry.name: None for entry in entries}, NAMES_SHOWN)
     return (
-        f"{' and '.join(counts)} {was} still running on {_some(hosts, HOSTS_SHOWN)} when the "
-        f"program ended, and {was} stopped: {names}. "
+        f"{' and '.join(counts)} {was} {' or '.join(states)} when the program ended, and {was} "
+        f"stopped: {names}. "
         f"Call {' and '.join(_CURES[kind] for kind in found)} to wait for {them}, or cleanup() of "
         f"the Runtime to stop {them}."
     )

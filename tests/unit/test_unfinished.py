@@ -18,7 +18,7 @@ def add(monkeypatch):
     monkeypatch.delattr(sys, "last_value", raising=False)
 
     def add(kind, name, host, runs=lambda: True):
-        unfinished.add(one := object(), kind, name, host, runs)
+        unfinished.add(one := object(), kind, name, lambda: host, runs)
         return one
 
     return add
@@ -44,6 +44,17 @@ def add(monkeypatch):
             "Call result() to wait for them, or cleanup() of the Runtime to stop them.",
         ),
         (
+            ["call f "],
+            "1 submitted call was still waiting for a host when the program ended, and was "
+            "stopped: f. Call result() to wait for it, or cleanup() of the Runtime to stop it.",
+        ),
+        (
+            ["call f h", "call g "],
+            "2 submitted calls were still running on h or still waiting for a host when the "
+            "program ended, and were stopped: f, g. "
+            "Call result() to wait for them, or cleanup() of the Runtime to stop them.",
+        ),
+        (
             ["call f y", "task a\x1b x", *(f"task t{n} h{n}" for n in range(6))],
             "7 tasks and 1 submitted call were still running on h0, h1, h2 and 5 more when the "
             "program ended, and were stopped: f, a\\x1b, t0, t1, t2 and 3 more. "
@@ -54,7 +65,7 @@ def add(monkeypatch):
 def test_one_warning_names_what_runs(add, caplog, running, message):
     """Within bounds, and fit for a terminal."""
     kinds = {"task": unfinished.TASK, "call": unfinished.CALL}
-    for kind, name, host in map(str.split, running):
+    for kind, name, host in (each.split(" ") for each in running):
         add(kinds[kind], name, host)
     unfinished._warn()
     (record,) = caplog.records

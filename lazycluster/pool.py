@@ -290,7 +290,11 @@ class Pool(PoolView):
         call = PoolCall(step, need, next(self._numbers), scheduler.look_at_stopped)
         future: RemoteFuture[Any] = RemoteFuture(call)
         call.cancel = future.cancel
-        scheduler.submit(call)
+        try:
+            scheduler.submit(call)
+        except RuntimeError as error:  # shut down since `_check_open`
+            call.end(error)
+            raise
         return future
 
     def _shut_down(self, wait: bool, cancel_futures: bool) -> None:

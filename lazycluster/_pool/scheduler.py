@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import os
 import queue
 import threading
 import time
@@ -42,6 +43,9 @@ class Scheduler:
         self._waiting: dict[int, collections.deque[PoolCall]] = collections.defaultdict(
             collections.deque
         )
+        self._pid = os.getpid()
+        self._taking = threading.RLock()  # reentrant for a signal handler, and for a finalizer
+        self._takes_calls = True
         self._is_shut_down = False
         self._exits = False
         self._has_ended = False
@@ -54,16 +58,30 @@ class Scheduler:
     # In any thread
 
     def submit(self, call: PoolCall) -> None:
-        """Run a call when a host has a free slot."""
-        self._events.put(lambda: self._waiting[call.need.gpus].append(call))
+        """Run a call when a host has a free slot.
+
+        Raises:
+            RuntimeError: After `shut_down`, or at the interpreter's exit.
+        """
+        with self._taking:  # A call behind the event of a shutdown would never end.
+            if not self._takes_calls:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._events.put(lambda: self._waiting[call.need.gpus].append(call))
 
     def look_at_stopped(self, call: PoolCall) -> None:
         """Drop a call that has been stopped, if it still waits."""
         self._events.put(lambda: self._drop(call))
 
     def shut_down(self, cancel_waiting: bool = False) -> None:
-        """Close the Runtimes after the last call, and end the thread."""
-        self._events.put(lambda: self._shut_down(cancel_waiting))
+        """Take no more calls, close the Runtimes after the last one, and end the thread.
+
+        In a forked child, which has neither, it does nothing.
+        """
+        if os.getpid() != self._pid:
+            return
+        with self._taking:
+            self._takes_calls = False
+            self._events.put(lambda: self._shut_down(cancel_waiting))
 
     def await_end(self) -> None:
         """Wait for the end of the thread.
@@ -80,21 +98,27 @@ class Scheduler:
     # In the thread
 
     def _run(self) -> None:
-        for worker in self._workers:
-            self._log_in(worker)
-        while not self._exits and not (self._is_shut_down and self._is_idle()):
-            self._handle_events()
-            self._end_rests()
-            self._start_calls()
-        atexit.unregister(self._exit)
-        if not self._exits:
-            self._close()
-        with self._changed:
-            self._has_ended = True
-            self._changed.notify_all()
+        try:
+            for worker in self._workers:
+                self._log_in(worker)
+            while not self._exits and not (self._is_shut_down and self._is_idle()):
+                self._handle_events()
+                self._end_rests()
+                self._start_calls()
+            atexit.unregister(self._exit)
+            if not self._exits:
+                self._close()
+        finally:
+            with self._changed:
+                self._has_ended = True
+                self._changed.notify_all()
 
     def _exit(self) -> None:
         """Start nothing more at the interpreter's exit, which closes the connections."""
+        if os.getpid() != self._pid:  # a forked child has no thread to wait for
+            return
+        with self._taking:
+            self._takes_calls = False
         self._exits = True
         self._events.put(lambda: None)
         with self._changed:
@@ -259,7 +283,13 @@ class Scheduler:
             threading.Thread(target=worker.close, name="lazycluster pool close", daemon=True)
             for worker in self._workers
         ]
+        started = []
         for thread in closing:
-            thread.start()
-        for thread in closing:
+            try:
+                thread.start()
+            except RuntimeError:  # The process may have no thread left.
+                thread.run()
+            else:
+                started.append(thread)
+        for thread in started:
             thread.join()

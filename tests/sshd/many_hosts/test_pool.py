@@ -9,6 +9,7 @@ import importlib.util
 import operator
 import os
 import pickle
+import signal
 import threading
 import time
 import unittest
@@ -316,6 +317,72 @@ def test_shutdown_can_cancel_what_waits(make_pool, sshd, tmp_path):
     assert first.result(TIMEOUT) == tmp_path / "go"
 
 
+class ShutsDown:
+    """An argument that shuts the Pool down while it is pickled, as another thread may."""
+
+    def __init__(self, pool):
+        self.pool = pool
+
+    def __reduce__(self):
+        self.pool.shutdown()
+        return int, ()
+
+
+def test_a_call_that_comes_during_a_shutdown_is_refused(pool):
+    """It does not wait for ever behind the last one."""
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(double, ShutsDown(pool))
+
+
+def test_a_shutdown_in_the_middle_of_a_map_refuses_the_rest(make_pool, sshd, tmp_path):
+    pool = make_pool(a=sshd, slots=1)
+    values = pool.map(wait_for_file, [__file__] * 3 + [tmp_path / "never"] * 3, buffersize=3)
+    assert next(values) == __file__
+    pool.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises((RuntimeError, concurrent.futures.CancelledError)):
+        list(values)
+    pool.shutdown()
+
+
+def test_an_interrupted_map_cancels_what_is_left(make_pool, sshd, tmp_path):
+    pool = make_pool(a=sshd, slots=1)
+    values = pool.map(began, [tmp_path / "began", tmp_path / "never"])
+    main_thread = threading.get_ident()
+
+    def interrupt():
+        wait_until((tmp_path / "began").exists)
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+
+    def wait_for_a_value():
+        thread.start()
+        next(values)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_for_a_value()
+    thread.join()
+    assert pool.submit(double, 2).result(TIMEOUT) == 4  # the slot is free again
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_shutdown_ends_without_a_thread_to_close_a_host(
+    make_pool, sshd, monkeypatch, nothing_left
+):
+    pool = make_pool(a=sshd, b=sshd)
+    pool.submit(double, 1).result()
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "lazycluster pool close":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool.shutdown()
+    nothing_left()
+
+
 def test_nothing_is_left_after_a_with_block(make_pool, sshd, nothing_left):
     with make_pool(a=sshd, b=sshd) as pool:
         pool.submit(double, 1).result()
@@ -368,18 +435,43 @@ def test_a_pool_stays_where_it_is(pool):
         pickle.dumps(pool)
 
 
-def test_a_child_that_was_forked_needs_a_pool_of_its_own(pool):
-    pool.submit(double, 1).result()
+def test_a_child_that_was_forked_needs_a_pool_of_its_own(make_pool, sshd, tmp_path):
+    pool = make_pool(a=sshd, slots=1)
+    running = pool.submit(wait_for_file, tmp_path / "go")
+    wait_until(running.running)
+    values = pool.map(double, [1, 2])
+    wait_until(pool._scheduler._events.empty)
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            pool.submit(double, 1)
-        except LazyclusterError:
+            assert_that_a_child_can_leave(pool, running, values)
             status = 0
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+    (tmp_path / "go").touch()
+    assert running.result(TIMEOUT) == tmp_path / "go"
+    assert list(values) == [2, 4]
+
+
+def assert_that_a_child_can_leave(pool, running, values):
+    """It waits for nothing: it has neither the threads nor the connections."""
+    for use in (
+        lambda: pool.submit(double, 1),
+        lambda: pool.map(double, [1]),
+        running.result,
+        running.cancel,
+        lambda: next(values),
+    ):
+        with pytest.raises(LazyclusterError, match="forked"):
+            use()
+    pool.shutdown(cancel_futures=True)
+    scheduler = pool._scheduler
+    scheduler._exit()  # as at the exit of a child that runs the handlers of its parent
+    scheduler.shut_down()  # as at the end of the last reference
+    assert scheduler._takes_calls
+    assert scheduler._events.empty()
 
 
 @pytest.mark.parametrize(

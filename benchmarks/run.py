@@ -11,6 +11,8 @@ and their ratios to the first subject of the row.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -28,7 +30,7 @@ import tempfile
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -287,6 +289,11 @@ def _function_rows(host: str) -> dict[str, Make]:
     @contextmanager
     def ours(site: Site) -> Iterator[Call]:
         with site.runtime(host) as runtime:
+            yield lambda: runtime.call(subjects.add, 1, 2)
+
+    @contextmanager
+    def task(site: Site) -> Iterator[Call]:
+        with site.runtime(host) as runtime:
             yield lambda: call(runtime, subjects.add, a=1, b=2)
 
     @contextmanager
@@ -302,20 +309,54 @@ def _function_rows(host: str) -> dict[str, Make]:
     return {
         "persistent Python (floor)": lambda site: persistent(site, host, subjects.add, a=1, b=2),
         "lazycluster": ours,
+        "lazycluster, as a task": task,
         "execnet": execnet,
         "mitogen": mitogen,
     }
 
 
+def _repeated(count: int, call_once: Call) -> Call:
+    def calls() -> None:
+        for _ in range(count):
+            call_once()
+
+    return calls
+
+
+def _function_rows_without_pauses(count: int) -> dict[str, Make]:
+    @contextmanager
+    def floor(site: Site) -> Iterator[Call]:
+        with persistent(site, "near", subjects.add, a=1, b=2) as call_once:
+            yield _repeated(count, call_once)
+
+    @contextmanager
+    def ours(site: Site) -> Iterator[Call]:
+        with site.runtime() as runtime:
+            yield _repeated(count, lambda: runtime.call(subjects.add, 1, 2))
+
+    return {"persistent Python (floor)": floor, "lazycluster": ours}
+
+
+def _preload_rows() -> dict[str, Make]:
+    importlib.import_module("pandas")
+
+    @contextmanager
+    def preloaded(site: Site) -> Iterator[Call]:
+        with site.runtime() as runtime:
+            view = runtime.with_options(preload=["numpy", "pandas"])
+            yield lambda: view.call(subjects.group)
+
+    @contextmanager
+    def imported(site: Site) -> Iterator[Call]:
+        with site.runtime() as runtime:
+            yield lambda: runtime.call(subjects.group)
+
+    return {"lazycluster, preloaded": preloaded, "lazycluster, imported by each call": imported}
+
+
 def _actor_rows(count: int) -> dict[str, Make]:
     """Compare calls of a process that stays, so many one after the other."""
-
-    def repeated(call_once: Call) -> Call:
-        def calls() -> None:
-            for _ in range(count):
-                call_once()
-
-        return calls
+    repeated = functools.partial(_repeated, count)
 
     @contextmanager
     def floor(site: Site) -> Iterator[Call]:
@@ -561,8 +602,9 @@ def _many_commands() -> dict[str, Make]:
 
 def _many_functions() -> dict[str, Make]:
     @contextmanager
-    def ours(site: Site) -> Iterator[Call]:
-        with site.runtime() as runtime:
+    def ours(site: Site, preload: Sequence[str] = ()) -> Iterator[Call]:
+        with site.runtime() as whole:
+            runtime = whole.with_options(preload=preload)
 
             def all_at_once() -> None:
                 futures = [runtime.submit(subjects.add, number, 1) for number in range(CALLS)]
@@ -575,7 +617,10 @@ def _many_functions() -> dict[str, Make]:
         with persistent(site, "near", subjects.add, a=1, b=2) as once:
             yield lambda: [once() for _ in range(CALLS)]
 
-    return {"persistent Python (floor), one after the other": floor, "lazycluster": ours}
+    rows = {"persistent Python (floor), one after the other": floor, "lazycluster": ours}
+    if _is_there("pandas"):
+        rows["lazycluster, pandas preloaded"] = lambda site: ours(site, ["numpy", "pandas"])
+    return rows
 
 
 NAMES = [f"near-{number}" for number in range(HOSTS)]
@@ -732,6 +777,7 @@ ROWS: dict[str, tuple[int, Callable[[], dict[str, Make]]]] = {
     "connect and first function": (15, _connect_rows),
     "command": (100, lambda: _command_rows("near")),
     "function, each in a fresh process here": (100, lambda: _function_rows("near")),
+    "100 functions, back to back": (20, lambda: _function_rows_without_pauses(100)),
     "call of an actor": (300, lambda: _actor_rows(1)),
     "100 calls of an actor, back to back": (30, lambda: _actor_rows(100)),
     "command at a round trip of 20 ms": (20, lambda: _command_rows("far")),
@@ -740,6 +786,7 @@ ROWS: dict[str, tuple[int, Callable[[], dict[str, Make]]]] = {
     "argument of 100 MB": (5, lambda: _bulk_rows(arguments=True)),
     "value of 100 MB": (5, lambda: _bulk_rows(arguments=False)),
     "function that reads 1000 elements of an array of 200 MB": (10, _share_rows),
+    "function that uses pandas, a groupby": (30, _preload_rows),
     "copy of a 256 MiB file to the host": (7, lambda: _copy_rows("big", sending=True)),
     "copy of a 256 MiB file from the host": (7, lambda: _copy_rows("big", sending=False)),
     "copy of a folder of 2000 files to the host": (7, lambda: _copy_rows("many", sending=True)),
@@ -857,12 +904,16 @@ def _argv(pid: int) -> bytes:
 def _lend(python: Path, name: str) -> None:
     """Let the host's Python have a package that is installed here, if it is."""
     spec = importlib.util.find_spec(name)
-    for folder in (spec and spec.submodule_search_locations) or ():
-        here = Path(folder)
-        there = python / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
-        for source in (here, here.with_name(f"{name}.libs")):
-            if source.is_dir():
-                (there / source.name).symlink_to(source)
+    if spec is None or spec.origin is None:
+        return
+    here = Path(spec.origin)
+    there = python / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+    if not spec.submodule_search_locations:
+        (there / here.name).symlink_to(here)
+        return
+    for source in (here.parent, here.parent.with_name(f"{name}.libs")):
+        if source.is_dir():
+            (there / source.name).symlink_to(source)
 
 
 def versions() -> str:
@@ -902,12 +953,17 @@ def main(words: list[str]) -> None:
         # The host's Python has nothing installed: what a .pth file imports would be in each login.
         python = folder / "python"
         venv.create(python, symlinks=True)
-        _lend(python, "numpy")
+        for package in ("numpy", "pandas", "dateutil", "pytz", "tzdata", "six"):
+            _lend(python, package)
         sshd = stack.enter_context(LoopbackSshd(sshd_config=options, path=[python / "bin"]))
         port = stack.enter_context(delayed(sshd.port))
         site = Site(sshd, folder, python / "bin" / f"python3.{sys.version_info[1]}", port)
         for name, (rounds, makers) in rows.items():
-            found = table(measure(site, rounds, makers()))
+            try:
+                subjects_of_row = makers()
+            except ImportError:
+                continue
+            found = table(measure(site, rounds, subjects_of_row))
             lines += ["", f"## {name[0].upper()}{name[1:]}", "", found]
             print("\n".join(lines[-4:]), flush=True)
         if not words or "processor" in words:

@@ -31,6 +31,15 @@ def touch(table):
     return float(table[:: len(table) // 1000].sum())
 
 
+def group():
+    """Group a table."""
+    import numpy
+    import pandas
+
+    table = pandas.DataFrame({"key": numpy.arange(1000) % 10, "value": numpy.arange(1000.0)})
+    return float(table.groupby("key")["value"].mean().sum())
+
+
 def mitogen_command() -> bytes:
     """Run a command."""
     import subprocess

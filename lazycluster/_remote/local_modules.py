@@ -3,7 +3,6 @@
 import builtins
 import functools
 import importlib.machinery
-import importlib.util
 import io
 import marshal
 import os

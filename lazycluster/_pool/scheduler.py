@@ -18,6 +18,7 @@ from lazycluster._tasks.invocation import Invocation
 from lazycluster.exceptions import InvalidRuntimeError
 
 _Event = Callable[[], object]
+_Waiting = collections.OrderedDict[PoolCall, None]
 
 EXIT_TIMEOUT = 1.0  # seconds at the interpreter's exit for the thread to end
 
@@ -40,9 +41,8 @@ class Scheduler:
         self._workers = workers
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         # By the number of GPUs that they need, so that what no host can take now holds up no other.
-        self._waiting: dict[int, collections.deque[PoolCall]] = collections.defaultdict(
-            collections.deque
-        )
+        # In order, and without a search for a call that is dropped: 20,000 of them took 5 s.
+        self._waiting: dict[int, _Waiting] = collections.defaultdict(_Waiting)
         self._pid = os.getpid()
         self._taking = threading.RLock()  # reentrant for a signal handler, and for a finalizer
         self._takes_calls = True
@@ -66,7 +66,7 @@ class Scheduler:
         with self._taking:  # A call behind the event of a shutdown would never end.
             if not self._takes_calls:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._events.put(lambda: self._waiting[call.need.gpus].append(call))
+            self._events.put(lambda: self._waiting[call.need.gpus].setdefault(call))
 
     def look_at_stopped(self, call: PoolCall) -> None:
         """Drop a call that has been stopped, if it still waits."""
@@ -139,9 +139,7 @@ class Scheduler:
             pass
 
     def _drop(self, call: PoolCall) -> None:
-        waiting = self._waiting[call.need.gpus]
-        if call in waiting:
-            waiting.remove(call)
+        self._waiting[call.need.gpus].pop(call, None)
 
     def _shut_down(self, cancel_waiting: bool) -> None:
         self._is_shut_down = True
@@ -195,13 +193,13 @@ class Scheduler:
         """Start the calls that came first, as long as there are free slots for one of them."""
         while True:
             heads = sorted(
-                (waiting[0] for waiting in self._waiting.values() if waiting),
+                (next(iter(waiting)) for waiting in self._waiting.values() if waiting),
                 key=lambda call: call.number,
             )
             for call in heads:
                 worker = self._find_worker(call.need.gpus)
                 if worker is not None:
-                    self._waiting[call.need.gpus].popleft()
+                    del self._waiting[call.need.gpus][call]
                     self._start_call(call, worker)
                     break
                 self._refuse_if_hopeless(call)
@@ -219,7 +217,7 @@ class Scheduler:
             not worker.is_known or worker.gpu_count >= call.need.gpus for worker in self._workers
         ):
             return
-        self._waiting[call.need.gpus].remove(call)
+        del self._waiting[call.need.gpus][call]
         most = max(worker.gpu_count for worker in self._workers)
         call.end(
             ValueError(
@@ -275,8 +273,11 @@ class Scheduler:
             self._fail_if_none_is_left()
 
     def _wait_again(self, call: PoolCall) -> None:
+        if call.is_stopped:  # the event that drops it may have come before
+            return
         waiting = [*self._waiting[call.need.gpus], call]
-        self._waiting[call.need.gpus] = collections.deque(sorted(waiting, key=lambda c: c.number))
+        in_order = sorted(waiting, key=lambda each: each.number)
+        self._waiting[call.need.gpus] = collections.OrderedDict.fromkeys(in_order)
 
     def _close(self) -> None:
         closing = [

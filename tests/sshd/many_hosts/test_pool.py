@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from lazycluster import Pool, Runtime
+from lazycluster._pool.call import PoolCall
 from lazycluster.exceptions import (
     LazyclusterError,
     RemoteFunctionError,
@@ -240,6 +241,35 @@ def test_cancel_ends_a_call_that_runs_and_drops_one_that_waits(make_pool, sshd, 
         running.result()
     assert pool.submit(double, 2).result() == 4  # the slot is free again
     assert not (tmp_path / "never").exists()
+
+
+def test_calls_that_are_cancelled_in_any_order_are_dropped_without_a_search(
+    make_pool, sshd, tmp_path, monkeypatch
+):
+    """And the others run in their order. A search for each of many calls took seconds."""
+    compared = []
+
+    def compare(one, other):
+        compared.append(one)
+        return one is other
+
+    monkeypatch.setattr(PoolCall, "__eq__", compare)
+    pool = make_pool(a=sshd, slots=1)
+    first = pool.submit(wait_for_file, tmp_path / "go")
+    wait_until(first.running)
+    waiting = [pool.submit(appended, tmp_path / "ran", number) for number in range(20)]
+    assert all(future.cancel() for future in reversed(waiting[1::2]))
+    wait_until(lambda: sum(map(len, pool._scheduler._waiting.values())) == 10)
+    (tmp_path / "go").touch()
+    assert [future.result() for future in waiting[::2]] == list(range(0, 20, 2))
+    assert (tmp_path / "ran").read_text().split() == [str(number) for number in range(0, 20, 2)]
+    assert compared == []
+
+
+def appended(path, number):
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
+    return number
 
 
 def test_options_belong_to_the_calls_of_a_view(pool, tmp_path):

@@ -252,9 +252,9 @@ def _always(call: Call) -> Iterator[Call]:
 
 def _command_rows(host: str) -> dict[str, Make]:
     @contextmanager
-    def ours(site: Site) -> Iterator[Call]:
+    def ours(site: Site, shell: str | None = None) -> Iterator[Call]:
         with site.runtime(host) as runtime:
-            yield lambda: run(runtime, "echo hi")
+            yield lambda: runtime.run("echo hi", shell=shell)
 
     @contextmanager
     def mux(site: Site) -> Iterator[Call]:
@@ -278,7 +278,8 @@ def _command_rows(host: str) -> dict[str, Make]:
 
     return {
         "mux client": mux,
-        "lazycluster": ours,
+        "lazycluster, the account's shell": ours,
+        "lazycluster, /bin/sh": lambda site: ours(site, "/bin/sh"),
         "execnet": execnet,
         "mitogen": mitogen,
         "fabric": fabric,

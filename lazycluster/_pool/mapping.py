@@ -9,10 +9,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from lazycluster._tracebacks import short_tracebacks
+
 T = TypeVar("T")
 Chunk = list[tuple[object, ...]]
 
 
+@short_tracebacks
 class Values(Generic[T]):
     """The values of a map.
 

@@ -17,7 +17,7 @@ from support.hosts import commands
 
 HEAD = """\
 import os, socket, sys, threading
-from lazycluster import Connection, Runtime, RuntimeTask
+from lazycluster import Connection, Pool, Runtime, RuntimeTask
 
 alias, config = sys.argv[1:]
 keywords = {"config_file": config}
@@ -33,6 +33,7 @@ def show(done, total):
 
 """
 RUNTIME = "runtime = Runtime(alias, connection_kwargs=keywords)\n"
+POOL = "pool = Pool([alias], slots=1, connection_kwargs=keywords)\n"
 CONNECTION = "connection = Connection(alias, **keywords)\n"
 MANY_LINES = "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; done; exit 2"
 OURS = re.compile(r'File "(<lazycluster|.*/lazycluster/)')
@@ -207,6 +208,9 @@ CALLS = {
     "    except Exception:\n"
     "        if last:\n"
     "            raise",
+    "the result of a pool": POOL + "value = pool.submit(fail, 'the key').result()",
+    "a map of a pool": POOL + "for value in pool.map(fail, ['the key']):\n    pass",
+    "a map of a pool in chunks": POOL + "t = list(pool.map(fail, ['the key'] * 3, chunksize=2))",
     "exception": RUNTIME + "t = runtime.execute_function(fail, True, x='the key')\n"
     "t.join()\nraise t.error.__cause__.exception",
 }

@@ -86,6 +86,7 @@ class SentModules:
         missing = self.load(_CALLS)
         if missing is None and self.decode is None:
             self.decode = sys.modules[_PREFIX + "_remote.local_modules"].decode
+            _load_libgcc()
             streams.make_standard_streams()
             streams.note_modules()
         return missing
@@ -146,6 +147,21 @@ def import_cloudpickle() -> "Any":
     if missing is not None:
         raise MissingModulesError(missing)
     return sys.modules[_CLOUDPICKLE]
+
+
+def _load_libgcc() -> "None":
+    """Load what a thread may load when it ends, once for all forked processes.
+
+    Python before 3.9.6 ends each thread by pthread_exit. In glibc before 2.34 the first of them
+    loads libgcc_s, and aborts the process if it cannot open the file. At the end of a call all
+    descriptors are closed, and threads that Python has joined may not have ended: on Debian 11 one
+    of some 200 calls was aborted.
+    """
+    if sys.version_info < (3, 9, 6) and sys.platform == "linux":
+        with contextlib.suppress(Exception), library_first():  # musl has no such file
+            import _ctypes  # `ctypes` would take milliseconds, and is foreign code for `streams`
+
+            _ctypes.dlopen("libgcc_s.so.1", os.RTLD_NOW)  # type: ignore[attr-defined, unused-ignore]
 
 
 def load_functions(archives: "list[bytes]") -> "None":

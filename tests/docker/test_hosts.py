@@ -142,6 +142,34 @@ def test_a_function_needs_the_managers_minor_version(
     assert run(runtime, "echo on") == ["on\n"]
 
 
+def end_a_thread() -> bool:
+    import os
+    import resource
+    import threading
+    import time
+
+    ids = []
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+    thread = threading.Thread(target=lambda: ids.append(threading.get_native_id()))
+    thread.start()
+    thread.join()
+    while os.path.exists(f"/proc/self/task/{ids[0]}"):
+        time.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    return True
+
+
+def test_a_thread_of_a_function_ends_although_no_file_can_be_opened(
+    alias: str, runtime: Runtime, docker_hosts: DockerHosts
+) -> None:
+    """As at the end of a call, which closes all descriptors while a thread ends."""
+    if host_version(docker_hosts, alias) != OWN_VERSION:
+        pytest.skip(f"{alias} has no Python {OWN_VERSION}, which functions need")
+    assert runtime.call(end_a_thread)
+    assert runtime.with_options(env={"PYTHONHASHSEED": "1"}).call(end_a_thread)  # a new Python
+
+
 # ── endings ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -37,13 +37,21 @@ class ResolvedConfig:
         """Return the seconds for ssh's ConnectTimeout; None to leave it to the user's ssh_config.
 
         ssh applies it to each address of a host. A third of the time for the whole login leaves
-        enough for a good second address after a dead first one.
+        enough for a good second address after a dead first one. Behind a jump host or a
+        ProxyCommand ssh sees no address, and the login to the jump host counts, too.
         """
         if "connecttimeout" in map(str.lower, self._settings.options):
             return None
         if self.values("connecttimeout") not in (["none"], ["0"]):
             return None
-        return min(math.ceil(self._settings.connect_timeout / 3), _LONGEST_CONNECT_TIMEOUT)
+        seconds = self._settings.connect_timeout
+        if not self._has_proxy():
+            seconds /= 3
+        return min(math.ceil(seconds), _LONGEST_CONNECT_TIMEOUT)
+
+    def _has_proxy(self) -> bool:
+        ways = (*self.values("proxyjump"), *self.values("proxycommand"))
+        return any(way != "none" for way in ways)
 
     def jump_host(self) -> str:
         """Return the jump hosts on the way to the host, as `-J` takes them; "" without any."""

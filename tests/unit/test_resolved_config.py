@@ -24,6 +24,20 @@ def test_without_a_connect_timeout_ssh_gets_a_third_in_whole_seconds(tmp_path, s
     assert resolved(tmp_path, connect_timeout=seconds).connect_timeout() == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ProxyJump gate\n", 30),
+        ("ProxyCommand ssh -W %h:%p gate\n", 30),
+        ("ProxyJump none\n", 10),
+        ("ProxyCommand none\n", 10),
+    ],
+)
+def test_behind_a_proxy_ssh_gets_all_of_the_connect_timeout(tmp_path, text, expected):
+    """ssh counts until the host's banner, so the login to the jump host is part of it."""
+    assert resolved(tmp_path, text, connect_timeout=30).connect_timeout() == expected
+
+
 @pytest.mark.parametrize("name", ["ConnectTimeout", "connecttimeout"])
 def test_a_connect_timeout_of_the_user_is_left_alone(tmp_path, name):
     assert resolved(tmp_path, f"{name} 3\n").connect_timeout() is None

@@ -26,7 +26,7 @@ def data(request, monkeypatch):
     if request.param == "seldom":
         return archive.pack(SOURCES, {"first"})
     with monkeypatch.context() as patch:
-        patch.setattr(archive.importlib.util, "MAGIC_NUMBER", b"\0\1\r\n")
+        patch.setattr(archive._frozen_importlib_external, "MAGIC_NUMBER", b"\0\1\r\n")
         return archive.pack(SOURCES)
 
 

@@ -33,7 +33,9 @@ def ask(tmp_path):
                     assert connection.run("echo in").stdout == "in\n"
             finally:
                 lines = server.log.read_text().splitlines()
-                answers.extend(line for line in lines if line.startswith("answer"))
+                # ssh may answer nothing to a question that got no answer, before it is ended.
+                given = (line for line in lines if line.startswith("answer"))
+                answers.extend(line for line in given if line != "answer: ")
         return answers
 
     answers = []

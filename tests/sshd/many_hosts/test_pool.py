@@ -564,11 +564,15 @@ def test_calls_have_gpus_of_their_own(pool, monkeypatch, tmp_path):
         view = other.with_options(gpus=1)
         other.submit(double, 1).result()
         values = view.map(visible, [tmp_path / "go"] * 4)
-        wait_until(lambda: [status.free_gpus for status in other.status().values()] == [0, 0])
+        wait_until(lambda: _gpus(other) == [(2, 0), (2, 0)])  # both have logged in by then
         assert view.with_options(gpus=0).submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() is None
         (tmp_path / "go").touch()
         assert sorted(values) == ["0", "0", "1", "1"]
         assert other.with_options(gpus=2).submit(visible, __file__).result() == "0,1"
+
+
+def _gpus(pool):
+    return [(status.gpus, status.free_gpus) for status in pool.status().values()]
 
 
 def visible(path):

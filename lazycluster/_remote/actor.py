@@ -24,7 +24,6 @@ from . import (
     raised,
     rebuild,
     spawning,
-    stand_ins,
     streams,
     unpickler,
 )
@@ -171,8 +170,7 @@ class _Actor:
         else:
             source = part = _Part(self._source, length)
         try:
-            with stand_ins.loading():
-                name, args, kwargs = unpickler.CallUnpickler(source, self._local).load()
+            name, args, kwargs = unpickler.unpickle(source, self._local)
         finally:
             if part is not None:
                 part.skip()

@@ -43,13 +43,15 @@ class Channel:
         fd: The descriptor.
     """
 
+    # Made once for all forked processes, in which what does not change takes no time.
+    _lock = threading.RLock()  # for whole messages: threads of a function may log
+    _is_over = False
+    _kept = b""  # of the value
+    _is_large = False
+
     def __init__(self, fd: "int") -> "None":
         self.fd = fd
         self._identity = streams.identity(fd)
-        self._lock = threading.RLock()  # for whole messages: threads of a function may log
-        self._is_over = False
-        self._kept = b""  # of the value
-        self._is_large = False
 
     @property
     def is_open(self) -> "bool":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Outcome = dict[str, Any]  # see `frames`
 
 JOB_LENGTH = struct.Struct(">Q")
+_WORDS = 624  # of the state of numpy's legacy generator
 JOB_FORMAT = 2  # of marshal; later ones would note each object to find it again
 _DEFAULT_SIGNALS = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # they end the supervisor
@@ -51,6 +52,30 @@ def fork(run: "Callable[[], object]") -> "int":
         return pid
     finally:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, END_SIGNALS)
+
+
+def prepare_fork() -> "None":
+    """Do here what the process that is forked next need not do, in which each page is a copy."""
+    streams.use_standard_streams()
+    # Otherwise all forked processes would draw equal random numbers.
+    for name in ("random", "numpy.random"):
+        if name in sys.modules:
+            try:
+                (_seed_numpy if name == "numpy.random" else _seed)(sys.modules[name])
+            except Exception:  # noqa: S110 - a module of the user has this name
+                pass
+
+
+def _seed(random: "Any") -> "None":
+    random.seed()
+
+
+def _seed_numpy(random: "Any") -> "None":
+    words = sys.modules["numpy"].frombuffer(os.urandom(4 * _WORDS), "uint32")
+    try:
+        random.set_state(("MT19937", words, _WORDS))  # seed() would copy twice as many pages
+    except ValueError:  # a preloaded module has chosen another generator
+        random.seed()
 
 
 def main(
@@ -122,7 +147,9 @@ def _work(
     kind = step["kind"]
     environment = job["environment"]
     try:
-        had_path = os.environ.get("PYTHONPATH")
+        path = environment.get("PYTHONPATH")
+        if path and os.environ.get("PYTHONPATH"):
+            path = None  # this Python has read it
         settle(job["working_dir"], environment)
         if "snapshot" in job:
             # In case that it cannot.
@@ -135,8 +162,8 @@ def _work(
                 return {"failure": "python_modules", "message": job["missing"]}
             if not is_forked:
                 _settle_streams(environment)
-            elif not had_path:
-                interpreter.insert_path(environment.get("PYTHONPATH", ""))
+            elif path:
+                interpreter.insert_path(path)
             add_working_dir()
             # Both are sent with the first function.
             if "actor" in step:
@@ -200,17 +227,13 @@ def _prepare(output: "int") -> "None":
     to a closed socket, where its author expects BrokenPipeError.
     """
     os.setsid()
-    fork_hooks.register()
-    signal.set_wakeup_fd(-1)
+    fork_hooks.start()
+    _signal.set_wakeup_fd(-1)
     for number in _DEFAULT_SIGNALS:
         _signal.signal(number, _signal.SIG_DFL)
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-    streams.replace_standard_streams(output)
-    # Otherwise all forked processes would draw equal random numbers.
-    for name in ("random", "numpy.random"):
-        if name in sys.modules:
-            sys.modules[name].seed()
+    streams.replace_output(output)
 
 
 def settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":

@@ -347,8 +347,7 @@ def _execute_with_stand_ins(
         module.__dict__.update(before)
         module.__dict__["__builtins__"] = dict(vars(builtins), __import__=importer)
         try:
-            with stand_ins.loading():
-                exec(code, module.__dict__)
+            stand_ins.load(lambda: exec(code, module.__dict__))
         except ModuleNotFoundError as error:
             if not importer.accept(error):
                 raise

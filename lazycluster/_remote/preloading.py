@@ -53,6 +53,7 @@ def serve(
     child.keep_main_module()
     failure = _preload(preload, contents, working_dir)
     streams.flush_streams()  # else each function would print what is in the buffers
+    streams.note_modules()
     branch = supervisor(source, sink, null, keepalive, math.inf)
     branch.starter.modules, branch.starter.contents = modules, contents
     branch.is_branch, branch.preload_failure = True, failure

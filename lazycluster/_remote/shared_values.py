@@ -133,6 +133,7 @@ class SharedValues:
             return raised.describe("load", error)
         finally:
             streams.flush_streams()  # else each function would print what is in the buffers
+            streams.note_modules()
             self._renew()
         others = [it.name for it in threading.enumerate() if it is not threading.main_thread()]
         if others:

@@ -6,12 +6,11 @@ called, and has any attribute.
 """
 
 import abc
-import contextlib
 import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator
+    from typing import Any, Callable
 
 _loading = 0  # how many loads are under way
 
@@ -30,13 +29,12 @@ _OPERATORS = [
 ]
 
 
-@contextlib.contextmanager
-def loading() -> "Iterator[None]":
-    """Make the use of stand-ins harmless meanwhile."""
+def load(action: "Callable[[], Any]") -> "Any":
+    """Return what an action returns, and make the use of stand-ins harmless meanwhile."""
     global _loading
     _loading += 1
     try:
-        yield
+        return action()
     finally:
         _loading -= 1
 

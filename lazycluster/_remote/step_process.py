@@ -124,6 +124,7 @@ class StepProcess:
                 reader, writer = os.pipe()
                 ours, theirs[name] = (writer, reader) if name == "payload" else (reader, writer)
                 setattr(self, name, ours)
+            child.prepare_fork()
             self.pid = child.fork(run)
         except OSError:
             self.close()

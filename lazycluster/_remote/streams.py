@@ -1,6 +1,7 @@
 """The standard streams and pipes of the process that was forked for a step."""
 
 import contextlib
+import functools
 import importlib.machinery
 import os
 import stat
@@ -14,7 +15,7 @@ except ImportError:  # an incomplete Python
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable, Iterable
 
 READ = 1 << 18  # bytes; the maximum of one read
 MUCH_MEMORY = 1 << 18  # kibibytes, whose release may take longer than a call
@@ -61,14 +62,19 @@ def make_standard_streams() -> "None":
             os.close(fd)
 
 
-def replace_standard_streams(output: "int") -> "None":
-    """Make `/dev/null` the standard input, and a pipe the standard output and error."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (output, 1), (output, 2)):
-        os.dup2(source, target)
-    os.close(null)
+def use_standard_streams() -> "None":
+    """Use what `make_standard_streams` has made, for the process that is forked next."""
+    if _made is not None:
+        _set(_made)
+
+
+def replace_output(output: "int") -> "None":
+    """Make a pipe the standard output and error; standard input is `/dev/null` already."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     os.close(output)
-    _set(_made or _open_all("utf-8", "backslashreplace"))
+    if _made is None:
+        open_standard_streams()
 
 
 def open_standard_streams(
@@ -114,31 +120,47 @@ def flush_c() -> "None":
     """Write what is still in the buffers of C."""
     # Not every Python has ctypes, and not every C library this name.
     with contextlib.suppress(Exception):
+        _c_flush()()
+
+
+_made_flush = None  # type: Callable[[], object] | None
+
+
+def _c_flush() -> "Callable[[], object]":
+    """Return what flushes the standard output of C; a branch makes it for all its processes."""
+    global _made_flush
+    if _made_flush is None:
         import ctypes  # takes milliseconds
 
         library = ctypes.CDLL(None)
-        library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))
+        stdout = ctypes.c_void_p.in_dll(library, "stdout")
+        _made_flush = functools.partial(library.fflush, stdout)
+    return _made_flush
 
 
-_len = len  # a function may replace what is in `builtins`
+_len, _reversed = len, reversed  # a function may replace what is in `builtins`
 _known = frozenset()  # type: frozenset[str]  # names of modules
 _last_known = ""
+_is_foreign = False
 
 
 def note_modules() -> "None":
     """Note which modules are imported: looking at all of them takes 0.1 ms."""
-    global _known, _last_known
-    if not runs_foreign_code():
+    global _known, _last_known, _is_foreign
+    if runs_foreign_code():  # a branch has imported it, for all its processes
+        _is_foreign = True
+        with contextlib.suppress(Exception):
+            _c_flush()
+    else:
         _known = frozenset(sys.modules)
-        _last_known = _last(sys.modules) or ""
+        _last_known = list(sys.modules)[-1]
 
 
 def runs_foreign_code() -> "bool":
     """Return True if ctypes or a compiled module from outside the standard library is imported."""
-    # Looking at each name would copy some 60 pages in a forked process, to count references.
-    if _len(sys.modules) == _len(_known) and _last(sys.modules) == _last_known:
-        return False
-    for name in sys.modules.keys() - _known:
+    if _is_foreign:
+        return True
+    for name in _new_names():
         # Not getattr: some modules import others when they are asked for any attribute.
         path = str(getattr(sys.modules.get(name), "__dict__", {}).get("__file__"))
         if name == "ctypes" or (path.endswith(_COMPILED) and not path.startswith(_LIBRARY)):
@@ -146,9 +168,21 @@ def runs_foreign_code() -> "bool":
     return False
 
 
-def _last(modules: "dict[str, Any]") -> "str | None":
-    """Return the name that was added last; None before Python 3.8, which cannot say."""
-    return next(reversed(modules), None) if sys.version_info >= (3, 8) else None
+def _new_names() -> "Iterable[str]":
+    """Return the names of modules that have been imported since `note_modules`.
+
+    To look at all names would copy some 60 pages in a forked process, to count references. So those
+    that were added last are looked at first, which Python before 3.8 cannot do.
+    """
+    if sys.version_info >= (3, 8):
+        names = []  # type: list[str]
+        for name in _reversed(sys.modules):
+            if name == _last_known:
+                break
+            names.append(name)
+        if _len(sys.modules) == _len(_known) + _len(names):
+            return names
+    return sys.modules.keys() - _known
 
 
 def exits_quickly() -> "bool":

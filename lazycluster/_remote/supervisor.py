@@ -41,8 +41,10 @@ SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # until an
 def main(keepalive: "float", orphan_timeout: "float") -> "None":
     """Serve on standard input and output until the manager has gone; see `Supervisor`."""
     source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)  # also for all forked processes
+    os.close(null)
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
     os.dup2(2, 1)  # what else prints, a start hook of this Python for example, goes to ssh's log
     # What kills Python is printed with its lines; in a forked process fd 2 is its output.
     faulthandler.enable(2)

@@ -8,9 +8,9 @@ import io
 import sys
 
 try:  # `pickle` has the same, and imports `re` for its other ones
-    from _pickle import Pickler, Unpickler
+    from _pickle import Pickler, Unpickler, dumps
 except ImportError:
-    from pickle import Pickler, Unpickler
+    from pickle import Pickler, Unpickler, dumps
 
 from .._shared import by_value
 from . import chunks, makers, rebuild, stand_ins
@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
+_NUMBERS = frozenset([type(None), bool, int, float])
 PLAIN_LIMIT = 1 << 16  # bytes of a pickled value that does without cloudpickle
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _VALUE_PICKLER = __package__ + ".value_pickler"
@@ -39,31 +40,36 @@ for _module, _contents in (
 
 def load_call(contents: "list[bytes]", source: "BinaryIO") -> "Any":
     """Return the function, args and kwargs of a call; `contents` are what it refers to."""
-    local = install(contents)
-    with stand_ins.loading():
-        return CallUnpickler(source, local).load()
+    return unpickle(source, install(contents))
 
 
 def load_shared(contents: "list[bytes]", source: "Any", buffers: "list[Any]") -> "Any":
     """Return a value whose pickle has its buffers beside it."""
-    local = install(contents)
-    with stand_ins.loading():
-        options = {"buffers": buffers} if buffers else {}  # from Python 3.8 on
-        return CallUnpickler(source, local, **options).load()
+    options = {"buffers": buffers} if buffers else {}  # from Python 3.8 on
+    return unpickle(source, install(contents), **options)
+
+
+def unpickle(source: "Any", local: "frozenset[str]", **options: "Any") -> "Any":
+    """Return the object of a pickle.
+
+    Args:
+        source: The file of the pickle.
+        local: The names of the modules that were sent.
+        **options: Those of pickle.Unpickler.
+    """
+    unpickler = CallUnpickler(source, **options)
+    unpickler.local = local
+    return stand_ins.load(unpickler.load)
 
 
 class CallUnpickler(Unpickler):
     """Unpickle a call; what is missing here gets a stand-in.
 
-    Args:
-        file: The pickle.
+    Attributes:
         local: The names of the modules that were sent.
-        **options: Those of pickle.Unpickler.
     """
 
-    def __init__(self, file: "Any", local: "frozenset[str]", **options: "Any") -> "None":
-        super().__init__(file, **options)
-        self._local = local
+    local = frozenset()  # type: frozenset[str]
 
     def find_class(self, module_name: "str", global_name: "str") -> "Any":
         """See pickle.Unpickler."""
@@ -80,13 +86,13 @@ class CallUnpickler(Unpickler):
             self._load(module_name)
             return super().find_class(module_name, global_name)
         except (ImportError, AttributeError) as error:
-            if module_name in self._local:
+            if module_name in self.local:
                 raise LocalImportError(module_name, error) from error
             return stand_ins.make(global_name.rpartition(".")[2], error)
 
     def _load(self, name: "str") -> "None":
         """Import a module; a local one that raises is reported by its name."""
-        if name in sys.modules or name not in self._local:
+        if name in sys.modules or name not in self.local:
             return
         try:
             importlib.import_module(name)
@@ -111,7 +117,10 @@ def dump_value(value: "object", target: "Any") -> "None":
     Raises:
         MissingModulesError: If the value needs cloudpickle, and this Python cannot import it.
     """
-    plain = None if has_cloudpickle() else _dump_plain(value)
+    if type(value) in _NUMBERS:  # our own pickler would make the same in ten times as long
+        plain = dumps(value, -1)  # type: bytes | None
+    else:
+        plain = None if has_cloudpickle() else _dump_plain(value)
     if plain is not None:
         target.write(plain)
     else:

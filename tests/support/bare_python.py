@@ -42,10 +42,8 @@ modules.add(read())
 modules.load_rest()
 sys.modules["__main__"] = types.ModuleType("__main__")
 contents = [read() for _ in range(int(sys.stdin.buffer.readline()))]
-from _lazycluster._remote import local_modules, stand_ins, unpickler
-local = local_modules.install(contents)
-with stand_ins.loading():
-    function, args, kwargs = unpickler.CallUnpickler(sys.stdin.buffer, local).load()
+from _lazycluster._remote import unpickler
+function, args, kwargs = unpickler.load_call(contents, sys.stdin.buffer)
 unpickler.dump_value(function(*args, **kwargs), sys.stdout.buffer)
 """
 

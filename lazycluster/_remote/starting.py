@@ -1,5 +1,6 @@
 """Start the processes of steps: commands, forks, and the fork that waits for the next function."""
 
+import collections
 import os
 import sys
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from .request import Request
 
     Description = dict[str, Any]  # see `frames`
+
+
+SMALL_JOB = 1 << 13  # bytes of a job that is kept for the next call
+
+# The job of a step, for a process that has so many contents. A call that is repeated has the same
+# step, since its description is parsed once.
+_Job = collections.namedtuple("_Job", "step working_dir contents data")
 
 
 class Starter:
@@ -51,6 +59,7 @@ class Starter:
         self._null = null
         self._cleanup = cleanup
         self._readers = readers
+        self._last_job = _Job(None, None, 0, b"")
         self._scripts = None  # type: str | None  # the folder of commands too long for an argv
 
     def start(self, request: "Request") -> "None":
@@ -99,9 +108,21 @@ class Starter:
             request.want_input(step["input"])
         elif step["kind"] == "unpack" or step.get("options", {}).get("only_changed"):
             request.want_input(sys.maxsize)  # the stream or the list says where it ends
-        job = self._describe(request, step)
-        request.process = self._take_process()
-        request.process.job = memoryview(self._encode(job, request.process))
+        known = self._last_job if step is self._last_job.step else None
+        job = None if known else self._describe(request, step)
+        request.process = process = self._take_process()
+        if (
+            known
+            and known.working_dir == request.working_dir
+            and known.contents <= process.contents
+        ):
+            data = known.data
+        else:
+            job = job or self._describe(request, step)
+            data = self._encode(job, process)
+            if len(data) <= SMALL_JOB and not job["variables"] and not job["contents"]:
+                self._last_job = _Job(step, request.working_dir, process.contents, data)
+        process.job = memoryview(data)
 
     def rehearse(self, request: "Request") -> "None":
         """Do what starts the first step of a request, but start nothing."""

@@ -99,7 +99,8 @@ class Supervisor:
         self.is_branch = False
         self.preload_failure = None  # type: Description | None  # of all functions of a branch
         self.is_prefork_planned = False
-        self.last_call = b""  # the description of a request that has called a function
+        self.last_call = b""  # the description of the last request that has called a function
+        self.last_description = {}  # type: Description
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
         readers = {
@@ -190,7 +191,11 @@ class Supervisor:
             request.insert_input(messages.encode(messages.REFERENCE, data))
 
     def _start_request(self, number: "int", text: "bytes") -> "None":
-        description = plain_json.loads(text.decode("ascii"))
+        # A call that is repeated is parsed once; what a description has never changes.
+        is_repeated = text == self.last_call
+        description = (
+            self.last_description if is_repeated else plain_json.loads(text.decode("ascii"))
+        )
         try:
             if self.branches.take(number, description, text):
                 return
@@ -201,7 +206,7 @@ class Supervisor:
         self.requests[number] = request = Request(number, description, self.loop)
         self.fresh.append(request)
         if request.steps[0]["kind"] == "function" and len(text) <= SMALL_REQUEST:
-            self.last_call = text
+            self.last_call, self.last_description = text, description
 
     def _start_fresh(self) -> "None":
         """Start the requests that have come, each with its input that came together with it."""

@@ -112,6 +112,26 @@ def preprocess(docs):
     return [str(doc).lower() for doc in docs]
 
 
+@pytest.mark.parametrize("generator", ["MT19937", "PCG64"])
+def test_preloaded_numpy_draws_other_numbers_in_each_call(runtime, module, generator):
+    """All calls are forked from one process, whose module may have chosen the generator."""
+    local = module(
+        f"draws_by_{generator.lower()}",
+        f"""
+        import numpy.random
+
+        numpy.random.set_bit_generator(numpy.random.{generator}(7))
+
+        def draw():
+            return numpy.random.random(), numpy.random.get_bit_generator().__class__.__name__
+        """,
+    )
+    view = runtime.with_options(preload=[local.__name__])
+    drawn = [view.call(local.draw) for _ in range(4)]
+    assert {name for _, name in drawn} == {generator}
+    assert len({number for number, _ in drawn}) == len(drawn)
+
+
 def test_the_preprocessing_example_of_02(equipped_sshd, tmp_path, monkeypatch):
     """It reads a file with pandas, and a RuntimeManager finds the host in the user's ssh_config."""
     import pandas as pd

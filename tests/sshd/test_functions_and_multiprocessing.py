@@ -273,6 +273,38 @@ def test_a_daemon_ends_with_the_function(runtime, method):
 @pytest.mark.skipif(
     sys.version_info < (3, 9, 3), reason="there, threads cannot import multiprocessing.pool at once"
 )
+def look_at_a_fork():
+    """Return what the modules for threads know of the process, here and in a fork of it."""
+    import logging
+    import threading
+
+    def is_right():
+        main = threading.main_thread()
+        return threading.enumerate() == [main] and main.native_id == os.getpid()
+
+    first = is_right()
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with logging._lock:
+            held.set()
+            done.wait(0.2)
+
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+    pid = os.fork()  # logging waits for the thread, so that its lock is free in the new process
+    if pid == 0:
+        signal.alarm(10)
+        logging.getLogger("new").setLevel(logging.DEBUG)
+        os._exit(0 if is_right() else 1)
+    return first, os.waitpid(pid, 0)[1]
+
+
+def test_threading_and_logging_follow_a_fork(runtime):
+    """The supervisor imports them without their fork hooks, which a function needs."""
+    assert runtime.call(look_at_a_fork) == (True, 0)
+
+
 def test_threads_start_processes_at_once(runtime):
     """multiprocessing is imported in several threads."""
 

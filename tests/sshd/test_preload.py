@@ -198,6 +198,16 @@ def test_random_numbers_differ(own_runtime):
     assert len({view.call(draw) for _ in range(5)}) == 5
 
 
+def test_the_streams_are_those_of_the_function(own_runtime, local):
+    """A module may replace them while it is imported."""
+    local(loud_module="import io, sys\nprint('at import')\nsys.stdout = sys.stderr = io.StringIO()")
+    lines = []
+    view = own_runtime.with_options(preload=["loud_module"], on_output=lines.append)
+    for _ in range(2):
+        view.call(print, "in the function")
+    assert lines == ["in the function\n"] * 2
+
+
 def square_all(numbers):
     import multiprocessing
 

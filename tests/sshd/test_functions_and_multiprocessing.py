@@ -274,15 +274,12 @@ def test_a_daemon_ends_with_the_function(runtime, method):
     sys.version_info < (3, 9, 3), reason="there, threads cannot import multiprocessing.pool at once"
 )
 def look_at_a_fork():
-    """Return what the modules for threads know of the process, here and in a fork of it."""
+    """Return whether the modules for threads know the process, here and in a fork of it."""
     import logging
     import threading
 
-    def is_right():
-        main = threading.main_thread()
-        return threading.enumerate() == [main] and main.native_id == os.getpid()
-
-    first = is_right()
+    main = threading.main_thread()
+    knows_itself = threading.enumerate() == [main] and main.native_id == os.getpid()
     held, done = threading.Event(), threading.Event()
 
     def hold():
@@ -296,8 +293,8 @@ def look_at_a_fork():
     if pid == 0:
         signal.alarm(10)
         logging.getLogger("new").setLevel(logging.DEBUG)
-        os._exit(0 if is_right() else 1)
-    return first, os.waitpid(pid, 0)[1]
+        os._exit(0 if threading.enumerate() == [main] else 1)
+    return knows_itself, os.waitpid(pid, 0)[1]
 
 
 def test_threading_and_logging_follow_a_fork(runtime):

@@ -7,6 +7,7 @@ everything else and has only to exit, and nothing waits for that, unless the out
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` makes enums of all numbers
+import _thread
 import faulthandler
 import importlib
 import marshal
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 
 JOB_LENGTH = struct.Struct(">Q")
 _WORDS = 624  # of the state of numpy's legacy generator
+EXIT_DELAY = 0.001  # seconds; to free the memory at once would hold the outcome up by 0.5 ms
 JOB_FORMAT = 2  # of marshal; later ones would note each object to find it again
 _DEFAULT_SIGNALS = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # they end the supervisor
 
-# Bound before a function can replace it in `os`: a forked process that did not exit would go on as
-# a second supervisor.
-_exit = os._exit
+# Bound before a function can replace them. A forked process that did not exit would go on as a
+# second supervisor.
+_exit, _sleep = os._exit, time.sleep
 
 
 def fork(run: "Callable[[], object]") -> "int":
@@ -100,6 +102,8 @@ def main(
     if not sent.send_outcome(outcome):
         streams.write_all(2, b"The function has closed the pipes that its value goes through.\n")
         status = status or 1
+    elif outcome["over"] and not _thread._count():  # no thread of the function goes on meanwhile
+        _sleep(EXIT_DELAY)
     _exit(status)
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 DRAIN_READS = 64  # reads from a pipe after its step has ended; a child that refills it can go on
 SMALL_REQUEST = 1 << 12  # bytes of a description that is kept to be rehearsed
-PREFORK_DELAY = 0.0015  # seconds in which the value is on its way and needs the processor
+PREFORK_DELAY = 0.0006  # seconds in which the value is on its way and needs the processor
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # until another step ends
 
 

@@ -27,7 +27,7 @@ def kept() -> "Iterator[None]":
     original = getattr(os, "register_at_fork", None), atexit.register
     if original[0] is not None:
         os.register_at_fork = lambda **hooks: _hooks.append(hooks)
-    atexit.register = lambda function, *_, **__: function
+    atexit.register = lambda function, *_, **__: function  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -54,7 +54,7 @@ def _run(moment: "str") -> "None":
 if hasattr(os, "register_at_fork"):
     # Once for all forked processes: to register the hooks in each would copy 40 pages.
     for _moment in ("before", "after_in_child", "after_in_parent"):
-        os.register_at_fork(**{_moment: functools.partial(_run, _moment)})  # type: ignore[call-overload]
+        os.register_at_fork(**{_moment: functools.partial(_run, _moment)})
 
 with kept():
     import threading

@@ -6,9 +6,9 @@ A branch serves whole requests like the supervisor, which passes their frames on
 the modules already. It ends at the end of its pipe, with all that it has started.
 """
 
+import _signal as signal  # see `child`
 import collections
 import os
-import signal
 
 from .._shared import frames
 from . import plain_json

@@ -6,13 +6,12 @@ it, since forking is most of the time that a call takes. It sends the outcome wh
 everything else and has only to exit, and nothing waits for that, unless the outcome says so.
 """
 
-import _signal  # type: ignore[import-not-found]  # `signal` makes enums of all numbers
+import _signal as signal  # the module `signal` makes enums of all numbers: 3 ms of a login
 import _thread
 import faulthandler
 import importlib
 import marshal
 import os
-import signal
 import struct
 import sys
 import time
@@ -31,7 +30,7 @@ JOB_LENGTH = struct.Struct(">Q")
 _WORDS = 624  # of the state of numpy's legacy generator
 EXIT_DELAY = 0.001  # seconds; to free the memory at once would hold the outcome up by 0.5 ms
 JOB_FORMAT = 2  # of marshal; later ones would note each object to find it again
-_DEFAULT_SIGNALS = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP)
+_DEFAULT_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # they end the supervisor
 
 # Bound before a function can replace them. A forked process that did not exit would go on as a
@@ -43,7 +42,7 @@ def fork(run: "Callable[[], object]") -> "int":
     """Fork a process that calls `run` and exits; return its pid."""
     # Blocked in the child too: the supervisor's handlers would swallow a signal that comes before
     # the child has its own.
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, END_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     try:
         pid = os.fork()
         if pid == 0:
@@ -53,7 +52,7 @@ def fork(run: "Callable[[], object]") -> "int":
                 _exit(1)
         return pid
     finally:
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, END_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
 
 def prepare_fork() -> "None":
@@ -232,11 +231,11 @@ def _prepare(output: "int") -> "None":
     """
     os.setsid()
     fork_hooks.start()
-    _signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(-1)
     for number in _DEFAULT_SIGNALS:
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     streams.replace_output(output)
 
 

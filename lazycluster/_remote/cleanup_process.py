@@ -12,8 +12,8 @@ At the end of the pipe it does what the supervisor would have done. If no proces
 supervisor works without it.
 """
 
+import _signal as signal  # see `child`
 import os
-import signal
 import time
 
 from .._shared import folders, sockets

@@ -1,7 +1,7 @@
 """The processes of steps that are over, until they have exited."""
 
+import _signal as signal  # see `child`
 import os
-import signal
 import time
 
 TYPE_CHECKING = False

@@ -1,12 +1,12 @@
 """The supervisor's event loop: frames in and out, pipes, timers and the heartbeat."""
 
+import _signal as signal  # see `child`
 import collections
 import heapq
 import itertools
 import math
 import os
 import select
-import signal
 import sys
 import time
 

@@ -8,8 +8,8 @@ A lost connection's sshd lives on as well, until TCP gives up, and goes on liste
 that were forwarded. It serves that connection alone, so it is ended with its supervisor.
 """
 
+import _signal as signal  # see `child`
 import os
-import signal
 import time
 
 END_TIMEOUT = 6.0  # seconds for a supervisor to end what it started; it needs at most 5

@@ -4,9 +4,9 @@ A step leads a process session, not only a process group: `timeout`, or a shell 
 puts its children into groups of their own. A session is orphaned once its leader has ended.
 """
 
+import _signal as signal  # see `child`
 import errno
 import os
-import signal
 import time
 
 TYPE_CHECKING = False

@@ -5,12 +5,12 @@ silent heartbeats, at SIGTERM, SIGHUP or SIGINT, and at malformed frames, the su
 process session that it started, removes the temporary directories, and exits.
 """
 
+import _signal as signal  # see `child`
 import collections
 import errno
 import faulthandler
 import importlib
 import os
-import signal
 import sys
 
 from .._shared import folders, frames, messages, paths

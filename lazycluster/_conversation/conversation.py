@@ -43,6 +43,7 @@ from lazycluster.exceptions import (
     PythonVersionError,
 )
 
+WORDS_TIMEOUT = 2.0  # seconds to wait for standard error; it comes within milliseconds
 DESCRIPTION_LIMIT = 1 << 26  # bytes of a request's commands and environment, encoded
 
 # What malformed frames raise: JSON may be nested too deep, a number may be infinite.
@@ -317,9 +318,18 @@ class Conversation:
         if self._reply is None:
             return None
         if self._reply.kind != "python":
+            self._wait_for_words()
             log = self.transport.master.log()
             self._refuse_requests(python_error(self._reply, self._settings, log))
         return self._reply.rest
+
+    def _wait_for_words(self) -> None:
+        """Wait for what interpreters have printed, which comes another way than the reply."""
+        assert self._reply is not None
+        line = f"{self.token} end\n".encode()
+        end = time.monotonic() + (WORDS_TIMEOUT if self._reply.kind == "none" else 0)
+        while not self.transport.master.has_printed(line) and time.monotonic() < end:
+            time.sleep(0.005)
 
     @property
     def noise(self) -> str:

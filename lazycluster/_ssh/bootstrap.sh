@@ -14,6 +14,8 @@
 # text ends with 0 or by a signal, and then nothing must be waited for.
 # `${d}c` is `$c` for `eval`. It stands without quotes, so IFS is empty and no pattern is in it.
 # TMOUT in the environment would end `read` in bash; commands keep it.
+# `end` on standard error comes behind all that the interpreters have printed there; the reply goes
+# another way and may be faster.
 # The reply `try` lets the manager say whether a start file or an interpreter is silent.
 # Python 3.7 and newer would set LC_CTYPE for themselves and thereby for every command.
 #
@@ -33,4 +35,4 @@ for q do
     f="$f $s";
 done;
 for q in python python2; do if command -v $q >/dev/null 2>&1; then f="$f $q"; fi; done;
-echo "$t none$f"; while TMOUT=0 read -r q; do :; done
+echo "$t end" >&2; echo "$t none$f"; while TMOUT=0 read -r q; do :; done

@@ -27,6 +27,8 @@ LOG_READ = 1 << 16  # bytes of ssh's log, at most
 # The last line of the log, by the guard. What subprocess reports for the guard is not reliable:
 # with SIGCHLD ignored, or where another part of the program reaps all children, it is 0.
 _STATUS = re.compile(rb"lazycluster: the exit status of ssh is (\d+)\n\Z")
+# The guard's, and the bootstrap's.
+_OWN_LINES = re.compile(_STATUS.pattern + rb"|^lazycluster-[0-9a-f]{32} end\n", re.MULTILINE)
 
 
 class Master:
@@ -113,7 +115,15 @@ class Master:
                 data = os.pread(self._log, LOG_READ, size)
             else:
                 data = self._last_log[size:]
-        return _STATUS.sub(b"", data).decode("utf-8", "backslashreplace")
+        return _OWN_LINES.sub(b"", data).decode("utf-8", "backslashreplace")
+
+    def has_printed(self, line: bytes) -> bool:
+        """Return True if a line is in the end of the log, or nothing more comes."""
+        with self._lock:
+            if self._log < 0:
+                return True
+            start = max(0, os.fstat(self._log).st_size - LOG_READ)
+            return line in os.pread(self._log, LOG_READ, start)
 
     def log_bytes(self, position: int) -> bytes:
         """Return at most 64 KiB of the log from a position on; empty at its end."""

@@ -40,7 +40,12 @@ class FakeTransport:
     """
 
     def __init__(self, settings, config, remote_command, spent, on_login_over):
-        self.master = SimpleNamespace(folder="/nonexistent", lifeline=-1, log=lambda: "the log")
+        self.master = SimpleNamespace(
+            folder="/nonexistent",
+            lifeline=-1,
+            log=lambda: "the log",
+            has_printed=lambda _: True,
+        )
         self.script = []
         self.deadlines = []
         self.closing = False
@@ -190,6 +195,24 @@ def test_without_a_python_requests_fail_and_the_connection_stays(new_host, reply
     assert isinstance(ended, ConnectionLostError)
     assert new_host.transport.deadlines == [math.inf] * 3  # no heartbeat is expected there
     assert not new_host.conversation.stop_writing()  # no supervisor ends there by itself
+
+
+def test_what_interpreters_have_printed_may_come_behind_the_reply(new_host):
+    """Standard error goes another way; its last line says that all has come."""
+    master, asked_for = new_host.transport.master, []
+
+    def print_late(line):
+        asked_for.append(line)
+        if len(asked_for) == 3:
+            master.log = lambda: "no such module: python/9"
+        return len(asked_for) == 3
+
+    master.has_printed = print_late
+    early = new_host.request()
+    new_host.reply(b"none 1")
+    with pytest.raises(PythonNotFoundError, match="no such module: python/9"):
+        early.wait()
+    assert set(asked_for) == {f"{new_host.conversation.token} end\n".encode()}
 
 
 # --- Requests ---

@@ -318,16 +318,16 @@ class Conversation:
         if self._reply is None:
             return None
         if self._reply.kind != "python":
-            self._wait_for_words()
+            if self._reply.kind == "none":
+                self._wait_for_words()
             log = self.transport.master.log()
             self._refuse_requests(python_error(self._reply, self._settings, log))
         return self._reply.rest
 
     def _wait_for_words(self) -> None:
         """Wait for what interpreters have printed, which comes another way than the reply."""
-        assert self._reply is not None
         line = f"{self.token} end\n".encode()
-        end = time.monotonic() + (WORDS_TIMEOUT if self._reply.kind == "none" else 0)
+        end = time.monotonic() + WORDS_TIMEOUT
         while not self.transport.master.has_printed(line) and time.monotonic() < end:
             time.sleep(0.005)
 

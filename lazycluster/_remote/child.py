@@ -59,10 +59,10 @@ def prepare_fork() -> "None":
     """Do here what the process that is forked next need not do, in which each page is a copy."""
     streams.use_standard_streams()
     # Otherwise all forked processes would draw equal random numbers.
-    for name in ("random", "numpy.random"):
+    for name, seed in (("random", _seed), ("numpy.random", _seed_numpy)):
         if name in sys.modules:
             try:
-                (_seed_numpy if name == "numpy.random" else _seed)(sys.modules[name])
+                seed(sys.modules[name])
             except Exception:  # noqa: S110 - a module of the user has this name
                 pass
 

@@ -24,16 +24,16 @@ def kept() -> "Iterator[None]":
 
     The exit function of `logging` is dropped, as `python_end` does what it would.
     """
-    original = getattr(os, "register_at_fork", None), atexit.register
-    if original[0] is not None:
+    at_fork, at_exit = getattr(os, "register_at_fork", None), atexit.register
+    if at_fork is not None:
         os.register_at_fork = lambda **hooks: _hooks.append(hooks)
     atexit.register = lambda function, *_, **__: function  # type: ignore[assignment]
     try:
         yield
     finally:
-        atexit.register = original[1]
-        if original[0] is not None:
-            os.register_at_fork = original[0]
+        atexit.register = at_exit
+        if at_fork is not None:
+            os.register_at_fork = at_fork
 
 
 def start() -> "None":

@@ -270,9 +270,6 @@ def test_a_daemon_ends_with_the_function(runtime, method):
     await_gone([runtime.call(use)], "on the host")
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 9, 3), reason="there, threads cannot import multiprocessing.pool at once"
-)
 def look_at_a_fork():
     """Return whether the modules for threads know the process, here and in a fork of it."""
     import logging
@@ -302,6 +299,9 @@ def test_threading_and_logging_follow_a_fork(runtime):
     assert runtime.call(look_at_a_fork) == (True, 0)
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 9, 3), reason="there, threads cannot import multiprocessing.pool at once"
+)
 def test_threads_start_processes_at_once(runtime):
     """multiprocessing is imported in several threads."""
 

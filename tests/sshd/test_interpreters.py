@@ -295,6 +295,7 @@ def test_f20_environment_modules(
         assert type(error.__cause__) is PythonNotFoundError
         assert f"python={python!r} is not a Python that can be used" in str(error)
         assert "no such module: python/9" in str(error)
+        assert "lazycluster-" not in str(error)  # the line that ends standard error
         assert "with python=" not in str(error)
         return
     runtime = make_runtime(on=sshd, python=python)

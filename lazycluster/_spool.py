@@ -85,11 +85,12 @@ class Spool:
 
     def __init__(self, contents: _Buffer = b"") -> None:
         self._lock = threading.Lock()  # for writers; readers see the bytes below `_length`
-        self._memory = bytearray()
+        is_small = len(contents) <= MEMORY_LIMIT
+        self._memory = bytearray(contents if is_small else b"")
         self._file: _File | None = None
         self._blocks: list[int] = []
-        self._length = 0
-        if contents:
+        self._length = len(self._memory)
+        if not is_small:
             self.write(contents)
 
     def __del__(self) -> None:

@@ -27,7 +27,12 @@ def one_wait(seconds: float | None) -> float | None:
 
 def acquire(lock: threading.Lock, seconds: float | None = None) -> bool:
     """Acquire a lock that another thread releases; return False if the time passes first."""
-    return wait_repeatedly(lambda left: lock.acquire(timeout=-1 if left is None else left), seconds)
+    if seconds is not None:
+        return wait_repeatedly(lambda left: lock.acquire(timeout=left or 0.0), seconds)
+    longest = one_wait(None)
+    while not lock.acquire(timeout=-1 if longest is None else longest):
+        pass
+    return True
 
 
 def wait_repeatedly(wait: Callable[[float | None], T], seconds: float | None = None) -> T:

@@ -26,7 +26,7 @@ from lazycluster._conversation.bootstrap import (
 )
 from lazycluster._conversation.host_sources import module_archive
 from lazycluster._conversation.outcome import OsFailure, Outcome
-from lazycluster._conversation.request import Request, Sink, Sinks, ignore_start
+from lazycluster._conversation.request import Request, Sink, ignore_start
 from lazycluster._conversation.writer import Writer
 from lazycluster._interpreter_exit import ENDING, Wait, stopped_with_main_thread
 from lazycluster._shared import frames
@@ -44,6 +44,7 @@ from lazycluster.exceptions import (
 )
 
 WORDS_TIMEOUT = 2.0  # seconds to wait for standard error; it comes within milliseconds
+MOST_REPEATED = 1 << 12  # bytes of a description that is kept for the next request
 DESCRIPTION_LIMIT = 1 << 26  # bytes of a request's commands and environment, encoded
 
 # What malformed frames raise: JSON may be nested too deep, a number may be infinite.
@@ -55,6 +56,9 @@ _MALFORMED = (
     OverflowError,
     RecursionError,
 )
+
+
+_encode = json.JSONEncoder().encode
 
 
 def _ignore(_index: int, _data: memoryview) -> None:
@@ -107,6 +111,7 @@ class Conversation:
         self._last_number = 0
         self._modules_sent: set[str] = set()
         self._contents_sent: set[str] = set()
+        self._last_encoded: tuple[object, bytes] = None, b""
         self._refusal: PythonNotFoundError | PythonVersionError | None = None
         self._received = time.monotonic()
         self.token: str = make_token()
@@ -179,7 +184,7 @@ class Conversation:
             ConnectionLostError: If the connection has ended; the steps have not started.
             OSError: If the first chunk cannot be read; nothing was sent.
         """
-        description = json.dumps(
+        description = self._encode(
             {
                 "steps": steps,
                 "working_dir": working_dir,
@@ -187,14 +192,19 @@ class Conversation:
                 "environment": dict(environment),
                 "task": task,
             }
-        ).encode("ascii")
+        )
         if len(description) > DESCRIPTION_LIMIT:
             raise ValueError(
                 f"The commands and variables make {len(description)} bytes; "
                 f"at most {DESCRIPTION_LIMIT} can be sent. Send a file instead."
             )
         # Reads the first chunk, which may fail or take a while: not under the lock.
-        sinks = Sinks(on_output, on_errors, on_value, on_logged)
+        sinks = {
+            frames.OUTPUT: on_output,
+            frames.ERRORS: on_errors,
+            frames.VALUE: on_value,
+            frames.LOGGED: on_logged,
+        }
         request = Request(
             0,
             len(steps),
@@ -227,6 +237,17 @@ class Conversation:
         if request.has_input:
             self._writer.feed(request)
         return request
+
+    def _encode(self, description: dict[str, Any]) -> bytes:
+        """Return a description as JSON. It is that of the last request, if a call is repeated."""
+        last, data = self._last_encoded
+        if description == last:
+            return data
+        data = _encode(description).encode("ascii")
+        # What describes a function is made for one request, so nobody changes it.
+        if len(data) <= MOST_REPEATED and description["steps"][0]["kind"] == "function":
+            self._last_encoded = description, data
+        return data
 
     def pass_contents(self, request: Request, contents: Mapping[str, bytes]) -> None:
         """Let the actor of a request have contents for its next call.

@@ -39,7 +39,8 @@ class Writer:
         self._fd = fd
         self._pid = os.getpid()
         self._name = name
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # reentrant for a signal handler
+        self._changed = threading.Condition(self._lock)
         self._queue: collections.deque[bytes] = collections.deque()
         self._sources: collections.deque[FrameSource] = collections.deque()
         self._writing = False
@@ -51,7 +52,7 @@ class Writer:
 
         A broken pipe is not an error here: the reader thread finds the reason.
         """
-        with self._changed:
+        with self._lock:  # two function calls fewer than by the Condition
             # In a forked child the number may be another file's.
             if self._closed or os.getpid() != self._pid:
                 return

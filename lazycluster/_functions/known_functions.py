@@ -14,7 +14,7 @@ import struct
 import sys
 import types
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cloudpickle import cloudpickle
@@ -91,7 +91,7 @@ class _ByValue:
         if module.__name__ != "__main__" and not cloudpickle._is_registered_pickle_by_value(module):
             raise _RefusedError
         self._annotations = dict(function.__annotations__)
-        self._home = home_of(function)
+        self._is_at_home = home_of(function) is not None
         self._attributes = bare_attributes(module)
         names = {
             *cloudpickle._extract_code_globals(function.__code__),
@@ -121,7 +121,7 @@ class _ByValue:
         return (
             sys.modules.get(function.__module__) is self._module
             and function.__annotations__ == self._annotations
-            and home_of(function) == self._home
+            and (namespace.get(function.__qualname__) is function) == self._is_at_home
             and bare_attributes(self._module) == self._attributes  # type: ignore[arg-type]
             and (None if text is None else text[0]) == key
         )
@@ -202,9 +202,10 @@ class _Known:
                 if isinstance(own, _ByName)
                 else own is not None and own.is_current(function, function)
             )
-            and all(part.is_current(obj, function) for part, obj in self._others)
-            and all(part.is_current() for part in self._named)
-            and all(Sources.of(modules).has(name) for name in self._sent)
+            # A generator over nothing costs as much as all the rest of these lines.
+            and (not self._others or all(part.is_current(it, function) for part, it in self._others))
+            and (not self._named or all(part.is_current() for part in self._named))
+            and (not self._sent or all(Sources.of(modules).has(name) for name in self._sent))
         )
 
 
@@ -247,12 +248,8 @@ class _Entry:
 _entries: dict[int, _Entry] = {}
 
 
-def find(function: object, modules: Modules) -> _Known | None:
-    """Return the pickle of a function that is called again; None if it must be pickled.
-
-    Raises:
-        Exception: What pickling raises, or a signal handler meanwhile.
-    """
+def _find(function: object, modules: Modules) -> _Known | None:
+    """Return the pickle of a function that is called again; None if it must be pickled."""
     if type(function) is not types.FunctionType:
         return None
     entry = _entries.get(id(function))
@@ -281,7 +278,42 @@ def find(function: object, modules: Modules) -> _Known | None:
     return None
 
 
-def are_plain(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
+class KnownCall(NamedTuple):
+    """A call that was not pickled anew; see `payload.PickledCall`."""
+
+    payload: bytes
+    contents: Mapping[str, bytes]
+    required: frozenset[str]
+
+
+def dump_known(
+    function: Callable[..., object] | str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    modules: Modules,
+) -> KnownCall | None:
+    """Pickle a call that needs no pickler of ours; None if it does.
+
+    That is a call of a method by its name, or of a function whose pickle is known, with plain
+    arguments.
+
+    Raises:
+        Exception: What pickling the function raises, or a signal handler meanwhile.
+    """
+    if not _are_plain(args, kwargs):
+        return None
+    if type(function) is str:
+        return KnownCall(pickle.dumps((function, tuple(args), dict(kwargs)), 5), {}, frozenset())
+    known = _find(function, modules)
+    if known is None:
+        return None
+    contents = known.texts
+    if known.required or modules.sent:
+        contents = {**Sources.of(modules).contents(known.required), **contents}
+    return KnownCall(_dump(known, args, kwargs), contents, known.required)
+
+
+def _are_plain(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     """Return True if any pickler makes the same of these arguments, and they are small."""
     values = [*args, *kwargs.values()]
     if not _ATOMS.issuperset(map(type, values)):
@@ -289,16 +321,7 @@ def are_plain(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
     return sum(map(sys.getsizeof, values)) <= MOST_OF_ARGUMENTS
 
 
-def dump_method(
-    function: object, args: Sequence[object], kwargs: Mapping[str, object]
-) -> bytes | None:
-    """Pickle a call of a method, by its name; None if it needs our pickler, or is large."""
-    if type(function) is not str or not are_plain(args, kwargs):
-        return None
-    return pickle.dumps((function, tuple(args), dict(kwargs)), 5)
-
-
-def dump(known: _Known, args: Sequence[object], kwargs: Mapping[str, object]) -> bytes:
+def _dump(known: _Known, args: Sequence[object], kwargs: Mapping[str, object]) -> bytes:
     """Pickle a call of a function that is known, with plain arguments."""
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5)

@@ -90,27 +90,30 @@ def dump_call(
         SerializationError: If something in the call cannot be pickled; the message names the way.
         ValueError: If a shared value in it was closed.
     """
-    from lazycluster._functions import known_functions
+    from lazycluster._functions.known_functions import dump_known
+
+    try:
+        known = dump_known(function, args, kwargs, modules)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+    else:
+        if known is not None:
+            payload, contents, required = known
+            return PickledCall(Spool(payload), contents, required, modules, name)
+    return _dump_anew(function, args, kwargs, modules, name or describe(function))
+
+
+def _dump_anew(
+    function: Callable[..., object] | str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    modules: Modules,
+    name: str,
+) -> PickledCall:
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._functions.sources import Sources
 
-    method = known_functions.dump_method(function, args, kwargs)
-    if method is not None:
-        return PickledCall(Spool(method), {}, modules=modules, name=name)
-    known = None
-    if known_functions.are_plain(args, kwargs):
-        try:
-            known = known_functions.find(function, modules)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-    if known is not None:
-        data = known_functions.dump(known, args, kwargs)
-        contents = known.texts
-        if known.required or modules.sent:
-            contents = {**Sources.of(modules).contents(known.required), **contents}
-        return PickledCall(Spool(data), contents, known.required, modules)
-    name = name or describe(function)
     left_out: frozenset[int] = frozenset()
     while True:
         spool = Spool()
@@ -302,12 +305,12 @@ def check_call(
         raise ValueError("function is empty")
     if not callable(function):
         raise ValueError(f"function is empty: {type(function).__name__} is not callable")
+    if not reserved and _surely_takes(function, len(args), kwargs):
+        return
     check_is_no_generator(function)
     given = {key for key, value in reserved.items() if value is not None and value is not False}
     for keyword in sorted(given and given & _parameters(function)):
         raise ValueError(_taken(function, keyword))
-    if _takes(function, len(args), kwargs):
-        return
     try:
         # The wrapped function's signature does not count: a decorator may supply arguments.
         signature = inspect.signature(function, follow_wrapped=False)
@@ -327,13 +330,18 @@ def check_call(
         raise TypeError(f"{describe(function)}() {error}{cure}") from None
 
 
-def _takes(function: object, count: int, keywords: Collection[str]) -> bool:
-    """Return True if a plain function surely takes these arguments; a signature takes 0.1 ms."""
+def _surely_takes(function: object, count: int, keywords: Collection[str]) -> bool:
+    """Return True if a function is plain and takes these arguments; a signature takes 0.1 ms."""
     if type(function) is not types.FunctionType or keywords:
         return False
     code = function.__code__
+    if code.co_flags & _OF_GENERATORS or code.co_kwonlyargcount:
+        return False
     optional = len(function.__defaults__ or ())
-    return code.co_argcount - optional <= count <= code.co_argcount and not code.co_kwonlyargcount
+    return code.co_argcount - optional <= count <= code.co_argcount
+
+
+_OF_GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 def check_is_no_generator(function: Callable[..., object]) -> None:

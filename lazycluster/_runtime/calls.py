@@ -335,7 +335,7 @@ class Calls(Sharing):
         step = RunCommand(
             checked_command(command), None, options.shell, checked_input(data), separate=True
         )
-        host, on_output = self._base.host, options.on_output
+        host, on_output = self._base._host, options.on_output
         return CommandInvocation(
             step, host, timeout=options.timeout, on_output=on_output, keeps_output=True
         )
@@ -348,7 +348,7 @@ class Calls(Sharing):
     def _step_invocation(self, step: RunFunction) -> Invocation:
         options = self._options
         return Invocation(
-            step, self._base.host, timeout=options.timeout, on_output=options.on_output
+            step, self._base._host, timeout=options.timeout, on_output=options.on_output
         )
 
     def _check_open(self) -> None:

@@ -52,6 +52,7 @@ class Host:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._host = connection.host  # as the user gave it
         self._closed = False
         # For attributes, never held over a request. Reentrant, because a signal handler may use the
         # Runtime while this thread holds it.
@@ -109,7 +110,7 @@ class Host:
     @property
     def host(self) -> str:
         """Return the host, as the user gave it."""
-        return self._connection.host
+        return self._host
 
     @property
     def class_name(self) -> str:

@@ -104,7 +104,6 @@ class WorkingDirectory:
         Args:
             closed: See `Login._start`.
         """
-        self._connection._check_owner()
         conversation = self._connection._open(closed=closed)
         with self._lock:
             path, owner = self._path, self._temporary_of

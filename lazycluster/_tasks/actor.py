@@ -138,11 +138,12 @@ class ActorCall:
         whole, self.whole = self.whole, None
         if whole is not None:
             return load_value(io.BytesIO(whole), lambda names: self.values.find_versions(names))
-        for load in self.values.loaders().values():
-            value = load()
-            self.values.clear()
-            return value
-        raise SerializationError(f"{self.host} has sent no value of {self.name}.")
+        load = self.values.loader(0)
+        if load is None:
+            raise SerializationError(f"{self.host} has sent no value of {self.name}.")
+        value = load()
+        self.values.clear()
+        return value
 
     def wait_for_records(self) -> None:
         """Wait until loggers have handled what has been logged."""
@@ -323,7 +324,8 @@ class ActorProcess:
         return None
 
     def _send(self, target: Target) -> Request:
-        target.send_lacking(self._lacking)
+        if self._lacking is not None:
+            target.send_lacking(self._lacking)
         assert self._current is not None
         self._reader = self._make_reader()
         self._target = target

@@ -33,7 +33,8 @@ def step_error(
     """
     error = step.error(host, outcome, output)
     if error is None and outcome.returned:
-        return _lost_value_error(step, host, values.error(index))
+        reason = values.error(index)
+        return None if reason is None else _lost_value_error(step, host, reason)
     failure = outcome.failure
     raised = isinstance(failure, RaisedFailure) and failure.pickled
     if raised and step.returns and isinstance(error, RemoteFunctionError):
@@ -42,10 +43,8 @@ def step_error(
     return error
 
 
-def _lost_value_error(step: Step, host: str, reason: OSError | None) -> LazyclusterError | None:
+def _lost_value_error(step: Step, host: str, reason: OSError) -> LazyclusterError:
     """Return the error of a value that could not be stored on the manager."""
-    if reason is None:
-        return None
     error = LazyclusterError(
         f"{step.name} has run to its end on {host}, but its value cannot be stored on the manager: "
         f"{reason}."

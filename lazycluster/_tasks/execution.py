@@ -90,30 +90,34 @@ class Target(NamedTuple):
         Raises:
             ValueError: If a shared value was closed, or belongs to another Runtime.
         """
+        described: list[dict[str, Any]] = []
+        contents: dict[str, bytes] = {}
+        forked = []
+        preloads = bool(self.preload.names)
         for step in steps:
             for value in step.shared.values():
                 value._held.check(self.owner)
-        described = [step.describe() for step in steps]
-        contents = {key: data for step in steps for key, data in step.contents.items()}
-        preloads = bool(self.preload.names)
-        forked = [index for index, it in enumerate(steps) if it.forks_from_branch(preloads)]
+            description = step.describe()
+            described.append(description)
+            contents.update(step.contents)
+            if step.forks_from_branch(preloads):
+                forked.append(description)
         if forked:
             preload, modules = self.preload.pack()
             contents.update(modules)
-            for index in forked:
-                described[index]["preload"] = preload
+            for description in forked:
+                description["preload"] = preload
         return described, contents
 
-    def send_lacking(self, lacking: Lacking | None) -> None:
+    def send_lacking(self, lacking: Lacking) -> None:
         """Send shared values again that the host did not have for a step.
 
         Raises:
             ValueError: If one was closed.
             ConnectionLostError: If the connection has ended.
         """
-        if lacking is not None:
-            for value in lacking.values:
-                value._held.send_again(self, lacking.request)
+        for value in lacking.values:
+            value._held.send_again(self, lacking.request)
 
     def operate(self, operation: str, **arguments: Any) -> Any:
         """Run an operation on the host and return its result; see `Conversation.operate`."""
@@ -442,7 +446,8 @@ class Execution(Record):
         listed = steps[0].describe_list()
         if listed is not None and isinstance(transfer, Upload):
             self._compare(target, listed, transfer)
-        target.send_lacking(self._lacking)
+        if self._lacking is not None:
+            target.send_lacking(self._lacking)
         described, contents = target.describe(steps)
         self._request = request = target.conversation.request(
             described,

@@ -77,7 +77,7 @@ class Invocation:
         self.owner: object = None
         self.outcome: Outcome | None = None
         self._values = Values()
-        self._records = LogRecords(host)
+        self._records: LogRecords | None = None
         self._timeout = timeout
         self._lines = None if on_output is None else Lines(on_output, host)
         self._keeps_output = keeps_output
@@ -114,15 +114,17 @@ class Invocation:
             SerializationError: If it cannot be unpickled here; another Exception if its class
                 raises one.
         """
-        for load in self._values.loaders().values():
-            value = load()
-            self._values.clear()
-            return value
-        raise SerializationError(f"{self.host} has sent no value of {self.name}.")
+        load = self._values.loader(0)
+        if load is None:
+            raise SerializationError(f"{self.host} has sent no value of {self.name}.")
+        value = load()
+        self._values.clear()
+        return value
 
     def wait_for_records(self) -> None:
         """Wait until loggers have handled what the function has logged."""
-        self._records.wait()
+        if self._records is not None:
+            self._records.wait()
 
     def run(self, find_target: Callable[[], Target]) -> BaseException | None:
         """Run the step, and wait for its end.
@@ -151,7 +153,8 @@ class Invocation:
                 raise
         if self._lines is not None:
             self._lines.finish_and_wait()
-        self._records.wait()
+        if self._records is not None:
+            self._records.wait()
         found = self._find_error()
         self._request = None  # it refers to this, and a call with large arguments must go at once
         return found
@@ -170,6 +173,8 @@ class Invocation:
         """Return True if the step, which has not started, must be sent again in another form."""
         request, step = self._request, self._step
         if request is None or step is None or not request.outcomes:
+            return False
+        if request.outcomes[0].failure is None:
             return False
         if request.outcomes[0].lacking and self._lacking is None:
             self._lacking = find_lacking(step, request)
@@ -204,7 +209,8 @@ class Invocation:
         step = self._step
         assert step is not None  # It has not ended.
         self._values.come_from(target.conversation, target.environment)
-        target.send_lacking(self._lacking)
+        if self._lacking is not None:
+            target.send_lacking(self._lacking)
         described, contents = target.describe([step])
         request = target.conversation.request(
             described,
@@ -261,6 +267,8 @@ class Invocation:
         self._values.append(0, data)
 
     def _take_logged(self, _: int, data: memoryview) -> None:
+        if self._records is None:
+            self._records = LogRecords(self.host)
         self._records.append(data)
 
     def _take_end(self, request: Request, target: Target) -> None:

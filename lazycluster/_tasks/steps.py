@@ -167,14 +167,14 @@ class RunFunction(Step):
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the supervisor takes."""
-        python = list(sys.version_info[:2])
+        call = self.call
         return {
             "kind": "function",
-            "input": len(self.call.payload),
-            "python": python,
-            "contents": list(self.call.contents),
+            "input": len(call.payload),
+            "python": list(sys.version_info[:2]),
+            "contents": list(call.contents),
             "levels": levels(),
-            **({"shared": list(self.shared)} if self.shared else {}),
+            **({"shared": list(call.shared)} if call.shared else {}),
         }
 
     def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
@@ -195,7 +195,7 @@ class RunFunction(Step):
 
     def forks_from_branch(self, preloads: bool) -> bool:
         """Return True if a branch must run the step; `preloads` is True if there are modules."""
-        return preloads or bool(self.shared)
+        return preloads or bool(self.call.shared)
 
     def by_value(self, outcome: Outcome) -> RunFunction | None:
         """Return the step with a module by value that the host could not import; else None.

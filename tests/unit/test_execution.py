@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from lazycluster import RuntimeTask
-from lazycluster._conversation.request import Request, Sinks
+from lazycluster._conversation.request import Request
 from lazycluster._shared import frames, tree_stream
 from lazycluster._tasks.background import run_in_background
 from lazycluster._tasks.execution import Execution, Target, stop_all
@@ -29,7 +29,7 @@ class QuickHost:
         self._value = value
 
     def request(self, steps, *, on_output, on_value, live, **_):
-        sinks = Sinks(on_output, on_output, on_value, on_value)
+        sinks = {frames.OUTPUT: on_output, frames.VALUE: on_value}
         writer = SimpleNamespace(send=lambda data: None, feed=lambda source: None)
         request = Request(1, len(steps), writer, iter(()), sinks, lambda _: None, live=live)
         request.handle_frame(frames.STARTED, json.dumps({"step": 0, "pid": 1}).encode())

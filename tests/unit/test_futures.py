@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lazycluster._conversation.request import Request, Sinks
+from lazycluster._conversation.request import Request
 from lazycluster._shared import frames
 from lazycluster._tasks import invocation as invocation_module
 from lazycluster._tasks import unfinished
@@ -59,7 +59,12 @@ class Host:
             error, self.refuses = self.refuses, None
             raise error
         writer = SimpleNamespace(send=self._send, feed=lambda source: None)
-        sinks = Sinks(on_output, on_errors, on_value, on_logged)
+        sinks = {
+            frames.OUTPUT: on_output,
+            frames.ERRORS: on_errors,
+            frames.VALUE: on_value,
+            frames.LOGGED: on_logged,
+        }
         request = Request(1, len(steps), writer, iter(()), sinks, on_end, live=False)
         self.requests.append(request)
         self.places = places

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lazycluster._conversation.request import Request, Sinks
+from lazycluster._conversation.request import Request
 from lazycluster._shared import frames
 from lazycluster.exceptions import ConnectionLostError
 from support.waiting import TIMEOUT
@@ -56,12 +56,12 @@ class Host:
             steps,
             self.writer,
             iter(pieces),
-            Sinks(
-                lambda step, data: self.output.append((step, bytes(data))),
-                lambda step, data: self.errors.append((step, bytes(data))),
-                lambda step, data: self.value.append((step, bytes(data))),
-                lambda step, data: self.logged.append((step, bytes(data))),
-            ),
+            {
+                frames.OUTPUT: lambda step, data: self.output.append((step, bytes(data))),
+                frames.ERRORS: lambda step, data: self.errors.append((step, bytes(data))),
+                frames.VALUE: lambda step, data: self.value.append((step, bytes(data))),
+                frames.LOGGED: lambda step, data: self.logged.append((step, bytes(data))),
+            },
             self.ended.append,
             live=live,
         )
@@ -149,9 +149,8 @@ def test_a_start_notifies_only_a_thread_that_has_to_know_it():
         started.append(step)
         return step == 1
 
-    sinks = Sinks(*[lambda step, data: None] * 4)
     host.request = Request(
-        7, 2, host.writer, iter(()), sinks, host.ended.append, live=True, on_start=on_start
+        7, 2, host.writer, iter(()), {}, host.ended.append, live=True, on_start=on_start
     )
     assert not host.start(0)
     assert host.end(0)  # what is live prints what came before it
@@ -246,7 +245,7 @@ def test_what_cannot_be_stored_is_the_error_of_the_waiting_thread(error):
         stored.append(data)
         raise error
 
-    sinks = Sinks(store, store, store, store)
+    sinks = {frames.OUTPUT: store}
     host.request = Request(7, 1, host.writer, iter(()), sinks, host.ended.append, live=True)
     host.start(0)
     assert not host.send(frames.OUTPUT, b"first")

@@ -21,7 +21,7 @@ Sink = Callable[[int, memoryview], object]  # takes a step's index and bytes, va
 
 # The outcomes of most steps are the same few bytes.
 MOST_BYTES = 128
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # it has no types
 
 
 def _loads(payload: bytes) -> Any:

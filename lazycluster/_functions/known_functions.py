@@ -203,7 +203,7 @@ class _Known:
                 else own is not None and own.is_current(function, function)
             )
             # A generator over nothing costs as much as all the rest of these lines.
-            and (not self._others or all(part.is_current(it, function) for part, it in self._others))
+            and (not self._others or all(part.is_current(f, function) for part, f in self._others))
             and (not self._named or all(part.is_current() for part in self._named))
             and (not self._sent or all(Sources.of(modules).has(name) for name in self._sent))
         )

@@ -20,6 +20,7 @@ from .branches import Branches
 from .cleanup_process import CleanupProcess
 from .exits import Exits
 from .loop import Loop
+from .next_call import NextCall
 from .request import Request
 from .sessions import POLL_INTERVAL, Sessions, ended_children, out_of_memory_kills
 from .starting import Starter
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     Description = dict[str, Any]  # a request, a step or an outcome, see `frames`
 
 DRAIN_READS = 64  # reads from a pipe after its step has ended; a child that refills it can go on
-SMALL_REQUEST = 1 << 12  # bytes of a description that is kept to be rehearsed
-PREFORK_DELAY = 0.0006  # seconds in which the value is on its way and needs the processor
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # until another step ends
 
 
@@ -98,9 +97,6 @@ class Supervisor:
         self.branches = Branches(self.loop, self._serve_branch, lambda pid: self.sessions.add(pid))  # type: Any
         self.is_branch = False
         self.preload_failure = None  # type: Description | None  # of all functions of a branch
-        self.is_prefork_planned = False
-        self.last_call = b""  # the description of the last request that has called a function
-        self.last_description = {}  # type: Description
         self.cleanup = CleanupProcess()
         self.sessions = Sessions(self.cleanup.note)
         readers = {
@@ -109,6 +105,7 @@ class Supervisor:
             "channel": self._read_channel,
         }
         self.starter = Starter(self.loop, null, self.cleanup, readers)
+        self.next_call = NextCall(self.loop, self.starter, self.requests)
         # Of the kernel, one and two heartbeats ago.
         self.memory_kills = (out_of_memory_kills(),) * 2  # type: tuple[int | None, int | None]
 
@@ -191,11 +188,7 @@ class Supervisor:
             request.insert_input(messages.encode(messages.REFERENCE, data))
 
     def _start_request(self, number: "int", text: "bytes") -> "None":
-        # A call that is repeated is parsed once; what a description has never changes.
-        is_repeated = text == self.last_call
-        description = (
-            self.last_description if is_repeated else plain_json.loads(text.decode("ascii"))
-        )
+        description = self.next_call.parse(text)
         try:
             if self.branches.take(number, description, text):
                 return
@@ -205,8 +198,8 @@ class Supervisor:
             return
         self.requests[number] = request = Request(number, description, self.loop)
         self.fresh.append(request)
-        if request.steps[0]["kind"] == "function" and len(text) <= SMALL_REQUEST:
-            self.last_call, self.last_description = text, description
+        if request.steps[0]["kind"] == "function":
+            self.next_call.note(text, description)
 
     def _start_fresh(self) -> "None":
         """Start the requests that have come, each with its input that came together with it."""
@@ -278,7 +271,7 @@ class Supervisor:
         started = b'{"step": %d, "pid": %d}' % (request.index, process.pid)
         self.loop.send(frames.STARTED, request.number, started, may_wait=True)
         if "actor" in step:  # it has taken the process of the next function, and stays
-            self._plan_prefork()
+            self.next_call.plan()
 
     def _make_private_directory(self) -> "Description":
         """Make a directory without a process, which would take 4 ms of a login.
@@ -460,7 +453,7 @@ class Supervisor:
     def _go_on(self, request: "Request", outcome: "bytes", succeeded: "bool") -> "None":
         """Report the outcome of a step, and start the next one if it has succeeded."""
         if request.steps[request.index]["kind"] == "function":
-            self._plan_prefork()
+            self.next_call.plan()
         request.reset_step()
         self.loop.send(frames.ENDED, request.number, outcome)
         request.index += 1
@@ -469,34 +462,6 @@ class Supervisor:
             self._start_step(request)
         else:
             self._finish(request)
-
-    def _plan_prefork(self) -> "None":
-        """Fork a process for the next function soon, also while another one runs by then."""
-        if not self.is_prefork_planned:
-            self.is_prefork_planned = True
-            self.loop.call_later(PREFORK_DELAY, self._prefork)
-
-    def _prefork(self) -> "None":
-        self.is_prefork_planned = False
-        self.starter.prefork()
-        if self.last_call and not self.requests:
-            self._rehearse(self.last_call)
-
-    def _rehearse(self, text: "bytes") -> "None":
-        """Do what a call will need before its process has its job, but start nothing.
-
-        After a fork the first write to a page copies it, which takes 3 microseconds. With 80 pages
-        that is a tenth of the time of a call, so it is done while there is no request.
-        """
-        received = memoryview(
-            frames.encode(frames.REQUEST, 0, text) + frames.encode(frames.INPUT, 0, b"-")
-        )
-        for kind, number, payload in frames.FrameReader(frames.TO_SUPERVISOR).feed(received):
-            if kind == frames.REQUEST:
-                request = Request(number, plain_json.loads(payload.decode("ascii")), self.loop)
-            else:
-                request.take_input(payload)
-        self.starter.rehearse(request)
 
     def _note_socket(self, step: "Description", result: "Any") -> "None":
         """Note what an operation has found out about the socket of a forward."""

@@ -102,6 +102,7 @@ BOOTSTRAP_MODULES = (
     "_remote.exits",
     "_remote.branches",
     "_remote.starting",
+    "_remote.next_call",
     "_remote.predecessors",
     "_remote.supervisor",
 )

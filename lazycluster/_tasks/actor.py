@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import collections
 import io
-import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lazycluster._conversation.outcome import Outcome, parse_outcome
+from lazycluster._conversation.outcome import Outcome
 from lazycluster._functions.payload import PickledCall, dump_by_value, load_value
 from lazycluster._interpreter_exit import stopped_with_main_thread
-from lazycluster._shared import frames, messages
+from lazycluster._shared import messages
+from lazycluster._tasks.actor_messages import (
+    RETURNED,
+    MessageReader,
+    StartActor,
+    call_message,
+)
 from lazycluster._tasks.completion import Timer, completion, timers
 from lazycluster._tasks.crashes import crash_stack, likely_reason
 from lazycluster._tasks.endings import step_error
@@ -46,34 +49,10 @@ from lazycluster.exceptions import (
 
 if TYPE_CHECKING:
     from lazycluster._conversation.request import Request
-    from lazycluster._spool import Spool
 
 CLOSE_TIMEOUT = 5.0  # seconds for a running call and for exit functions, before SIGTERM
 
 _SMALL = 1 << 10  # bytes of a call that is sent by the thread that makes it
-_REPORT_LIMIT = 1 << 22  # bytes of an outcome that is believed
-
-
-@dataclass(frozen=True)
-class StartActor(RunFunction):
-    """Make the object of an actor, and keep its process."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return the description that the supervisor takes."""
-        return {**super().describe(), "input": sys.maxsize, "actor": True}
-
-    def chunks(self, transfer: object) -> Iterator[bytes]:
-        """Yield the message with the call of the class."""
-        return _message(self.call.payload)
-
-
-def _message(payload: Spool) -> Iterator[bytes]:
-    """Yield a call as it is sent."""
-    first = frames.CHUNK - messages.HEADER.size
-    size = len(payload)
-    yield messages.HEADER.pack(messages.CALL, size) + payload.read_at(0, first)
-    for start in range(first, size, frames.CHUNK):
-        yield payload.read_at(start, frames.CHUNK)
 
 
 class ActorCall:
@@ -157,76 +136,6 @@ class ActorCall:
             on_end(error)
 
 
-class _Reader:
-    """Cut what an actor sends into messages.
-
-    Args:
-        on_whole: Called with a value that is all of a chunk, and the end of a call.
-        on_part: Called with each part of another value.
-        on_end: Called with the outcome of each call.
-    """
-
-    def __init__(
-        self,
-        on_whole: Callable[[memoryview], object],
-        on_part: Callable[[memoryview], object],
-        on_end: Callable[[Outcome], object],
-    ) -> None:
-        self._on_whole = on_whole
-        self._on_part = on_part
-        self._on_end = on_end
-        self._header = b""
-        self._kind = 0
-        self._left = 0
-        self._report = b""
-
-    def feed(self, data: memoryview) -> None:
-        """Take the next bytes.
-
-        Raises:
-            ValueError, KeyError, TypeError: If they are malformed.
-        """
-        size = len(data) - messages.HEADER.size
-        is_first = size > 0 and not self._header
-        if is_first and messages.HEADER.unpack_from(data) == (messages.RETURNED, size):
-            self._on_whole(data[messages.HEADER.size :])
-            return
-        while data:
-            missing = messages.HEADER.size - len(self._header)
-            if missing:
-                self._header += data[:missing]
-                data = data[missing:]
-                if len(self._header) < messages.HEADER.size:
-                    return
-                self._begin()
-            part = data[: self._left]
-            data = data[len(part) :]
-            self._left -= len(part)
-            if self._kind == messages.RAISED:
-                self._report += part
-            elif part:
-                self._on_part(part)
-            if not self._left:
-                self._header = b""
-                if self._kind != messages.VALUE_PART:
-                    self._finish()
-
-    def _begin(self) -> None:
-        self._kind, self._left = messages.HEADER.unpack(self._header)
-        if self._kind not in (messages.VALUE_PART, messages.RETURNED, messages.RAISED):
-            raise ValueError(f"a message of unknown kind {self._kind}")
-        if self._kind == messages.RAISED and not 0 < self._left <= _REPORT_LIMIT:
-            raise ValueError(f"an outcome of {self._left} bytes")
-
-    def _finish(self) -> None:
-        if self._kind == messages.RETURNED:
-            self._on_end(_RETURNED)
-        else:
-            report, self._report = self._report, b""
-            self._on_end(parse_outcome(json.loads(report)))
-
-
-_RETURNED = Outcome(returned=True)
 _NO_CHUNKS: Iterator[bytes] = iter(())
 
 
@@ -278,8 +187,8 @@ class ActorProcess:
         self._request: Request | None = None
         self._reader = self._make_reader()
 
-    def _make_reader(self) -> _Reader:
-        return _Reader(self._take_whole, self._take_part, self._take_outcome)
+    def _make_reader(self) -> MessageReader:
+        return MessageReader(self._take_whole, self._take_part, self._take_outcome)
 
     # Starting
 
@@ -444,7 +353,7 @@ class ActorProcess:
             data = payload.read_at(0, _SMALL)
             request.add_input(_NO_CHUNKS, messages.encode(messages.CALL, data))
         else:
-            request.add_input(_message(payload))
+            request.add_input(call_message(payload))
 
     # In the reader thread
 
@@ -471,7 +380,7 @@ class ActorProcess:
         call = self._current
         if call is None or call is self._late or call.has_parts or not self._is_made:
             self._take_part(data)
-            self._take_outcome(_RETURNED)
+            self._take_outcome(RETURNED)
             return
         call.whole = bytes(data)
         self._cancel_timer()

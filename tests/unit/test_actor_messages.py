@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lazycluster._shared import messages
-from lazycluster._tasks.actor import _Reader
+from lazycluster._tasks.actor_messages import MessageReader
 
 RAISED = {
     "failure": "raised",
@@ -41,7 +41,7 @@ def reader(taken):
     def take_whole(data):
         taken.extend([bytes(data), b"END"])
 
-    return _Reader(take_whole, lambda data: taken.append(bytes(data)), end)
+    return MessageReader(take_whole, lambda data: taken.append(bytes(data)), end)
 
 
 @pytest.mark.parametrize("size", range(1, len(STREAM) + 1))

@@ -24,16 +24,21 @@ def children(pid):
 
 @pytest.fixture
 def preforked(own_runtime):
-    """Gives the number of the one that waits now."""
-    supervisor = call(own_runtime, os.getppid)
+    """Gives the number of the one that waits now, which is none that was given before.
+
+    The process of a call is there a moment longer than the call.
+    """
+    supervisor, used = call(own_runtime, lambda: (os.getppid(), os.getpid()))
     (cleanup,) = (pid for pid in children(supervisor) if is_cleanup_process(pid))
+    given = {used}
 
     def wait_for_it():
         def alone():
             forked = children(supervisor) - {cleanup}
-            return forked if len(forked) == 1 else None
+            return forked if len(forked) == 1 and not forked & given else None
 
         (pid,) = wait_until(alone)
+        given.add(pid)
         return pid
 
     wait_for_it.supervisor = supervisor
@@ -42,7 +47,10 @@ def preforked(own_runtime):
 
 def is_cleanup_process(pid):
     """It ignores SIGTERM; no other process there does."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended meanwhile
+        return False
     ignored = int(status.split("SigIgn:")[1].split()[0], 16)
     return bool(ignored >> (signal.SIGTERM - 1) & 1)
 

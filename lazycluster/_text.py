@@ -31,6 +31,8 @@ def one_line(text: str, limit: int = 300) -> str:
     """
     if len(text) > limit:
         text = text[: limit - 1] + "…"
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

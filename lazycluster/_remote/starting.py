@@ -1,16 +1,15 @@
 """Start the processes of steps: commands, forks, and the fork that waits for the next function."""
 
 import collections
+import importlib
 import os
 import sys
 
-from .._shared import paths
 from .._shared.operations import OPERATIONS, STEP_MODULES
 from . import child, interpreter
 from .contents import Contents
-from .files import to_bytes
 from .imports import SentModules, is_own_python
-from .step_process import LONG_COMMAND, StepProcess, account_shell
+from .step_process import StepProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Starter:
         self._cleanup = cleanup
         self._readers = readers
         self._last_job = _Job(None, None, 0, b"")
-        self._scripts = None  # type: str | None  # the folder of commands too long for an argv
+        self._commands = None  # type: Any  # until the first one
 
     def start(self, request: "Request") -> "None":
         """Start the process of the request's step, which gets its job later.
@@ -73,35 +72,15 @@ class Starter:
         (self._start_command if step["kind"] == "command" else self._start_fork)(request, step)
 
     def _start_command(self, request: "Request", step: "Description") -> "None":
+        if self._commands is None:
+            module = importlib.import_module(self.modules.load_own(STEP_MODULES["command"]))
+            self._commands = module.Commands(self._null, self._cleanup)
         request.process = StepProcess()
-        command = to_bytes(step["command"])
-        working_dir = None if request.working_dir is None else to_bytes(request.working_dir)
-        environment = dict(os.environb)
-        if working_dir is not None:
-            environment[b"PWD"] = working_dir  # else a shell shows it resolved through links
-        variables = request.environment.items()
-        environment.update((to_bytes(name), to_bytes(value)) for name, value in variables)
-        has_input = step.get("input") is not None
-        request.want_input(step["input"] if has_input else 0)
-        request.process.start_command(
-            command,
-            [to_bytes(word) for word in step["shell"]] if step.get("shell") else [account_shell()],
-            working_dir,
-            environment,
-            None if has_input else self._null,
-            bool(step.get("separate")),
-            self._script_path(request.number) if len(command) > LONG_COMMAND else None,
-        )
+        request.want_input(step.get("input") or 0)
+        self._commands.start(request, step)
         for pipe in ("output", "errors"):
             if getattr(request.process, pipe) >= 0:
                 self._add_reader(request.process, pipe)
-
-    def _script_path(self, number: "int") -> "str":
-        if self._scripts is None:
-            scripts = paths.temporary_path()
-            self._cleanup.add_temporary(scripts)
-            self._scripts = paths.make_private_directory(scripts)
-        return os.path.join(self._scripts, str(number))
 
     def _start_fork(self, request: "Request", step: "Description") -> "None":
         if step["kind"] == "function":

@@ -1,17 +1,14 @@
 """The process of a step: how it is started, and the supervisor's ends of its pipes."""
 
-import contextlib
 import os
 
 from . import child, streams
 from .channel import Messages
-from .imports import library_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # noqa: F401 - stands in a comment
 
-LONG_COMMAND = 100000  # bytes; Linux takes at most 128 KiB as one word of an argv
 PIPES = ("output", "channel", "payload")  # of a fork
 
 
@@ -30,6 +27,7 @@ class StepProcess:
         contents: How many contents had come then.
         messages: Cuts what comes through the channel.
         request: The request whose step it runs; None while it has no job.
+        script: The file that a long command was written to.
     """
 
     # What most processes do not change is an attribute of the class, which takes no time.
@@ -40,72 +38,10 @@ class StepProcess:
     job = memoryview(b"")
     modules = contents = 0
     request = None  # type: Any
-    _script = None  # type: str | None
+    script = None  # type: str | None
 
     def __init__(self) -> "None":
         self.messages = Messages()
-
-    def start_command(
-        self,
-        command: "bytes",
-        shell: "list[bytes]",
-        working_dir: "bytes | None",
-        environment: "dict[bytes, bytes]",
-        null: "int | None",
-        separate: "bool",
-        script: "str | None",
-    ) -> "None":
-        """Run a command by a shell.
-
-        Args:
-            command: The command.
-            shell: The words before `-c`.
-            working_dir: Where it starts; None for the supervisor's own directory.
-            environment: All its variables.
-            null: `/dev/null`, its standard input; None for a pipe.
-            separate: Whether its standard error has a pipe of its own.
-            script: The file for a command too long for an argv.
-
-        Raises:
-            OSError, ValueError: If the shell cannot be started; everything is closed then.
-        """
-        with library_first():  # takes 2 ms at the first command, and a login does without
-            import subprocess
-
-        with contextlib.ExitStack() as on_error:
-            on_error.callback(self.close)
-            on_error.callback(self.remove_script)
-            argv = [*shell, b"-c", command]
-            if script is not None:
-                fd = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                self._script = script
-                with open(fd, "wb") as file:
-                    file.write(command + b"\n")
-                argv = [*shell, os.fsencode(script)]
-            with contextlib.ExitStack() as theirs:
-                self.output, output = os.pipe()
-                theirs.callback(os.close, output)
-                errors, source = output, null
-                if separate:
-                    self.errors, errors = os.pipe()
-                    theirs.callback(os.close, errors)
-                if source is None:
-                    source, self.payload = os.pipe()
-                    theirs.callback(os.close, source)
-                    os.set_blocking(self.payload, False)
-                process = subprocess.Popen(
-                    argv,
-                    stdin=source,
-                    stdout=output,
-                    stderr=errors,
-                    cwd=working_dir,
-                    env=environment,
-                    start_new_session=True,
-                    close_fds=False,  # exec closes all of ours
-                )
-            on_error.pop_all()
-        process.returncode = 0  # the supervisor waits for all its children itself
-        self.pid = process.pid
 
     def start_fork(self, warm: "bool", contents: "dict[str, bytes]") -> "None":
         """Fork a process that waits for its job, and has no other descriptors than its own.
@@ -148,18 +84,6 @@ class StepProcess:
 
     def remove_script(self) -> "None":
         """Remove the file that a long command was written to."""
-        if self._script is not None:
-            os.unlink(self._script)
-            self._script = None
-
-
-def account_shell() -> "bytes":
-    """Return the account's own shell, or /bin/sh if that refuses logins, as of a service."""
-    try:
-        import pwd
-
-        shell = pwd.getpwuid(os.getuid()).pw_shell
-    except (ImportError, KeyError):  # a random uid has no entry
-        shell = os.environ.get("SHELL", "")
-    refuses = os.path.basename(shell) in ("", "nologin", "false")
-    return os.fsencode("/bin/sh" if refuses else shell)
+        if self.script is not None:
+            os.unlink(self.script)
+            self.script = None

@@ -27,6 +27,7 @@ OPERATIONS = {
 
 # The modules that kinds of steps need in addition to the modules of the bootstrap.
 STEP_MODULES = {
+    "command": "_remote.commands",
     "function": "_remote.call",
     "share": "_remote.call",
     "list": "_shared.listing",

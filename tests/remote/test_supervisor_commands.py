@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lazycluster._remote.step_process import account_shell
+from lazycluster._remote.commands import account_shell
 from support.pipe_host import command
 from support.processes import await_gone, is_alive
 

@@ -162,7 +162,7 @@ class PipeHost:
         self.ended = False  # its standard output is at its end
         self._handshake = bootstrap.Handshake(self.token)
         self._reader = frames.FrameReader(frames.TO_MANAGER)
-        self._modules_sent = False
+        self._modules_sent: set[str] = set()  # kinds of steps
         self._to_write: deque[memoryview] = deque()
         self._errors = tempfile.TemporaryFile()
         theirs, self.stdin, self.stdout = _socket() if one_socket else _pipes()
@@ -203,6 +203,8 @@ class PipeHost:
         payload: bytes = b"",
     ) -> SentRequest:
         """Write a request, without waiting."""
+        if any(step["kind"] == "command" for step in steps):
+            self.send_modules("command")
         number = len(self.asked) + 1
         places = {"working_dir": working_dir, "cwd": cwd}
         description = json.dumps(
@@ -254,11 +256,11 @@ class PipeHost:
         self.finish(asked)
         return asked
 
-    def send_modules(self) -> None:
-        """Write what calls of functions need, at the first call only."""
-        if not self._modules_sent:
-            self._modules_sent = True
-            self.send(frames.MODULES, 0, module_archive(STEP_MODULES["function"]))
+    def send_modules(self, kind: str = "function") -> None:
+        """Write what steps of a kind need, before the first one only."""
+        if kind not in self._modules_sent:
+            self._modules_sent.add(kind)
+            self.send(frames.MODULES, 0, module_archive(STEP_MODULES[kind]))
 
     def finish(self, *asked: SentRequest) -> None:
         """Wait for the end of these requests."""

@@ -45,6 +45,8 @@ class Modules:
             ValueError: If a name is in both, or is not the name of a top-level module, or if a
                 module to send cannot be found or cannot be sent.
         """
+        if modules is None and installed is None:
+            return self
         sent = _checked_names("modules", modules)
         left = _checked_names("installed", installed)
         for name in sorted(sent & left):

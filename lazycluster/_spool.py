@@ -67,6 +67,17 @@ class _File:
         return os.pread(self.fd, size, block * BLOCK + start)
 
 
+class _Blocks(list):  # type: ignore[type-arg]  # of numbers
+    """The blocks of one spool, which the file gets back at its end."""
+
+    def __init__(self, file: _File) -> None:
+        super().__init__()
+        self._file = file
+
+    def __del__(self) -> None:
+        self._file.free.extend(self)
+
+
 _files: weakref.WeakValueDictionary[int, _File] = weakref.WeakValueDictionary()  # by process id
 
 
@@ -88,14 +99,10 @@ class Spool:
         is_small = len(contents) <= MEMORY_LIMIT
         self._memory = bytearray(contents if is_small else b"")
         self._file: _File | None = None
-        self._blocks: list[int] = []
+        self._blocks: list[int] = []  # none in memory
         self._length = len(self._memory)
         if not is_small:
             self.write(contents)
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            self._file.free.extend(self._blocks)
 
     def __len__(self) -> int:
         """Return the number of bytes written."""
@@ -142,10 +149,10 @@ class Spool:
         file = _files.get(os.getpid())
         if file is None:
             file = _files[os.getpid()] = _File()
+        self._blocks = _Blocks(file)
         try:
             self._write_blocks(file, 0, memoryview(self._memory))
         except OSError:
-            file.free.extend(self._blocks)
             self._blocks = []
             raise
         self._file = file  # before the next line: a reader that finds no file reads memory

@@ -8,8 +8,10 @@ sends the signal as soon as it has it. So no single wait of the main thread is l
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from _thread import get_ident
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -18,9 +20,25 @@ INTERVAL = 1.0  # seconds of one wait of the main thread, at most
 T = TypeVar("T")
 
 
+_main_thread = threading.main_thread().ident
+
+
+def in_main_thread() -> bool:
+    """Return True in the main thread; `threading` needs more function calls to find out."""
+    return get_ident() == _main_thread
+
+
+def _note_main_thread() -> None:
+    global _main_thread
+    _main_thread = get_ident()
+
+
+os.register_at_fork(after_in_child=_note_main_thread)
+
+
 def one_wait(seconds: float | None) -> float | None:
     """Return how many of the seconds to wait at once; None for no bound."""
-    if threading.current_thread() is threading.main_thread():
+    if in_main_thread():
         return INTERVAL if seconds is None else min(seconds, INTERVAL)
     return None if seconds is None else min(seconds, threading.TIMEOUT_MAX)
 
@@ -29,8 +47,8 @@ def acquire(lock: threading.Lock, seconds: float | None = None) -> bool:
     """Acquire a lock that another thread releases; return False if the time passes first."""
     if seconds is not None:
         return wait_repeatedly(lambda left: lock.acquire(timeout=left or 0.0), seconds)
-    longest = one_wait(None)
-    while not lock.acquire(timeout=-1 if longest is None else longest):
+    longest = INTERVAL if in_main_thread() else -1
+    while not lock.acquire(timeout=longest):
         pass
     return True
 

@@ -122,7 +122,9 @@ class Login:
         """Return the live conversation after the host's reply; None if `_open` has work to do."""
         self._check_owner()
         current = self._current
-        if current is None or not current.transport.is_open or not self._is_restored(current):
+        if current is None or not current.transport.is_open:
+            return None
+        if self._restorers and not self._is_restored(current):
             return None
         return current
 

@@ -20,17 +20,19 @@ from typing import Any, NamedTuple
 from cloudpickle import cloudpickle
 
 from lazycluster._functions import reducers
+from lazycluster._functions.pickled_call import PickledCall
 from lazycluster._functions.pickler import (
     AS_SOURCE,
+    BARE_ATTRIBUTES,
     BY_NAME,
     BY_VALUE,
     CallPickler,
-    bare_attributes,
     home_of,
     is_of_pickling,
 )
 from lazycluster._functions.selection import Modules
-from lazycluster._functions.sources import Sources, text_content
+from lazycluster._functions.sources import ShownText, Sources
+from lazycluster._spool import Spool
 
 MOST = 128  # functions that are remembered
 MOST_CHANGES = 3  # of what a function uses, until it is not remembered any more
@@ -92,22 +94,21 @@ class _ByValue:
             raise _RefusedError
         self._annotations = dict(function.__annotations__)
         self._is_at_home = home_of(function) is not None
-        self._attributes = bare_attributes(module)
         names = {
             *cloudpickle._extract_code_globals(function.__code__),
             *reducers.names_in(self._annotations),
         }
         used = [(name, function.__globals__.get(name, _MISSING)) for name in sorted(names)]
-        self._used = [(name, _ROOT if value is root else value) for name, value in used]
+        bare = [(name, vars(module).get(name, _MISSING)) for name in BARE_ATTRIBUTES]
+        self._used = [(name, _ROOT if value is root else value) for name, value in used + bare]
+        self._path = list(vars(module).get("__path__", ()))
         held = [value for _, value in used if value is not _MISSING]
         for value in [*held, *(function.__defaults__ or ()), *self._annotations.values()]:
             if type(value) not in _ATOMS and not isinstance(
                 value, (type, types.FunctionType, types.ModuleType)
             ):
                 raise _RefusedError
-        path = function.__code__.co_filename
-        text = text_content(path, function.__globals__)
-        self._text = path, None if text is None else text[0]
+        self._text = ShownText(function.__code__.co_filename, function.__globals__)
 
     def is_current(self, function: Any, root: types.FunctionType) -> bool:
         if not all(map(operator.is_, _state_of(function), self._state)) or vars(function):
@@ -116,14 +117,12 @@ class _ByValue:
         for name, value in self._used:
             if namespace.get(name, _MISSING) is not (root if value is _ROOT else value):
                 return False
-        path, key = self._text
-        text = text_content(path, namespace)
         return (
-            sys.modules.get(function.__module__) is self._module
+            self._text.is_current(namespace)
+            and sys.modules.get(function.__module__) is self._module
             and function.__annotations__ == self._annotations
             and (namespace.get(function.__qualname__) is function) == self._is_at_home
-            and bare_attributes(self._module) == self._attributes  # type: ignore[arg-type]
-            and (None if text is None else text[0]) == key
+            and [*namespace.get("__path__", ())] == self._path
         )
 
 
@@ -172,6 +171,7 @@ class _Known:
             or not whole.getvalue().startswith(self.operations, _OPERATIONS)
         ):
             raise _RefusedError
+        self.name = function.__qualname__.rpartition("<locals>.")[2]
         self._modules = modules
         self.loaded = len(sys.modules)
         self._registry = cloudpickle.list_registry_pickle_by_value()
@@ -278,24 +278,17 @@ def _find(function: object, modules: Modules) -> _Known | None:
     return None
 
 
-class KnownCall(NamedTuple):
-    """A call that was not pickled anew; see `payload.PickledCall`."""
-
-    payload: bytes
-    contents: Mapping[str, bytes]
-    required: frozenset[str]
-
-
 def dump_known(
     function: Callable[..., object] | str,
     args: Sequence[object],
     kwargs: Mapping[str, object],
     modules: Modules,
-) -> KnownCall | None:
+    name: str,
+) -> PickledCall | None:
     """Pickle a call that needs no pickler of ours; None if it does.
 
     That is a call of a method by its name, or of a function whose pickle is known, with plain
-    arguments.
+    arguments. See `payload.dump_call`.
 
     Raises:
         Exception: What pickling the function raises, or a signal handler meanwhile.
@@ -303,14 +296,16 @@ def dump_known(
     if not _are_plain(args, kwargs):
         return None
     if type(function) is str:
-        return KnownCall(pickle.dumps((function, tuple(args), dict(kwargs)), 5), {}, frozenset())
+        data = pickle.dumps((function, tuple(args), dict(kwargs)), 5)
+        return PickledCall(Spool(data), {}, frozenset(), modules, name)
     known = _find(function, modules)
     if known is None:
         return None
     contents = known.texts
     if known.required or modules.sent:
         contents = {**Sources.of(modules).contents(known.required), **contents}
-    return KnownCall(_dump(known, args, kwargs), contents, known.required)
+    payload = Spool(_dump(known, args, kwargs))
+    return PickledCall(payload, contents, known.required, modules, name or known.name)
 
 
 def _are_plain(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:

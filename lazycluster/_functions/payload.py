@@ -9,10 +9,11 @@ import functools
 import inspect
 import pickle
 import types
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable
 
 from lazycluster._functions.local_modules import is_built_in, is_local
 from lazycluster._functions.package_errors import explain_here
+from lazycluster._functions.pickled_call import PickledCall
 from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._shared.versions import find_packages
 from lazycluster._spool import Spool
@@ -44,29 +45,6 @@ def is_refusal(error: BaseException) -> bool:
     return traceback is not None and not is_local(traceback.tb_frame.f_globals.get("__name__"))
 
 
-_NOTHING: dict[str, Any] = {}  # a call is pickled with its task, which a mappingproxy cannot be
-
-
-class PickledCall(NamedTuple):
-    """A call as it travels.
-
-    Attributes:
-        payload: The pickle of `(function, args, kwargs)`.
-        contents: What it refers to, by key: local modules and texts, see `sources`.
-        required: The local modules that the host must import to load it.
-        modules: What the user said about modules.
-        name: The name of the function in messages.
-        shared: The values among it that a host holds, by key.
-    """
-
-    payload: Spool
-    contents: Mapping[str, bytes]
-    required: frozenset[str] = frozenset()
-    modules: Modules = NONE_NAMED
-    name: str = ""
-    shared: Mapping[str, Any] = _NOTHING
-
-
 def dump_call(
     function: Callable[..., object] | str,
     args: Sequence[object],
@@ -93,14 +71,13 @@ def dump_call(
     from lazycluster._functions.known_functions import dump_known
 
     try:
-        known = dump_known(function, args, kwargs, modules)
+        known = dump_known(function, args, kwargs, modules, name)
     except Exception as error:
         if not is_refusal(error):
             raise
     else:
         if known is not None:
-            payload, contents, required = known
-            return PickledCall(Spool(payload), contents, required, modules, name)
+            return known
     return _dump_anew(function, args, kwargs, modules, name or describe(function))
 
 

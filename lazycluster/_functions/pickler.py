@@ -29,7 +29,7 @@ from lazycluster._functions.selection import Modules
 from lazycluster._functions.sources import Sources, imported, text_content, with_inner
 from lazycluster._shared import by_value
 
-_BARE_ATTRIBUTES = ("__package__", "__file__", "__doc__")
+BARE_ATTRIBUTES = ("__package__", "__file__", "__doc__")
 
 # These attributes say where the manager found a module, and a spec may hold any object.
 _LEFT_BEHIND = frozenset({"__builtins__", "__spec__", "__loader__", "__cached__", "__path__"})
@@ -407,7 +407,7 @@ def _uses_globals(function: types.FunctionType) -> bool:
 def bare_attributes(module: types.ModuleType) -> dict[str, object]:
     """Return what a module that travels by value has before its contents."""
     contents = vars(module)
-    state = {name: contents[name] for name in _BARE_ATTRIBUTES if name in contents}
+    state = {name: contents[name] for name in BARE_ATTRIBUTES if name in contents}
     if "__path__" in contents:
         state["__path__"] = list(contents["__path__"])
     return state

@@ -285,6 +285,31 @@ def text_content(path: str, namespace: dict[str, Any]) -> tuple[str, bytes] | No
 _texts: dict[str, tuple[list[str], str, bytes]] = {}
 
 
+class ShownText:
+    """What tracebacks show of a file or notebook cell now.
+
+    Args:
+        path: The path, or the name of the cell.
+        namespace: The globals of its functions.
+    """
+
+    def __init__(self, path: str, namespace: dict[str, Any]) -> None:
+        self._path = path
+        self._key = self._find_key(namespace)
+        entry: tuple[Any, ...] | None = linecache.cache.get(path)
+        self._entry = entry if entry is not None and len(entry) > 1 else None
+
+    def is_current(self, namespace: dict[str, Any]) -> bool:
+        """Return True if they show the same now."""
+        if self._entry is not None and linecache.cache.get(self._path) is self._entry:
+            return True
+        return self._find_key(namespace) == self._key
+
+    def _find_key(self, namespace: dict[str, Any]) -> str | None:
+        text = text_content(self._path, namespace)
+        return None if text is None else text[0]
+
+
 def _pack(content: Any) -> bytes:
     return zlib.compress(marshal.dumps(content), 1)
 

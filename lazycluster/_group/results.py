@@ -21,6 +21,7 @@ from lazycluster.exceptions import (
 T = TypeVar("T")
 
 SHOWN = 10
+MOST_OF_REASON = 400  # characters: the cure may come behind the path of a key
 """Reasons in a message at most; equal ones count once."""
 
 
@@ -164,7 +165,7 @@ def reason(error: Exception) -> str:
     cause = _step_error(error)
     text = _short_reason(error)
     output = last_output(cause.output) if isinstance(cause, CommandError) else []
-    return one_line(": ".join([text, *output[-1:]]), 200)
+    return one_line(": ".join([text, *output[-1:]]), MOST_OF_REASON)
 
 
 def _short_reason(error: Exception) -> str:
@@ -173,7 +174,7 @@ def _short_reason(error: Exception) -> str:
         text = cause._reason()
     else:
         text = f"{type(cause).__name__}: {cause}".rstrip(": ")
-    return one_line(text.partition("\n")[0], 200)
+    return one_line(text.partition("\n")[0], MOST_OF_REASON)
 
 
 def _step_error(error: Exception) -> BaseException:

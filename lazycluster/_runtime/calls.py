@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -15,7 +16,7 @@ from lazycluster._checks import (
     checked_timeout,
     checked_words,
 )
-from lazycluster._functions.payload import check_call, describe, dump_call
+from lazycluster._functions.payload import check_call, dump_call
 from lazycluster._functions.preload import checked_preload
 from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._runtime.host import Host
@@ -161,7 +162,7 @@ class Calls(Sharing):
         """
         options = self._options.replaced(timeout, env, cwd, shell, on_output)
         invocation = self._command_invocation(command, input, options)
-        error = invocation.run(lambda: self._target_for(options))
+        error = invocation.run(functools.partial(self._target_for, options))
         if isinstance(error, CommandError) and not isinstance(error, StepTimeoutError):
             error = error if check else None
         if error is not None:
@@ -202,7 +203,7 @@ class Calls(Sharing):
             ValueError: If the function cannot be called.
         """
         invocation = self._call_invocation(function, args, kwargs)
-        error = invocation.run(lambda: self._target_for(self._options))
+        error = invocation.run(functools.partial(self._target_for, self._options))
         if isinstance(error, RemoteFunctionError):
             error = own_exception(error)
         if error is not None:
@@ -398,7 +399,8 @@ def call_step(
 ) -> RunFunction:
     """Return the step that calls a function, pickled now."""
     check_call(function, kwargs, {}, args)
-    return RunFunction(describe(function), call=dump_call(function, args, kwargs, modules=modules))
+    call = dump_call(function, args, kwargs, modules=modules)
+    return RunFunction(call.name, call=call)
 
 
 class CallingHost(Calls, Host):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import collections
-import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from lazycluster._conversation.outcome import Outcome
-from lazycluster._functions.payload import PickledCall, dump_by_value, load_value
+from lazycluster._functions.payload import dump_by_value
+from lazycluster._functions.pickled_call import PickledCall
 from lazycluster._interpreter_exit import stopped_with_main_thread
 from lazycluster._shared import messages
 from lazycluster._tasks.actor_messages import (
@@ -35,9 +35,10 @@ from lazycluster._tasks.execution import (
 from lazycluster._tasks.lines import Lines
 from lazycluster._tasks.log import ExecutionLog
 from lazycluster._tasks.log_records import LogRecords
+from lazycluster._tasks.one_value import OneValue
 from lazycluster._tasks.outcomes import ending, timeout_error
 from lazycluster._tasks.steps import RunFunction
-from lazycluster._tasks.values import Values
+from lazycluster._tasks.values import find_versions
 from lazycluster._text import decoded_end
 from lazycluster._waits import acquire
 from lazycluster.exceptions import (
@@ -69,23 +70,10 @@ class ActorCall:
         self.host: str = actor.host
         self.on_end: Callable[[BaseException | None], object] | None = None
         self.call: PickledCall | None = call
-        self.whole: bytes | None = None  # a value that came in one chunk, which needs no spool
-        self._values: Values | None = None
+        self.value: OneValue = OneValue()
         self.is_waited_for: bool = False  # a thread waits in `ActorProcess.call`
         self._actor = actor
         self._owner = owner
-
-    @property
-    def values(self) -> Values:
-        """Return what takes a value that comes in parts, and an exception."""
-        if self._values is None:
-            self._values = self._actor.make_values()
-        return self._values
-
-    @property
-    def has_parts(self) -> bool:
-        """Return True if a part of a value has come."""
-        return self._values is not None
 
     @property
     def is_running(self) -> bool:
@@ -114,15 +102,7 @@ class ActorCall:
             SerializationError: If it cannot be unpickled here; another Exception if its class
                 raises one.
         """
-        whole, self.whole = self.whole, None
-        if whole is not None:
-            return load_value(io.BytesIO(whole), lambda names: self.values.find_versions(names))
-        load = self.values.loader(0)
-        if load is None:
-            raise SerializationError(f"{self.host} has sent no value of {self.name}.")
-        value = load()
-        self.values.clear()
-        return value
+        return self.value.load(self.host, self.name, self._actor.find_versions)
 
     def wait_for_records(self) -> None:
         """Wait until loggers have handled what has been logged."""
@@ -368,27 +348,28 @@ class ActorProcess:
     def _tail(self) -> str:
         return decoded_end(self._printed, OUTPUT_IN_ERRORS)
 
-    def make_values(self) -> Values:
-        """Return what takes the value of a call."""
-        values = Values()
-        if self._target is not None:
-            values.come_from(self._target.conversation, self._target.environment)
-        return values
+    def find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
+        """Return the versions of packages on the host; nothing if the host cannot be asked."""
+        target = self._target
+        return (
+            () if target is None else find_versions(target.conversation, target.environment, names)
+        )
 
     def _take_whole(self, data: memoryview) -> None:
         """Take a small value, as most are, and the end of its call."""
         call = self._current
-        if call is None or call is self._late or call.has_parts or not self._is_made:
+        if call is None or call is self._late or not call.value.is_empty or not self._is_made:
             self._take_part(data)
             self._take_outcome(RETURNED)
             return
-        call.whole = bytes(data)
+        call.value.append(data)
+        call.value.returned = True
         self._cancel_timer()
         self._finish(call, None)
 
     def _take_part(self, data: memoryview) -> None:
         if self._current is not None:
-            self._current.values.append(0, data)
+            self._current.value.append(data)
 
     def _take_outcome(self, outcome: Outcome) -> None:
         call = self._current
@@ -409,8 +390,8 @@ class ActorProcess:
         if call is self._late:
             return self._timeout_error(call)
         if outcome.returned:
-            call.values.mark_returned(0)
-        return step_error(RunFunction(call.name), self.host, outcome, self._tail, call.values)
+            call.value.returned = True
+        return step_error(RunFunction(call.name), self.host, outcome, self._tail, call.value)
 
     def _timeout_error(self, call: ActorCall) -> Exception:
         assert self._timeout is not None
@@ -487,7 +468,7 @@ class ActorProcess:
             return f"{type(error).__name__}: {error}", error
         outcome = request.outcomes[0] if request.outcomes else Outcome()
         if outcome.failure is not None:
-            return str(step_error(self._step, self.host, outcome, self._tail, Values())), None
+            return str(step_error(self._step, self.host, outcome, self._tail, OneValue())), None
         text = f"its process ended {ending(outcome)}"
         reason = likely_reason(outcome) if outcome.signal is not None else None
         return f"{text}: {reason}" if reason else text, None
@@ -501,9 +482,9 @@ class ActorProcess:
         if request.error is not None:
             return request.error
         if self._failure is not None:
-            return step_error(self._step, self.host, self._failure, self._tail, call.values)
+            return step_error(self._step, self.host, self._failure, self._tail, call.value)
         if request.outcomes:
-            return step_error(self._step, self.host, request.outcomes[0], self._tail, call.values)
+            return step_error(self._step, self.host, request.outcomes[0], self._tail, call.value)
         return LazyclusterError(f"{self.name} was stopped on {self.host} before it began.")
 
     def _lost_error(self, name: str, *, started: bool | None) -> ActorLostError:

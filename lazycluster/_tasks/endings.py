@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
 from lazycluster._conversation.outcome import Outcome, RaisedFailure
 from lazycluster._shared import frames
 from lazycluster._tasks.outcomes import attach_exception
 from lazycluster._tasks.steps import Step
-from lazycluster._tasks.values import Values
 from lazycluster.exceptions import LazyclusterError, RemoteFunctionError
+
+
+class SentValues(Protocol):
+    """What steps have sent as their values."""
+
+    def error(self, index: int, /) -> OSError | None:
+        """Return the reason why a step's value could not be stored; None if it is stored."""
+
+    def sent_by(self, index: int, limit: int, /) -> bytes:
+        """Return what a step that has not returned has sent."""
 
 
 def step_error(
@@ -18,7 +28,7 @@ def step_error(
     host: str,
     outcome: Outcome,
     output: Callable[[], str],
-    values: Values,
+    values: SentValues,
     index: int = 0,
 ) -> Exception | None:
     """Return the error that an outcome means; None for a success.
@@ -31,10 +41,10 @@ def step_error(
         values: What the steps have sent as their values.
         index: The index of the step there.
     """
-    error = step.error(host, outcome, output)
-    if error is None and outcome.returned:
+    if outcome.returned and step.returns and outcome.failure is None:
         reason = values.error(index)
         return None if reason is None else _lost_value_error(step, host, reason)
+    error = step.error(host, outcome, output)
     failure = outcome.failure
     raised = isinstance(failure, RaisedFailure) and failure.pickled
     if raised and step.returns and isinstance(error, RemoteFunctionError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lazycluster._interpreter_exit import stopped_with_main_thread
@@ -20,11 +21,12 @@ from lazycluster._tasks.execution import (
 )
 from lazycluster._tasks.lines import Lines
 from lazycluster._tasks.log_records import LogRecords
+from lazycluster._tasks.one_value import OneValue
 from lazycluster._tasks.outcomes import timeout_error
 from lazycluster._tasks.steps import Step
-from lazycluster._tasks.values import Values
+from lazycluster._tasks.values import find_versions
 from lazycluster._text import decoded_end
-from lazycluster.exceptions import OUTPUT_IN_ERRORS, LazyclusterError, SerializationError
+from lazycluster.exceptions import OUTPUT_IN_ERRORS, LazyclusterError
 
 if TYPE_CHECKING:
     from lazycluster._conversation.outcome import Outcome
@@ -76,7 +78,9 @@ class Invocation:
         self.output = (bytearray(), bytearray())
         self.owner: object = None
         self.outcome: Outcome | None = None
-        self._values = Values()
+        self._value = OneValue()
+        self._find_conversation: Callable[[], object] = lambda: None
+        self._environment: Mapping[str, str] = {}
         self._records: LogRecords | None = None
         self._timeout = timeout
         self._lines = None if on_output is None else Lines(on_output, host)
@@ -114,12 +118,10 @@ class Invocation:
             SerializationError: If it cannot be unpickled here; another Exception if its class
                 raises one.
         """
-        load = self._values.loader(0)
-        if load is None:
-            raise SerializationError(f"{self.host} has sent no value of {self.name}.")
-        value = load()
-        self._values.clear()
-        return value
+        return self._value.load(self.host, self.name, self._find_versions)
+
+    def _find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
+        return find_versions(self._find_conversation(), self._environment, names)
 
     def wait_for_records(self) -> None:
         """Wait until loggers have handled what the function has logged."""
@@ -138,7 +140,8 @@ class Invocation:
         Raises:
             LazyclusterError: If the step could not be sent.
         """
-        self._start_callbacks()
+        if self._lines is not None:
+            completion.start()
         try:
             with stopped_with_main_thread(self):
                 self._follow(send_once_more(find_target, self._send))
@@ -191,7 +194,8 @@ class Invocation:
             ConnectionLostError: If the connection has ended; `started` is then False, and it may
                 be called again with another target.
         """
-        self._start_callbacks()
+        if self._lines is not None:
+            completion.start()
         if self._timeout is not None:
             timers.start()
             self._timer = timers.call_at(time.monotonic() + self._timeout, self._time_out)
@@ -201,14 +205,11 @@ class Invocation:
             self._cancel_timer()
             raise
 
-    def _start_callbacks(self) -> None:
-        if self._lines is not None:
-            completion.start()
-
     def _send(self, target: Target) -> Request:
         step = self._step
         assert step is not None  # It has not ended.
-        self._values.come_from(target.conversation, target.environment)
+        self._find_conversation = weakref.ref(target.conversation)
+        self._environment = target.environment
         if self._lacking is not None:
             target.send_lacking(self._lacking)
         described, contents = target.describe([step])
@@ -264,7 +265,7 @@ class Invocation:
             self._lines.append(stream, data)
 
     def _take_value(self, _: int, data: memoryview) -> None:
-        self._values.append(0, data)
+        self._value.append(data)
 
     def _take_logged(self, _: int, data: memoryview) -> None:
         if self._records is None:
@@ -326,9 +327,10 @@ class Invocation:
         if not request.outcomes:
             return LazyclusterError(f"{self.name} was stopped on {self.host} before it began.")
         self.outcome = outcome = request.outcomes[0]
+        value = self._value
         if outcome.returned and step.returns:
-            self._values.mark_returned(0)
-        return step_error(step, self.host, outcome, self.tail, self._values)
+            value.returned = True
+        return step_error(step, self.host, outcome, self.tail, value)
 
     # In the thread of timers
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from lazycluster._conversation.outcome import OsFailure, Outcome
-from lazycluster._functions.payload import PickledCall, dump_by_value
+from lazycluster._functions.payload import dump_by_value
+from lazycluster._functions.pickled_call import PickledCall
 from lazycluster._shared import frames
 from lazycluster._shared.paths import absolute
 from lazycluster._spool import Spool
@@ -178,10 +179,12 @@ class RunFunction(Step):
         }
 
     def chunks(self, transfer: Transfer | None) -> Iterator[bytes]:
-        """Yield the pickled call."""
+        """Return the pickled call, in chunks."""
         payload = self.call.payload
-        for start in range(0, len(payload), frames.CHUNK):
-            yield payload.read_at(start, frames.CHUNK)
+        starts = range(0, len(payload), frames.CHUNK)
+        if len(starts) == 1:  # as of most calls, for which a generator takes longer
+            return iter((payload.read_at(0, frames.CHUNK),))
+        return (payload.read_at(start, frames.CHUNK) for start in starts)
 
     @property
     def contents(self) -> Mapping[str, bytes]:

@@ -15,6 +15,28 @@ from lazycluster.exceptions import LazyclusterError
 _VERSIONS_TIMEOUT = 5.0  # seconds to ask the host for the versions of its packages
 
 
+def find_versions(
+    conversation: Any, environment: Mapping[str, str], names: list[str]
+) -> Iterable[tuple[str, str | None]]:
+    """Return the versions of packages on a host; nothing if the host cannot be asked.
+
+    Args:
+        conversation: The `Conversation` with the host, or None.
+        environment: The variables of the steps.
+        names: The packages.
+    """
+    if conversation is None:
+        return ()
+    deadline = time.monotonic() + _VERSIONS_TIMEOUT
+    try:
+        found = conversation.operate(
+            "read_versions", {"names": names}, environment=environment, deadline=deadline
+        )
+        return [(str(name), version and str(version)) for name, version in found]
+    except (LazyclusterError, OSError, TypeError, ValueError):
+        return ()
+
+
 class Values:
     """Hold the pickled values in one spool, in the order of the steps.
 
@@ -117,20 +139,7 @@ class Values:
 
     def find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
         """Return the versions of packages on the host; nothing if the host cannot be asked."""
-        conversation = self._find_conversation()
-        if conversation is None:
-            return ()
-        deadline = time.monotonic() + _VERSIONS_TIMEOUT
-        try:
-            found = conversation.operate(
-                "read_versions",
-                {"names": names},
-                environment=self._environment,
-                deadline=deadline,
-            )
-            return [(str(name), version and str(version)) for name, version in found]
-        except (LazyclusterError, OSError, TypeError, ValueError):
-            return ()
+        return find_versions(self._find_conversation(), self._environment, names)
 
     def clear(self) -> None:
         """Free the values; a copy of the execution keeps them."""

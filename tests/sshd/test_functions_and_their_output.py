@@ -89,13 +89,14 @@ def test_f24_prints_from_a_compiled_module(runtime, both_sides):
 
     if not hasattr(_ctypes, "__file__"):
         pytest.skip("it is compiled into this Python")
-    shutil.copy(_ctypes.__file__, both_sides)
+    (both_sides / "lc_compiled").mkdir()
+    shutil.copy(_ctypes.__file__, both_sides / "lc_compiled")
 
     def talk(folder):
         import sys
 
         sys.path.insert(0, folder)
-        import _ctypes
+        from lc_compiled import _ctypes
 
         puts = _ctypes.dlsym(_ctypes.dlopen(None, 0), "puts")
         _ctypes.call_cdeclfunction(puts, (b"from C",))

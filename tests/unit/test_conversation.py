@@ -27,7 +27,9 @@ pytestmark = pytest.mark.every_python
 
 KEEPALIVE = 60.0
 SETTINGS = Settings("host", keepalive=KEEPALIVE)
-COMMAND = {"kind": "command", "command": "true", "shell": "/bin/sh"}
+# It needs no module beyond the bootstrap's.
+STEP = {"kind": "operation", "operation": "make_directory", "arguments": {"path": "a"}}
+FUNCTION = {"kind": "function", "input": 0, "python": [3, 9], "contents": [], "levels": {}}
 
 
 class FakeTransport:
@@ -114,7 +116,7 @@ class Host:
 
     def request(self, *steps, **keywords):
         keywords = {"working_dir": None, "environment": {}, **keywords}
-        return self.conversation.request(steps or (COMMAND,), **keywords)
+        return self.conversation.request(steps or (STEP,), **keywords)
 
     def frames(self):
         """Return the frames that have been written since the last time."""
@@ -224,7 +226,7 @@ def test_a_request_is_written_before_the_reply(new_host):
     ((kind, number, payload),) = new_host.frames()
     assert (kind, number) == (frames.REQUEST, 1)
     assert json.loads(payload) == {
-        "steps": [COMMAND],
+        "steps": [STEP],
         "working_dir": "/tmp",
         "cwd": None,
         "environment": {"A": "1"},
@@ -262,18 +264,30 @@ def test_a_module_is_sent_before_its_first_use_only(host):
     assert frames.MODULES not in kinds[kinds.index(frames.REQUEST) :]
 
 
+def test_a_call_that_is_repeated_has_the_same_description(host):
+    """And another one has its own, though that of the last call is kept."""
+    environments = [{"A": "1"}, {"A": "1"}, {"A": "2"}, {}, {"A": "1"}]
+    for environment in environments:
+        host.request(FUNCTION, environment=environment)
+    described = [json.loads(data) for kind, _, data in host.frames() if kind == frames.REQUEST]
+    assert [one["environment"] for one in described] == environments
+    assert all(one["steps"] == [FUNCTION] for one in described)
+
+
 def test_a_long_description_is_cut_into_parts(host):
     """No frame holds up the others for long; together they are the description."""
     text = "x" * (frames.CHUNK + 100)
-    host.request({**COMMAND, "command": text})
+    host.request({**STEP, "arguments": {"path": text}})
     found = host.frames()
     assert [kind for kind, _, _ in found] == [frames.REQUEST_PART, frames.REQUEST]
-    assert json.loads(b"".join(data for _, _, data in found))["steps"][0]["command"] == text
+    assert (
+        json.loads(b"".join(data for _, _, data in found))["steps"][0]["arguments"]["path"] == text
+    )
 
 
 def test_a_description_beyond_the_limit_is_refused(host):
     with pytest.raises(ValueError, match="Send a file instead"):
-        host.request({**COMMAND, "command": "x" * DESCRIPTION_LIMIT})
+        host.request({**STEP, "arguments": {"path": "x" * DESCRIPTION_LIMIT}})
     assert host.frames() == []
     assert host.request().number == 1
 
@@ -391,7 +405,7 @@ def test_a_host_that_is_silent_for_four_periods_is_lost(host, monkeypatch):
 
 
 def test_the_end_tells_each_request_whether_its_step_had_started(host):
-    ready, running, between = host.request(), host.request(), host.request(COMMAND, COMMAND)
+    ready, running, between = host.request(), host.request(), host.request(STEP, STEP)
     host.serve(
         frame(frames.STARTED, {"step": 0, "pid": 5}, 2),
         frame(frames.STARTED, {"step": 0, "pid": 6}, 3),

@@ -125,6 +125,7 @@ class _Actor:
         except local_modules.LocalImportError as error:
             failure = dict(raised.describe("load", error.reason), module=error.module)
         except BaseException as error:
+            raised.reserve.clear()
             failure = raised.describe("load", error)
         else:
             try:
@@ -132,6 +133,7 @@ class _Actor:
                 if awaitables.is_awaitable(result):
                     result = self._wait_for(result)
             except BaseException as error:
+                raised.reserve.clear()
                 failure, pickled = self._describe(error)
         if os.getpid() != self._pid:
             call.leave_fork(failure)
@@ -184,6 +186,7 @@ class _Actor:
         except MissingModulesError as error:
             return raised.describe("call", error)
         except BaseException as error:
+            raised.reserve.clear()
             return raised.describe_value(result, error, unpickler.make_pickler)
         return None
 

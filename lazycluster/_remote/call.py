@@ -58,6 +58,7 @@ def call(
     except MissingModulesError as error:
         return {"failure": "python_modules", "message": str(error)}
     except BaseException as error:
+        raised.reserve.clear()
         return raised.describe("load", error)
     result = failure = None
     try:
@@ -65,6 +66,7 @@ def call(
         if awaitables.is_awaitable(result):
             result = awaitables.run(result)
     except BaseException as error:
+        raised.reserve.clear()
         failure = raised.describe("call", error)
         if os.getpid() == pid:
             channel.report(failure)  # pickling may end the process
@@ -82,6 +84,7 @@ def call(
         channel.keep_value(b"")
         return {"failure": "python_modules", "message": str(error)}
     except BaseException as error:
+        raised.reserve.clear()
         channel.keep_value(b"")
         return raised.describe_value(result, error, unpickler.make_pickler)
     return {"returned": True}

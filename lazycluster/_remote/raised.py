@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 TEXT_LIMIT = 1 << 15  # characters of a message or a traceback that are reported
 
 _OURS = ("<lazycluster>/", "<frozen importlib.")  # files whose entries say nothing to a user
+# A function may have used up its memory, and then not even `describe` could be called.
+reserve = [bytearray(1 << 16)]
+
 _MOST_CAUSES = 20  # of an exception, whose tracebacks are shortened
 
 
 def describe(stage: "str", error: "BaseException") -> "Outcome":
     """Return an exception as text."""
+    if isinstance(error, MemoryError):
+        _clear_frames(error)
     if stage == "call":
         _explain_missing_terminal(error)
     kind = type(error)
@@ -41,6 +46,15 @@ def describe(stage: "str", error: "BaseException") -> "Outcome":
         code = error.code
         outcome["exit_status"] = 0 if code is None else code & 255 if isinstance(code, int) else 1
     return outcome
+
+
+def _clear_frames(error: "BaseException") -> "None":
+    """Free the variables of the functions that an exception has come through."""
+    entry = error.__traceback__
+    while entry is not None:
+        with contextlib.suppress(RuntimeError):  # it still runs
+            entry.tb_frame.clear()
+        entry = entry.tb_next
 
 
 def describe_value(
@@ -102,8 +116,6 @@ def _traceback(error: "BaseException") -> "str":
         with library_first():
             import traceback
 
-        if isinstance(error, MemoryError):
-            traceback.clear_frames(below)  # they hold what fills the memory
         below = _without_ours(below)
         cause = error.__cause__ or error.__context__
         for _ in range(_MOST_CAUSES):

@@ -62,7 +62,7 @@ class OneValue:
         if self._lost is not None:
             return b""
         if self._spool is None:
-            return self._whole
+            return b"" if len(self._whole) > limit else self._whole
         return b"" if len(self._spool) > limit else self._spool.read_at(0, limit)
 
     def load(

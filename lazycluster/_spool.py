@@ -68,7 +68,10 @@ class _File:
 
 
 class _Blocks(list):  # type: ignore[type-arg]  # of numbers
-    """The blocks of one spool, which the file gets back at its end."""
+    """The blocks of one spool, which the file gets back when they are freed.
+
+    Most spools have none, and a `__del__` of their own would take time of each call.
+    """
 
     def __init__(self, file: _File) -> None:
         super().__init__()

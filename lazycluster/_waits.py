@@ -47,6 +47,7 @@ def acquire(lock: threading.Lock, seconds: float | None = None) -> bool:
     """Acquire a lock that another thread releases; return False if the time passes first."""
     if seconds is not None:
         return wait_repeatedly(lambda left: lock.acquire(timeout=left or 0.0), seconds)
+    # Each call waits here, so it does without the function calls of `wait_repeatedly`.
     longest = INTERVAL if in_main_thread() else -1
     while not lock.acquire(timeout=longest):
         pass

@@ -15,7 +15,8 @@ from typing import Any, NoReturn, TypeVar, overload
 from lazycluster._checks import checked_wait
 from lazycluster._fabric.kwargs import translate_connection_kwargs
 from lazycluster._functions.chunks import call_each
-from lazycluster._functions.payload import check_call, describe, dump_call
+from lazycluster._functions.payload import check_call, dump_call
+from lazycluster._functions.pickled_call import describe
 from lazycluster._pool.call import Need, PoolCall
 from lazycluster._pool.mapping import Chunk, map_in_chunks
 from lazycluster._pool.scheduler import Scheduler

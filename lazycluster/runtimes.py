@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lazycluster._checks import check_flags, checked_path, checked_timeout, listed_words
 from lazycluster._fabric.kwargs import translate_connection_kwargs
-from lazycluster._functions.payload import check_call, describe
+from lazycluster._functions.payload import check_call
+from lazycluster._functions.pickled_call import describe
 from lazycluster._functions.preload import Preload
 from lazycluster._runtime.calls import Options, RuntimeView
 from lazycluster._runtime.host_info import FILTER_TIMEOUT, Lack

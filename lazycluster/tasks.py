@@ -27,7 +27,8 @@ from lazycluster._fabric.connection import (
     start_directory,
 )
 from lazycluster._fabric.login import login_of
-from lazycluster._functions.payload import check_call, describe, dump_call
+from lazycluster._functions.payload import check_call, dump_call
+from lazycluster._functions.pickled_call import describe
 from lazycluster._functions.selection import NONE_NAMED
 from lazycluster._last_execution import LastExecution
 from lazycluster._tasks.contents import (

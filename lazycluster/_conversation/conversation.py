@@ -44,7 +44,7 @@ from lazycluster.exceptions import (
 )
 
 WORDS_TIMEOUT = 2.0  # seconds to wait for standard error; it comes within milliseconds
-MOST_REPEATED = 1 << 12  # bytes of a description that is kept for the next request
+SMALL_REQUEST = 1 << 12  # bytes of a description that is kept for the next request
 DESCRIPTION_LIMIT = 1 << 26  # bytes of a request's commands and environment, encoded
 
 # What malformed frames raise: JSON may be nested too deep, a number may be infinite.
@@ -58,7 +58,7 @@ _MALFORMED = (
 )
 
 
-_encode = json.JSONEncoder().encode
+_to_json = json.JSONEncoder().encode
 
 
 def _ignore(_index: int, _data: memoryview) -> None:
@@ -198,13 +198,13 @@ class Conversation:
                 f"The commands and variables make {len(description)} bytes; "
                 f"at most {DESCRIPTION_LIMIT} can be sent. Send a file instead."
             )
-        # Reads the first chunk, which may fail or take a while: not under the lock.
         sinks = {
             frames.OUTPUT: on_output,
             frames.ERRORS: on_errors,
             frames.VALUE: on_value,
             frames.LOGGED: on_logged,
         }
+        # Reads the first chunk, which may fail or take a while: not under the lock.
         request = Request(
             0,
             len(steps),
@@ -239,13 +239,13 @@ class Conversation:
         return request
 
     def _encode(self, description: dict[str, Any]) -> bytes:
-        """Return a description as JSON. It is that of the last request, if a call is repeated."""
+        """Return a description as JSON; the same bytes as the last time if a call is repeated."""
         last, data = self._last_encoded
         if description == last:
             return data
-        data = _encode(description).encode("ascii")
-        # What describes a function is made for one request, so nobody changes it.
-        if len(data) <= MOST_REPEATED and description["steps"][0]["kind"] == "function":
+        data = _to_json(description).encode("ascii")
+        # A function is described anew for each request, so nobody changes that.
+        if len(data) <= SMALL_REQUEST and description["steps"][0]["kind"] == "function":
             self._last_encoded = description, data
         return data
 

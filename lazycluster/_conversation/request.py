@@ -25,7 +25,7 @@ _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # it has no 
 
 
 def _loads(payload: bytes) -> Any:
-    """Return what a payload means, in fewer steps than `json.loads`: it has no spaces around it."""
+    """Return what a payload means, in fewer calls than `json.loads`: it has no spaces around it."""
     text = payload.decode("utf-8", "surrogatepass")
     try:
         content, end = _scan(text, 0)

@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 from cloudpickle import cloudpickle
 
 from lazycluster._functions import reducers
-from lazycluster._functions.pickled_call import PickledCall
+from lazycluster._functions.pickled_call import PickledCall, describe
 from lazycluster._functions.pickler import (
     AS_SOURCE,
     BARE_ATTRIBUTES,
     BY_NAME,
     BY_VALUE,
     CallPickler,
-    home_of,
     is_of_pickling,
 )
 from lazycluster._functions.selection import Modules
@@ -93,7 +92,7 @@ class _ByValue:
         if module.__name__ != "__main__" and not cloudpickle._is_registered_pickle_by_value(module):
             raise _RefusedError
         self._annotations = dict(function.__annotations__)
-        self._is_at_home = home_of(function) is not None
+        self._is_at_home = vars(module).get(function.__qualname__) is function
         names = {
             *cloudpickle._extract_code_globals(function.__code__),
             *reducers.names_in(self._annotations),
@@ -171,7 +170,7 @@ class _Known:
             or not whole.getvalue().startswith(self.operations, _OPERATIONS)
         ):
             raise _RefusedError
-        self.name = function.__qualname__.rpartition("<locals>.")[2]
+        self.name = describe(function)
         self._modules = modules
         self.loaded = len(sys.modules)
         self._registry = cloudpickle.list_registry_pickle_by_value()
@@ -202,7 +201,7 @@ class _Known:
                 if isinstance(own, _ByName)
                 else own is not None and own.is_current(function, function)
             )
-            # A generator over nothing costs as much as all the rest of these lines.
+            # Most are empty, and a generator over nothing costs as much as all other lines here.
             and (not self._others or all(part.is_current(f, function) for part, f in self._others))
             and (not self._named or all(part.is_current() for part in self._named))
             and (not self._sent or all(Sources.of(modules).has(name) for name in self._sent))
@@ -285,10 +284,10 @@ def dump_known(
     modules: Modules,
     name: str,
 ) -> PickledCall | None:
-    """Pickle a call that needs no pickler of ours; None if it does.
+    """Pickle a call without a `CallPickler`; return None if it needs one.
 
-    That is a call of a method by its name, or of a function whose pickle is known, with plain
-    arguments. See `payload.dump_call`.
+    It needs none if it is a call of a method by its name, or of a function whose pickle is known,
+    with plain arguments. See `payload.dump_call`.
 
     Raises:
         Exception: What pickling the function raises, or a signal handler meanwhile.

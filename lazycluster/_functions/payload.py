@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Callable
 
 from lazycluster._functions.local_modules import is_built_in, is_local
 from lazycluster._functions.package_errors import explain_here
-from lazycluster._functions.pickled_call import PickledCall
+from lazycluster._functions.pickled_call import PickledCall, describe
 from lazycluster._functions.selection import NONE_NAMED, Modules
 from lazycluster._shared.versions import find_packages
 from lazycluster._spool import Spool
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 LARGE = 50_000_000  # bytes of a call that is worth a warning
+_GENERATOR_FLAGS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 PICKLING_ERRORS = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
 
 
@@ -73,7 +74,7 @@ def dump_call(
     try:
         known = dump_known(function, args, kwargs, modules, name)
     except Exception as error:
-        if not is_refusal(error):
+        if not is_refusal(error):  # a refusal comes again below, and is explained there
             raise
     else:
         if known is not None:
@@ -88,6 +89,7 @@ def _dump_anew(
     modules: Modules,
     name: str,
 ) -> PickledCall:
+    """Pickle a call by a `CallPickler`; see `dump_call`."""
     from lazycluster._functions.pickler import CallPickler
     from lazycluster._functions.sources import Sources
 
@@ -247,20 +249,6 @@ def load_value(
     return value
 
 
-def describe(function: object) -> str:
-    """Return the name of a callable for messages and logs.
-
-    It is the qualified name without enclosing functions, such as `Model.fit`; for a partial the
-    name of its function, for a callable instance "Model object".
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__qualname__", None)
-    if not isinstance(name, str):
-        name = f"{type(function).__qualname__} object"
-    return name.rpartition("<locals>.")[2]
-
-
 def check_call(
     function: object,
     kwargs: Mapping[str, object],
@@ -308,17 +296,17 @@ def check_call(
 
 
 def _surely_takes(function: object, count: int, keywords: Collection[str]) -> bool:
-    """Return True if a function is plain and takes these arguments; a signature takes 0.1 ms."""
+    """Return True if a plain function, no generator function, takes these arguments.
+
+    If False, a signature must say it, which takes 0.1 ms.
+    """
     if type(function) is not types.FunctionType or keywords:
         return False
     code = function.__code__
-    if code.co_flags & _OF_GENERATORS or code.co_kwonlyargcount:
+    if code.co_flags & _GENERATOR_FLAGS or code.co_kwonlyargcount:
         return False
     optional = len(function.__defaults__ or ())
     return code.co_argcount - optional <= count <= code.co_argcount
-
-
-_OF_GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 def check_is_no_generator(function: Callable[..., object]) -> None:

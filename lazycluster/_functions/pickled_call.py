@@ -1,7 +1,8 @@
-"""A call as it travels."""
+"""A call as it travels, and the name of a function."""
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazycluster._functions.selection import NONE_NAMED, Modules
@@ -31,3 +32,17 @@ class PickledCall(NamedTuple):
     modules: Modules = NONE_NAMED
     name: str = ""
     shared: Mapping[str, Any] = _NOTHING
+
+
+def describe(function: object) -> str:
+    """Return the name of a callable for messages and logs.
+
+    It is the qualified name without enclosing functions, such as `Model.fit`; for a partial the
+    name of its function, for a callable instance "Model object".
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str):
+        name = f"{type(function).__qualname__} object"
+    return name.rpartition("<locals>.")[2]

@@ -286,7 +286,7 @@ _texts: dict[str, tuple[list[str], str, bytes]] = {}
 
 
 class ShownText:
-    """What tracebacks show of a file or notebook cell now.
+    """Remember what tracebacks show of a file or notebook cell.
 
     Args:
         path: The path, or the name of the cell.
@@ -297,10 +297,11 @@ class ShownText:
         self._path = path
         self._key = self._find_key(namespace)
         entry: tuple[Any, ...] | None = linecache.cache.get(path)
+        # An entry of one element has not been read yet.
         self._entry = entry if entry is not None and len(entry) > 1 else None
 
     def is_current(self, namespace: dict[str, Any]) -> bool:
-        """Return True if they show the same now."""
+        """Return True if they would show the same now."""
         if self._entry is not None and linecache.cache.get(self._path) is self._entry:
             return True
         return self._find_key(namespace) == self._key

@@ -21,8 +21,10 @@ from lazycluster.exceptions import (
 T = TypeVar("T")
 
 SHOWN = 10
-MOST_OF_REASON = 400  # characters: the cure may come behind the path of a key
 """Reasons in a message at most; equal ones count once."""
+
+MOST_OF_REASON = 400
+"""Characters of a reason; the cure may come behind the path of a key."""
 
 
 @short_tracebacks

@@ -110,23 +110,27 @@ def start_program(
         OSError: If the program cannot be started, or the directory cannot be entered.
         ValueError: If a NUL is in a word or a variable, or a `=` in a name.
     """
-    moves = list(enumerate((source, output, errors)))
+    fds = (source, output, errors)
     if hasattr(os, "posix_spawn"):  # from Python 3.8 on
         with contextlib.suppress(NotImplementedError):  # an old C library makes no sessions
-            return _spawn(argv, environment, working_dir, moves)
-    return _start_by_subprocess(argv, environment, working_dir, moves)
+            return _spawn(argv, environment, working_dir, fds)
+    return _start_by_subprocess(argv, environment, working_dir, fds)
 
 
 def _spawn(
     argv: "list[bytes]",
     environment: "Environment",
     working_dir: "bytes | None",
-    moves: "list[tuple[int, int]]",
+    fds: "tuple[int, int, int]",
 ) -> "int":
-    """Start a program in 0.2 ms less than `subprocess`, whose import takes 2 ms more."""
-    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in moves]
+    """Start a program by `os.posix_spawn`.
+
+    It takes 0.14 ms less than `subprocess`, and needs no import of 2 ms.
+    """
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
     with contextlib.ExitStack() as stack:
-        if working_dir is not None:  # a spawn cannot enter it, and this process has one thread
+        # A spawn cannot enter a directory. This process has one thread, so it may do so itself.
+        if working_dir is not None:
             stack.callback(_leave, os.open(".", getattr(os, "O_PATH", os.O_RDONLY)))
             os.chdir(working_dir)
         failure = None  # type: OSError | None
@@ -166,12 +170,12 @@ def _start_by_subprocess(
     argv: "list[bytes]",
     environment: "Environment",
     working_dir: "bytes | None",
-    moves: "list[tuple[int, int]]",
+    fds: "tuple[int, int, int]",
 ) -> "int":
     with library_first():
         import subprocess
 
-    (_, source), (_, output), (_, errors) = moves
+    source, output, errors = fds
     process = subprocess.Popen(
         argv,
         stdin=source,

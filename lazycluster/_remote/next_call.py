@@ -1,4 +1,4 @@
-"""Prepare the next call of a function while nothing else is to do: its process, and its pages."""
+"""Prepare the next call of a function: its process, and the pages that it will write to."""
 
 from .._shared import frames
 from . import plain_json
@@ -18,7 +18,7 @@ PREFORK_DELAY = 0.0006  # seconds in which the value is on its way and needs the
 
 
 class NextCall:
-    """Fork the process of the next call, and expect that the last one is repeated.
+    """Fork the process of the next call, and keep the description of the last one.
 
     Args:
         loop: The supervisor's.
@@ -37,10 +37,12 @@ class NextCall:
         self._description = {}  # type: Description
 
     def parse(self, text: "bytes") -> "Description":
-        """Return the description of a request, which nobody changes; of a repeated call the same.
+        """Return the description of a request, which nobody may change.
+
+        For a call that is repeated it is the object of the last call.
 
         Raises:
-            ValueError: If it is no JSON.
+            ValueError: If the text is not JSON.
         """
         if text == self._text:
             return self._description

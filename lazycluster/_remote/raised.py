@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 TEXT_LIMIT = 1 << 15  # characters of a message or a traceback that are reported
 
 _OURS = ("<lazycluster>/", "<frozen importlib.")  # files whose entries say nothing to a user
-# A function may have used up its memory, and then not even `describe` could be called.
-reserve = [bytearray(1 << 16)]
-
 _MOST_CAUSES = 20  # of an exception, whose tracebacks are shortened
+
+# What catches an exception empties it first: a function may have used up its memory, and then not
+# even `describe` could be called. An actor has it once.
+reserve = [bytearray(1 << 16)]
 
 
 def describe(stage: "str", error: "BaseException") -> "Outcome":
@@ -49,7 +50,10 @@ def describe(stage: "str", error: "BaseException") -> "Outcome":
 
 
 def _clear_frames(error: "BaseException") -> "None":
-    """Free the variables of the functions that an exception has come through."""
+    """Free the variables of the functions that an exception has come through.
+
+    `traceback.clear_frames` does the same, and importing it needs memory.
+    """
     entry = error.__traceback__
     while entry is not None:
         with contextlib.suppress(RuntimeError):  # it still runs

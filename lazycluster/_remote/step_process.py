@@ -1,4 +1,4 @@
-"""The process of a step: how it is started, and the supervisor's ends of its pipes."""
+"""The process of a step: its fork, and the supervisor's ends of its pipes."""
 
 import os
 

@@ -38,7 +38,7 @@ from lazycluster._tasks.log_records import LogRecords
 from lazycluster._tasks.one_value import OneValue
 from lazycluster._tasks.outcomes import ending, timeout_error
 from lazycluster._tasks.steps import RunFunction
-from lazycluster._tasks.values import find_versions
+from lazycluster._tasks.values import ask_versions
 from lazycluster._text import decoded_end
 from lazycluster._waits import acquire
 from lazycluster.exceptions import (
@@ -351,9 +351,9 @@ class ActorProcess:
     def find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
         """Return the versions of packages on the host; nothing if the host cannot be asked."""
         target = self._target
-        return (
-            () if target is None else find_versions(target.conversation, target.environment, names)
-        )
+        if target is None:
+            return ()
+        return ask_versions(target.conversation, target.environment, names)
 
     def _take_whole(self, data: memoryview) -> None:
         """Take a small value, as most are, and the end of its call."""

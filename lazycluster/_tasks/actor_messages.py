@@ -1,4 +1,4 @@
-"""What an actor is sent, a call after the other, and what it sends: values and outcomes."""
+"""Write calls for the process of an actor, and read its values and outcomes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class SentValues(Protocol):
         """Return the reason why a step's value could not be stored; None if it is stored."""
 
     def sent_by(self, index: int, limit: int, /) -> bytes:
-        """Return what a step that has not returned has sent."""
+        """Return what a step that has not returned has sent; empty if that is above the limit."""
 
 
 def step_error(

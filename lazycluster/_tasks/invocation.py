@@ -24,7 +24,7 @@ from lazycluster._tasks.log_records import LogRecords
 from lazycluster._tasks.one_value import OneValue
 from lazycluster._tasks.outcomes import timeout_error
 from lazycluster._tasks.steps import Step
-from lazycluster._tasks.values import find_versions
+from lazycluster._tasks.values import ask_versions
 from lazycluster._text import decoded_end
 from lazycluster.exceptions import OUTPUT_IN_ERRORS, LazyclusterError
 
@@ -121,7 +121,7 @@ class Invocation:
         return self._value.load(self.host, self.name, self._find_versions)
 
     def _find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
-        return find_versions(self._find_conversation(), self._environment, names)
+        return ask_versions(self._find_conversation(), self._environment, names)
 
     def wait_for_records(self) -> None:
         """Wait until loggers have handled what the function has logged."""
@@ -177,12 +177,13 @@ class Invocation:
         request, step = self._request, self._step
         if request is None or step is None or not request.outcomes:
             return False
-        if request.outcomes[0].failure is None:
+        outcome = request.outcomes[0]
+        if outcome.failure is None:
             return False
-        if request.outcomes[0].lacking and self._lacking is None:
+        if outcome.lacking and self._lacking is None:
             self._lacking = find_lacking(step, request)
             return self._lacking is not None
-        again = step.by_value(request.outcomes[0])
+        again = step.by_value(outcome)
         if again is not None:
             self._step = again
         return again is not None
@@ -208,7 +209,7 @@ class Invocation:
     def _send(self, target: Target) -> Request:
         step = self._step
         assert step is not None  # It has not ended.
-        self._find_conversation = weakref.ref(target.conversation)
+        self._find_conversation = weakref.ref(target.conversation)  # which is not kept alive
         self._environment = target.environment
         if self._lacking is not None:
             target.send_lacking(self._lacking)

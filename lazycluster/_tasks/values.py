@@ -15,7 +15,7 @@ from lazycluster.exceptions import LazyclusterError
 _VERSIONS_TIMEOUT = 5.0  # seconds to ask the host for the versions of its packages
 
 
-def find_versions(
+def ask_versions(
     conversation: Any, environment: Mapping[str, str], names: list[str]
 ) -> Iterable[tuple[str, str | None]]:
     """Return the versions of packages on a host; nothing if the host cannot be asked.
@@ -41,11 +41,12 @@ class Values:
     """Hold the pickled values in one spool, in the order of the steps.
 
     Attributes:
+        spool: The values received so far.
         unread: True if a function has returned whose value has not been asked for.
     """
 
     def __init__(self) -> None:
-        self._spool: Spool | None = None  # most executions have no value
+        self.spool: Spool = Spool()
         self.unread: bool = False
         self._spans: dict[int, tuple[int, int]] = {}  # [start, end) in the spool, by step
         self._returned: set[int] = set()
@@ -70,14 +71,6 @@ class Values:
         self._find_conversation = weakref.ref(conversation)
         self._environment = environment
 
-    @property
-    def spool(self) -> Spool:
-        """Return the values received so far."""
-        spool = self._spool
-        if spool is None:
-            spool = self._spool = Spool()
-        return spool
-
     def append(self, index: int, data: memoryview) -> None:
         """Store the next chunk of a step's value; steps come in order.
 
@@ -85,13 +78,12 @@ class Values:
         """
         if index in self._lost:
             return
-        spool = self.spool
         try:
-            spool.write(data)
+            self.spool.write(data)
         except OSError as error:
             self._lost[index] = error
             return
-        end = len(spool)
+        end = len(self.spool)
         start, _ = self._spans.get(index, (end - len(data), end))
         self._spans[index] = (start, end)
 
@@ -122,24 +114,19 @@ class Values:
 
     def loaders(self) -> dict[int, Callable[[], object]]:
         """Return for each complete value a function that unpickles it, by step, in order."""
-        found = {index: self.loader(index) for index in sorted(self._spans)}
         self.unread = False
-        return {index: load for index, load in found.items() if load is not None}
-
-    def loader(self, index: int) -> Callable[[], object] | None:
-        """Return a function that unpickles the value of a step; None without a complete value."""
-        self.unread = False
-        span = self._spans.get(index)
-        if span is None or index not in self._returned or index in self._lost:
-            return None
-        return functools.partial(self._load, self.spool, *span)
+        return {
+            index: functools.partial(self._load, self.spool, *span)
+            for index, span in sorted(self._spans.items())
+            if index in self._returned and index not in self._lost
+        }
 
     def _load(self, spool: Spool, start: int, end: int) -> object:
         return load_value(spool.open(start, end), self.find_versions)
 
     def find_versions(self, names: list[str]) -> Iterable[tuple[str, str | None]]:
         """Return the versions of packages on the host; nothing if the host cannot be asked."""
-        return find_versions(self._find_conversation(), self._environment, names)
+        return ask_versions(self._find_conversation(), self._environment, names)
 
     def clear(self) -> None:
         """Free the values; a copy of the execution keeps them."""

@@ -128,7 +128,7 @@ def no_route():
             continue  # sent, and lost
         except OSError as error:
             if error.errno is None:
-                continue  # the same before Python 3.10
+                continue  # a socket.timeout, which is no TimeoutError before Python 3.10
             return address, os.strerror(error.errno)
     return pytest.skip("this computer sends packets to any address")
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from lazycluster._waits import in_main_thread, wait_repeatedly
+from lazycluster._waits import wait_repeatedly
 from lazycluster.exceptions import LazyclusterError
 
 STOP_TIMEOUT = 5.0  # seconds in which the host must report the end of what was stopped
@@ -73,7 +73,8 @@ _registered = False
 
 def joined_at_exit() -> bool:
     """Return True if Python waits for the end of this thread; daemons are not waited for."""
-    return not in_main_thread() and not threading.current_thread().daemon
+    thread = threading.current_thread()
+    return thread is not threading.main_thread() and not thread.daemon
 
 
 class stopped_with_main_thread:  # noqa: N801 - a context manager, as contextlib names its own

@@ -276,6 +276,8 @@ def check_call(
     given = {key for key, value in reserved.items() if value is not None and value is not False}
     for keyword in sorted(given and given & _parameters(function)):
         raise ValueError(_taken(function, keyword))
+    if _surely_takes(function, len(args), kwargs):
+        return
     try:
         # The wrapped function's signature does not count: a decorator may supply arguments.
         signature = inspect.signature(function, follow_wrapped=False)

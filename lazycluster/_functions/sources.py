@@ -295,10 +295,11 @@ class ShownText:
 
     def __init__(self, path: str, namespace: dict[str, Any]) -> None:
         self._path = path
-        self._key = self._find_key(namespace)
         entry: tuple[Any, ...] | None = linecache.cache.get(path)
-        # An entry of one element has not been read yet.
-        self._entry = entry if entry is not None and len(entry) > 1 else None
+        self._key = self._find_key(namespace)
+        # An entry of one element has not been read, and another thread may have replaced it.
+        is_known = entry is not None and len(entry) > 1 and linecache.cache.get(path) is entry
+        self._entry = entry if is_known else None
 
     def is_current(self, namespace: dict[str, Any]) -> bool:
         """Return True if they would show the same now."""

@@ -152,6 +152,8 @@ class _Actor:
         # A traceback that something keeps would hold this frame, and with it the object.
         function = args = kwargs = result = None
         reply.finish(failure)
+        if not raised.reserve:
+            raised.keep_reserve()
         return failure is None
 
     def _describe(self, error: "BaseException") -> "tuple[Outcome, bytes | None]":

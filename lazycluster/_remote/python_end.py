@@ -87,7 +87,7 @@ def run() -> "None":
 
 
 def _has_threads() -> "bool":
-    if not _thread._count():  # most often; the next lines are five calls
+    if threading.active_count() == 1:  # most often; the next lines are five calls
         return False
     main = threading.main_thread()
     return any(thread is not main and not thread.daemon for thread in threading.enumerate())

@@ -21,8 +21,15 @@ _OURS = ("<lazycluster>/", "<frozen importlib.")  # files whose entries say noth
 _MOST_CAUSES = 20  # of an exception, whose tracebacks are shortened
 
 # What catches an exception empties it first: a function may have used up its memory, and then not
-# even `describe` could be called. An actor has it once.
-reserve = [bytearray(1 << 16)]
+# even `describe` could be called.
+_RESERVE = 1 << 16  # bytes
+reserve = [bytearray(_RESERVE)]
+
+
+def keep_reserve() -> "None":
+    """Keep memory again, in a process that goes on."""
+    with contextlib.suppress(MemoryError):
+        reserve[:] = [bytearray(_RESERVE)]
 
 
 def describe(stage: "str", error: "BaseException") -> "Outcome":

@@ -18,6 +18,9 @@ from lazycluster._ssh.settings import Settings
 
 SYSTEM_CONFIG = "/etc/ssh/ssh_config"
 
+# systemd 256 adds `Host .host machine/.host` to the system's file; see systemd-ssh-proxy(1).
+_THIS_MACHINE = ".host"
+
 MOST_DEPTH = 16  # of files that include one another, as in ssh
 
 _logger = logging.getLogger("lazycluster")
@@ -39,7 +42,7 @@ def configured_names(config_file: str | os.PathLike[str] | None = None) -> list[
 
     Names with `*` or `?`, and those behind a `!`, are patterns. Files that are included are read
     where they are included, whatever the `Host` or `Match` around that says. What cannot be read is
-    left out. `ssh` may refuse a name.
+    left out, and so are systemd's names for this machine. `ssh` may refuse a name.
 
     Args:
         config_file: A file to read alone, as `ssh -F`; "none" for no file. Defaults to None: the
@@ -108,7 +111,8 @@ class _Reader:
 
     def _add(self, names: list[str]) -> None:
         for name in names:
-            if name and not name.startswith("!") and not set("*?") & set(name):
+            is_pattern = name.startswith("!") or set("*?") & set(name)
+            if name and not is_pattern and name.rpartition("/")[2] != _THIS_MACHINE:
                 self.names[name] = None
 
 

@@ -56,6 +56,7 @@ def write(home):
         ('Host "two words" web1', ["web1"]),
         ('Host web1 "unclosed', ["web1"]),
         ("Host -oProxyCommand=x web1 a;b", ["web1"]),
+        ("Host .host machine/.host web1 team/web2", ["web1", "team/web2"]),  # systemd's names
         ("Host", []),
         ("Host web1\n\0\x1b[2J\nHost web2", ["web1", "web2"]),
         (b"Host web1 w\xff\nHost web2", ["web1", "web2"]),

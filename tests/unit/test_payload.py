@@ -12,6 +12,7 @@ import dis
 import enum
 import functools
 import importlib
+import inspect
 import json
 import math
 import pickle
@@ -643,6 +644,17 @@ def test_function_without_a_signature_is_not_judged():
     """Only the call on the host shows whether the arguments fit."""
     check_call(type("NoSignature", (), {"__signature__": 1, "__call__": print})(), {"a": 1}, {})
     check_call(dict, {"a": 1}, {})
+
+
+def test_a_decorator_may_supply_an_argument_also_to_a_task():
+    """What it says of its signature is that of the function inside."""
+
+    def inject():
+        return 1
+
+    inject.__signature__ = inspect.signature(lambda x: x)
+    for reserved in ({}, {"name": "n", "timeout": None}):
+        check_call(inject, {}, reserved)
 
 
 def test_decorator_may_supply_arguments():

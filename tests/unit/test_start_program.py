@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 
 import pytest
@@ -118,3 +119,33 @@ def test_it_starts_also_where_the_supervisor_cannot_come_back_to(tmp_path, monke
     monkeypatch.setattr(os, "getcwd", lambda: "")
     gone.rmdir()
     assert sh("echo started", working_dir=bytes(tmp_path)) == ("started\n", 0)
+
+
+def test_it_starts_also_where_the_supervisor_could_not_come_back_to(tmp_path, monkeypatch):
+    """Its own directory cannot be opened any more, as on NFS with a ticket that has run out."""
+    real = os.open
+
+    def refuse(path, *args, **kwargs):
+        if path == ".":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert sh("pwd", working_dir=bytes(tmp_path)) == (f"{tmp_path}\n", 0)
+
+
+def test_a_supervisor_that_does_not_come_back_ends(python, tmp_path, monkeypatch):
+    """As by SIGTERM, for which it ends its steps: what follows must not run elsewhere."""
+    if python != "posix_spawn":
+        pytest.skip("the supervisor stays where it is")
+    signals = []
+    real = os.fchdir
+
+    def fail(fd):
+        real(fd)  # for the other tests
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "fchdir", fail)
+    monkeypatch.setattr(os, "kill", lambda *args: signals.append(args))
+    assert sh("echo started", working_dir=bytes(tmp_path)) == ("started\n", 0)
+    assert signals == [(os.getpid(), signal.SIGTERM)]

@@ -68,9 +68,11 @@ def in_parallel(
             batch.wait_for_workers(INTERRUPT_TIMEOUT)
             raise
     results = {host: batch.results[host] for host in work if host in batch.results}
+    raised = dict(batch.errors)
+    batch.forget()
     errors: dict[str, Exception] = {}
     for host in work:
-        error = batch.errors.get(host)
+        error = raised.get(host)
         if isinstance(error, Exception):
             errors[host] = error
         elif error is not None:
@@ -126,6 +128,11 @@ class _Batch(Generic[T]):
         self._waiting.clear()
         for result in late:
             self._on_late(result)
+
+    def forget(self) -> None:
+        """Forget what came out: the tracebacks of errors keep this, and with it all results."""
+        self.results.clear()
+        self.errors.clear()
 
     def wait_for_workers(self, timeout: float) -> None:
         """Wait until all threads have ended, at most `timeout` seconds."""

@@ -87,7 +87,8 @@ def run() -> "None":
 
 
 def _has_threads() -> "bool":
-    if threading.active_count() == 1:  # most often; the next lines are five calls
+    # Most often there is none; the next lines are five calls. Threads of gevent are not counted.
+    if not _thread._count() and "greenlet" not in sys.modules:
         return False
     main = threading.main_thread()
     return any(thread is not main and not thread.daemon for thread in threading.enumerate())

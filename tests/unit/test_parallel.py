@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -86,3 +88,24 @@ def test_a_thread_that_cannot_start_stops_the_others(monkeypatch):
     with pytest.raises(RuntimeError, match="new thread"):
         in_parallel({"a": lambda: "a", "b": lambda: "b"}, on_late=late.append)
     assert late in ([], ["a"], ["a", "b"])
+
+
+def test_an_error_does_not_keep_the_results_of_others():
+    """A Runtime is closed when it is freed, though the reason why another host failed is kept."""
+
+    class Result:
+        pass
+
+    def fail():
+        raise ValueError("no")
+
+    gc.collect()
+    gc.disable()
+    try:
+        outcomes = in_parallel({"a": Result, "b": fail})
+        result, error = weakref.ref(outcomes.results["a"]), outcomes.errors["b"]
+        assert error.__traceback__ is not None
+        del outcomes
+        assert result() is None
+    finally:
+        gc.enable()

@@ -49,13 +49,13 @@ def test_an_exposure_is_made_again_before_the_first_use_of_the_next_login(
         lose(lost_runtime, own_sshd)
         exposure.join(100)
         assert (exposure.is_alive(), exposure.exitcode) == (False, 1)
-        assert not answers(port)
+        wait_until(lambda: not answers(port))
         lost_runtime.run("true")
         assert fetch(port) == WORD
         assert (exposure.is_alive(), exposure.exitcode, exposure.port) == (True, None, port)
         assert list(lost_runtime.get_processes(only_alive=True)) == [key]
     lost_runtime.stop_process(key)
-    assert not answers(port)
+    wait_until(lambda: not answers(port))
     assert exposure.exitcode == -signal.SIGTERM
 
 
@@ -79,7 +79,7 @@ def test_one_that_was_stopped_stays_ended(lost_runtime, own_sshd, service, expos
     lost_runtime.stop_process(key)
     lost_runtime.run("true")
     assert not lost_runtime.get_process(key).is_alive()
-    assert not answers(port)
+    wait_until(lambda: not answers(port))
 
 
 @BOTH

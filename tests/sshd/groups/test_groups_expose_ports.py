@@ -97,7 +97,7 @@ def test_a_service_of_the_manager_is_exposed_to_all(far_group, service, port):
     assert far_group.expose_port_to_runtimes(service.port, port) == port
     assert [runtime.call(fetch, port) for runtime in far_group] == [WORD] * 3
     far_group.cleanup()
-    assert not answers(port)
+    wait_until(lambda: not answers(port))
 
 
 def test_localhost_needs_no_exposure_under_the_number_of_the_service(far_group, service):
@@ -213,7 +213,7 @@ def test_nothing_is_left_if_a_service_of_one_host_cannot_be_exposed(far_group, p
     with pytest.raises(GroupError, match="far2"):
         far_group.expose_port_from_runtime_to_group("far1", port)
     assert exposures(far_group) == []
-    assert not answers(port)
+    wait_until(lambda: not answers(port))
 
 
 def test_names_of_one_machine_count_once(group, service, port):

@@ -130,6 +130,7 @@ def _spawn(
 
     Raises:
         NotImplementedError: If this C library cannot start a process session.
+        _NoWayBackError: If this process cannot open its own directory, to come back to it.
     """
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
     with contextlib.ExitStack() as stack:

@@ -180,7 +180,10 @@ def nothing_left() -> Callable[[], None]:
     before = _processes_and_folders()
 
     def check() -> None:
-        wait_until(lambda: not _processes_and_folders() - before)
+        wait_until(
+            lambda: not _processes_and_folders() - before,
+            lambda: f"something is left: {_described(_processes_and_folders() - before)}",
+        )
 
     return check
 
@@ -218,3 +221,16 @@ def _processes_and_folders() -> set[str]:
     for children in forked.values():
         found.update(children if len(children) > 2 else ())
     return found
+
+
+def _described(found: set[str]) -> list[str]:
+    """Return what was found, processes with their command lines and states."""
+    described = []
+    for path in sorted(found):
+        try:
+            command = (Path(path).parent / "cmdline").read_bytes().replace(b"\0", b" ")
+            status = (Path(path).parent / "stat").read_text().rpartition(")")[2].split()
+            described.append(f"{path} {command!r:.300} {status[:4]}")
+        except OSError:
+            described.append(path)
+    return described

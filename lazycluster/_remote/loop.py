@@ -41,8 +41,13 @@ class Poller:
 
     def __init__(self) -> "None":
         self.actions = {}  # type: dict[int, Reader]
+        self._poll = None  # type: Any
+        self._second = 0
+
+    def open(self) -> "None":
+        """Make what the system needs, before anything is added."""
         is_linux = hasattr(select, "epoll")
-        self._poll = select.epoll() if is_linux else select.poll()  # type: Any
+        self._poll = select.epoll() if is_linux else select.poll()
         self._second = 1 if is_linux else 1000
 
     def add(self, fd: "int", events: "int", action: "Reader") -> "None":
@@ -102,12 +107,17 @@ class Loop:
         self._timer_numbers = itertools.count()
         self._received = self._sent = time.monotonic()
         self._ending = False
+        self._wakeup = ()  # type: tuple[int, ...]
+
+    def start(self) -> "None":
+        """Handle signals, and wait for the manager's frames."""
+        self._poller.open()
         self._wakeup = os.pipe()
-        for fd in (*self._wakeup, source, sink):
+        for fd in (*self._wakeup, self._source, self._sink):
             os.set_blocking(fd, False)
-        for fd in (source, sink):
+        for fd in (self._source, self._sink):
             frames.enlarge_pipe_buffer(fd)
-        self._poller.add(source, READABLE, self._read_manager)
+        self._poller.add(self._source, READABLE, self.read_manager)
         self._poller.add(self._wakeup[0], READABLE, self._handle_wakeup)
         signal.set_wakeup_fd(self._wakeup[1])
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -290,7 +300,8 @@ class Loop:
             else:
                 self._poller.add(fd, READABLE, action)
 
-    def _read_manager(self, fd: "int") -> "None":
+    def read_manager(self, fd: "int") -> "None":
+        """Read once from the manager, and handle the frames that are complete."""
         try:
             count = os.readv(fd, [self._input])
         except BlockingIOError:

@@ -1,14 +1,13 @@
-"""Prepare the next call of a function: its process, and the pages that it will write to."""
+"""Prepare the next call of a function: fork its process, and rehearse it in the supervisor."""
 
-from .._shared import frames
 from . import plain_json
-from .request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Mapping
+    from typing import Any, Callable, Mapping
 
     from .loop import Loop
+    from .request import Request
     from .starting import Starter
 
     Description = dict[str, Any]  # a request, see `frames`
@@ -24,14 +23,20 @@ class NextCall:
         loop: The supervisor's.
         starter: Starts processes.
         requests: What the supervisor serves now, by number.
+        rehearse: Does in this process what a call needs, see `rehearsal`.
     """
 
     def __init__(
-        self, loop: "Loop", starter: "Starter", requests: "Mapping[int, Request]"
+        self,
+        loop: "Loop",
+        starter: "Starter",
+        requests: "Mapping[int, Request]",
+        rehearse: "Callable[[bytes], object]",
     ) -> "None":
         self._loop = loop
         self._starter = starter
         self._requests = requests
+        self._rehearse = rehearse
         self._is_planned = False
         self._text = b""  # the description of the last call
         self._description = {}  # type: Description
@@ -62,21 +67,5 @@ class NextCall:
     def _prepare(self) -> "None":
         self._is_planned = False
         self._starter.prefork()
-        if self._text and not self._requests:
-            self._rehearse()
-
-    def _rehearse(self) -> "None":
-        """Do what a call will need before its process has its job, but start nothing.
-
-        After a fork the first write to a page copies it, which takes 3 microseconds. With 80 pages
-        that is a tenth of the time of a call, so it is done while there is no request.
-        """
-        received = memoryview(
-            frames.encode(frames.REQUEST, 0, self._text) + frames.encode(frames.INPUT, 0, b"-")
-        )
-        for kind, number, payload in frames.FrameReader(frames.TO_SUPERVISOR).feed(received):
-            if kind == frames.REQUEST:
-                request = Request(number, plain_json.loads(payload.decode("ascii")), self._loop)
-            else:
-                request.take_input(payload)
-        self._starter.rehearse(request)
+        if self._text and len(self._description["steps"]) == 1 and not self._requests:
+            self._rehearse(self._text)

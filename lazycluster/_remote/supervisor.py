@@ -102,15 +102,17 @@ class Supervisor:
         readers = {
             "output": self._read_output,
             "errors": self._read_errors,
-            "channel": self._read_channel,
+            "channel": self.read_channel,
         }
         self.starter = Starter(self.loop, null, self.cleanup, readers)
-        self.next_call = NextCall(self.loop, self.starter, self.requests)
+        self.next_call = NextCall(self.loop, self.starter, self.requests, self._rehearse)
+        self._rehearsal = None  # type: Any  # until the first function
         # Of the kernel, one and two heartbeats ago.
         self.memory_kills = (out_of_memory_kills(),) * 2  # type: tuple[int | None, int | None]
 
     def run(self) -> "None":
         """Serve until the manager has gone."""
+        self.loop.start()
         self._check_orphaned_sessions()
         hello = {"python": list(sys.version_info[:3]), "pid": os.getpid()}
         self.loop.send_json(frames.HELLO, 0, hello)
@@ -225,6 +227,12 @@ class Supervisor:
             working_dir,
         )
 
+    def _rehearse(self, text: "bytes") -> "None":
+        if self._rehearsal is None:
+            module = importlib.import_module(self.starter.modules.load_own("_remote.rehearsal"))
+            self._rehearsal = module.Rehearsal(Supervisor, self)
+        self._rehearsal.run(text)
+
     # Starting steps
 
     def _start_step(self, request: "Request") -> "None":
@@ -317,7 +325,8 @@ class Supervisor:
             self.starter.close_pipe(process, pipe)
         return bool(count)
 
-    def _read_channel(self, process: "StepProcess") -> "bool":
+    def read_channel(self, process: "StepProcess") -> "bool":
+        """Read once from the channel of a process; return whether something may be left."""
         request, cut = process.request, process.messages
         if request is None:  # a pre-forked process has ended
             self.starter.close_pipe(process, "channel")
@@ -408,7 +417,7 @@ class Supervisor:
         for pipe, read in (
             ("output", self._read_output),
             ("errors", self._read_errors),
-            ("channel", self._read_channel),
+            ("channel", self.read_channel),
         ):
             self._drain(process, pipe, read)
             if pipe == "channel":  # an orphaned session may go on writing to the others

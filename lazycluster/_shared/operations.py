@@ -63,6 +63,7 @@ IMPORTED_MODULES = {
         "_remote.shared_values",
         "_remote.preloading",
         "_remote.warming",
+        "_remote.rehearsal",
     ),
 }
 

@@ -659,7 +659,10 @@ def descriptors():
     return {fd: link for fd, link in links.items() if not link.startswith("/proc/")}
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+
+
+@needs_proc
 def test_a_function_has_nothing_of_the_supervisors(calling_host):
     """Not the lifeline, and no pipe of another step: it has the standard three and its channel."""
     others = [calling_host.ask(command("echo $$; exec sleep 1000")) for _ in range(3)]
@@ -698,9 +701,105 @@ def warm_up_again():
 
 def test_the_warm_up_is_a_whole_call_and_leaves_nothing(calling_host):
     """It imports nothing, either: that would take longer than the call."""
+    calling_host.call(echo, value=1)
+    time.sleep(0.1)  # its modules come with the process of the next call
     for _ in range(2):  # by a process that has warmed up, and by one that has not
         before, after = calling_host.call(warm_up_again).returned
         assert after == before
+
+
+class _Stand:
+    """Has what a rehearsal takes from the supervisor."""
+
+    is_branch = False
+
+    def __init__(self):
+        supervisor = sys.modules["_lazycluster._remote.supervisor"]
+        self.null = os.open(os.devnull, os.O_RDWR)
+        self.branches = supervisor.Branches(None, None, None)
+        self.starter = supervisor.Starter(None, self.null, None, {})
+        self.starter.modules = sys.modules["_lazycluster._remote.imports"]._sent
+
+
+def rehearse(steps, times):
+    """Return the kinds of the frames that rehearsals would send, and what each has left."""
+    module = sys.modules["_lazycluster._remote.rehearsal"]
+    supervisor = sys.modules["_lazycluster._remote.supervisor"].Supervisor
+    rehearsal = module.Rehearsal(supervisor, _Stand())
+    text = json.dumps({"steps": steps, "working_dir": None, "environment": {}}).encode()
+    loop, sent, left = rehearsal._double.loop, [], []
+
+    def write(chunks):
+        sent.append([bytes(chunk)[0] for chunk in chunks])
+        return sum(map(len, chunks))
+
+    loop._write = write
+    for _ in range(times):
+        before = os.listdir("/proc/self/fd")
+        rehearsal.run(text)
+        left.append(os.listdir("/proc/self/fd") != before or loop._ending)
+    return sent, left
+
+
+CALL = function(b"-" * 9)
+
+
+@needs_proc
+def test_a_rehearsal_is_a_whole_call_and_leaves_nothing(calling_host):
+    """The supervisor makes one after each fork; nothing says so if it stops halfway."""
+    calling_host.call(echo, value=1)
+    time.sleep(0.1)  # it comes with the process of the next call
+    sent, left = calling_host.call(rehearse, steps=[CALL], times=3).returned
+    assert sent == [[frames.STARTED, frames.VALUE, frames.ENDED, frames.FINISHED]] * 3
+    assert left == [False] * 3
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [CALL, command("echo >>ran")],
+        [command("echo >>ran")],
+        [dict(CALL, python=[3, 1])],
+        [dict(CALL, input=frames.CHUNK + 1)],
+        [dict(CALL, actor=True)],
+        [{**CALL, "levels": {"a" * 70_000: 10}}],  # more than a pipe holds
+    ],
+)
+def test_a_rehearsal_starts_nothing_whatever_the_call_is(steps, calling_host, tmp_path):
+    calling_host.call(echo, value=1)
+    time.sleep(0.1)
+    asked = calling_host.ask_call(rehearse, steps=steps, times=3)
+    calling_host.finish(asked)
+    _, left = asked.returned
+    assert left == [False] * 3
+    assert not calling_host.call(os.path.exists, path="ran").returned
+
+
+def test_a_function_and_a_command_of_one_request_run_once_each(calling_host, tmp_path):
+    """A rehearsal of such a request would run the command again."""
+    ran = tmp_path / "ran"
+    for count in (1, 2, 3):
+        step, payload = calling_host.prepare_call(echo, value=1)
+        calling_host.run(step, command(f"echo >>{ran}"), payload=payload)
+        time.sleep(0.05)
+        assert ran.read_text() == "\n" * count
+
+
+@needs_proc
+def test_calls_leave_the_supervisor_the_descriptors_and_children_that_it_had(calling_host):
+    supervisor = calling_host.wait_for_hello()["pid"]
+
+    def held():
+        calling_host.call(echo, value=1)
+        time.sleep(0.1)
+        children = f"/proc/{supervisor}/task/{supervisor}/children"
+        with open(children) as file:
+            return len(os.listdir(f"/proc/{supervisor}/fd")), len(file.read().split())
+
+    held()
+    first = held()
+    assert [held() for _ in range(5)] == [first] * 5
 
 
 def use_processes():

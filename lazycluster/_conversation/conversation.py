@@ -109,7 +109,7 @@ class Conversation:
         self._lock = threading.Lock()
         self._requests: dict[int, Request] = {}
         self._last_number = 0
-        self._modules_sent: set[str] = set()
+        self._modules_sent: set[str] = set(BOOTSTRAP_MODULES)
         self._contents_sent: set[str] = set()
         self._last_encoded: tuple[object, bytes] = None, b""
         self._refusal: PythonNotFoundError | PythonVersionError | None = None
@@ -217,8 +217,9 @@ class Conversation:
         )
         with self._request_lock:
             request.number = self._last_number = self._last_number + 1
-            missing = {_module_for(step) for step in steps} - self._modules_sent - {""}
-            data = [frames.encode(frames.MODULES, 0, module_archive(name)) for name in missing]
+            # Not comprehensions: each is a function call, also if there is nothing to send.
+            missing = set(map(_module_for, steps)) - self._modules_sent
+            data = list(map(_modules_frame, missing))
             fresh = contents.keys() - self._contents_sent
             for key in fresh:
                 data += _content_frames(key, contents[key])
@@ -461,10 +462,16 @@ class Conversation:
 
 
 def _description_frames(number: int, description: bytes) -> list[bytes]:
-    starts = range(0, len(description), frames.CHUNK)
-    parts = [description[start : start + frames.CHUNK] for start in starts]
-    data = [frames.encode(frames.REQUEST_PART, number, part) for part in parts[:-1]]
-    return [*data, frames.encode(frames.REQUEST, number, parts[-1])]
+    data = []
+    while len(description) > frames.CHUNK:
+        part, description = description[: frames.CHUNK], description[frames.CHUNK :]
+        data.append(frames.encode(frames.REQUEST_PART, number, part))
+    data.append(frames.encode(frames.REQUEST, number, description))
+    return data
+
+
+def _modules_frame(name: str) -> bytes:
+    return frames.encode(frames.MODULES, 0, module_archive(name))
 
 
 def _content_frames(key: str, content: bytes) -> list[bytes]:
@@ -475,7 +482,6 @@ def _content_frames(key: str, content: bytes) -> list[bytes]:
 
 
 def _module_for(step: Mapping[str, Any]) -> str:
-    """Return the module that the step needs and that the bootstrap lacks; empty if none."""
+    """Return the module that the step needs beside those that the bootstrap always has."""
     kind = step["kind"]
-    name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES.get(kind, "")
-    return "" if name in BOOTSTRAP_MODULES else name
+    return OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]

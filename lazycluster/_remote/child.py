@@ -91,13 +91,16 @@ def main(
     standard = streams.identity(1)
     sent = Channel(channel)
     outcome = _work(output is not None, payload, sent, warm, contents)
-    streams.flush_streams()
+    is_foreign = streams.flush_streams()
     status = outcome.setdefault("exit_status", 1 if "failure" in outcome else 0)
-    outcome["over"] = streams.exits_quickly()
+    outcome["over"] = streams.exits_quickly(is_foreign)
     # The supervisor need not notice the end of the output before the outcome comes.
-    kept = {fd for fd in (1, 2) if streams.identity(fd) == standard}
+    kept = {channel}
+    for fd in (1, 2):
+        if streams.identity(fd) == standard:
+            kept.add(fd)
     if sent.is_open:
-        streams.close_all_but(kept | {channel})
+        streams.close_all_but(kept)
     if not sent.send_outcome(outcome):
         streams.write_all(2, b"The function has closed the pipes that its value goes through.\n")
         status = status or 1
@@ -148,15 +151,15 @@ def _work(
         contents[key] = streams.read_exactly(payload, length)
     step = job["step"]
     kind = step["kind"]
-    environment = job["environment"]
+    variables = job["variables"]
     try:
-        path = environment.get("PYTHONPATH")
+        path = variables.get(b"PYTHONPATH")
         if path and os.environ.get("PYTHONPATH"):
             path = None  # this Python has read it
-        settle(job["working_dir"], environment)
+        settle(job["working_dir"], variables)
         if "snapshot" in job:
             # In case that it cannot.
-            channel.report({"failure": "python_start", "variables": job["variables"]})
+            channel.report({"failure": "python_start", "variables": job["read_at_start"]})
             interpreter.replace(job["snapshot"], payload, channel.fd)
         if kind == "function":
             if not is_own_python(step["python"]):
@@ -164,9 +167,9 @@ def _work(
             if job["missing"] is not None:
                 return {"failure": "python_modules", "message": job["missing"]}
             if not is_forked:
-                _settle_streams(environment)
+                _settle_streams(variables)
             elif path:
-                interpreter.insert_path(path)
+                interpreter.insert_path(os.fsdecode(path))
             add_working_dir()
             # Both are sent with the first function.
             if "actor" in step:
@@ -239,26 +242,21 @@ def _prepare(output: "int") -> "None":
     streams.replace_output(output)
 
 
-def settle(working_dir: "str | None", environment: "dict[str, str]") -> "None":
-    """Set the step's variables and enter its working directory.
-
-    PWD is the working directory as the user wrote it, which getcwd() would resolve through links.
-    """
-    if working_dir is not None:
-        environment = dict({"PWD": working_dir}, **environment)
-    for name, value in environment.items():
-        os.environb[files.to_bytes(name)] = files.to_bytes(value)
-    if "TZ" in environment:
+def settle(working_dir: "bytes | None", variables: "dict[bytes, bytes]") -> "None":
+    """Set the step's variables and enter its working directory, see `files.to_settings`."""
+    for name, value in variables.items():
+        os.environb[name] = value
+    if b"TZ" in variables:
         time.tzset()  # Python reads TZ only when it starts
     if working_dir is not None:
-        os.chdir(files.to_bytes(working_dir))
+        os.chdir(working_dir)
 
 
-def _settle_streams(environment: "dict[str, str]") -> "None":
+def _settle_streams(variables: "dict[bytes, bytes]") -> "None":
     """Make the streams of a new Python those of a step, but in an encoding that the step names."""
-    if "PYTHONCOERCECLOCALE" not in environment:
+    if b"PYTHONCOERCECLOCALE" not in variables:
         del os.environ["PYTHONCOERCECLOCALE"]  # see `interpreter.replace`
-    if environment.get("PYTHONIOENCODING"):
+    if variables.get(b"PYTHONIOENCODING"):
         streams.open_standard_streams(sys.stdout.encoding, sys.stdout.errors)
     else:
         streams.open_standard_streams()

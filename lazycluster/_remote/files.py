@@ -23,6 +23,19 @@ def to_bytes(text: "str") -> "bytes":
     return text.encode("utf-8", "surrogateescape")
 
 
+def to_settings(
+    working_dir: "str | None", environment: "dict[str, str]"
+) -> "tuple[bytes | None, dict[bytes, bytes]]":
+    """Return the working directory and the variables of a step, as `child.settle` takes them.
+
+    PWD is the working directory as the user wrote it, which getcwd() would resolve through links.
+    """
+    if working_dir is not None:
+        environment = dict({"PWD": working_dir}, **environment)
+    variables = {to_bytes(name): to_bytes(value) for name, value in environment.items()}
+    return None if working_dir is None else to_bytes(working_dir), variables
+
+
 def to_native(text: "str") -> "str":
     """Return a name from JSON as this Python has it under its locale."""
     return os.fsdecode(to_bytes(text))

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-from . import child, interpreter, local_modules, python_end, streams
+from . import child, files, interpreter, local_modules, python_end, streams
 from .shared_values import SharedValues
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ def _preload(
     """Import the modules; return the outcome of all functions here if one cannot be, else None."""
     had_path = os.environ.get("PYTHONPATH")
     try:
-        child.settle(working_dir, preload["environment"])
+        child.settle(*files.to_settings(working_dir, preload["environment"]))
         if not had_path:
             interpreter.insert_path(preload["environment"].get("PYTHONPATH", ""))
         child.add_working_dir()

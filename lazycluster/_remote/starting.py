@@ -6,7 +6,7 @@ import os
 import sys
 
 from .._shared.operations import OPERATIONS, STEP_MODULES
-from . import child, interpreter
+from . import child, files, interpreter
 from .contents import Contents
 from .imports import SentModules, is_own_python
 from .step_process import StepProcess
@@ -99,39 +99,36 @@ class Starter:
         else:
             job = job or self._describe(request, step)
             data = self._encode(job, process)
-            if len(data) <= SMALL_JOB and not job["variables"] and not job["contents"]:
+            if len(data) <= SMALL_JOB and not job["read_at_start"] and not job["contents"]:
                 self._last_job = _Job(step, request.working_dir, process.contents, data)
         process.job = memoryview(data)
-
-    def rehearse(self, request: "Request") -> "None":
-        """Do what starts the first step of a request, but start nothing."""
-        self._encode(self._describe(request, request.steps[0]), StepProcess())
 
     def _describe(self, request: "Request", step: "Description") -> "Description":
         """Return the job of a step."""
         kind = step["kind"]
         missing = None  # type: str | None
         module = ""
-        variables = []  # type: list[str]
+        read_at_start = []  # type: list[str]
         if kind == "function":
             if is_own_python(step["python"]):
                 missing = self.modules.load_for_functions()
                 self.contents.decode = self.modules.decode
-                variables = interpreter.read_at_start(request.environment)
+                read_at_start = interpreter.read_at_start(request.environment)
         else:
             name = OPERATIONS[step["operation"]] if kind == "operation" else STEP_MODULES[kind]
             module = self.modules.load_own(name)
         self.contents.expect(step.get("contents", ()))
         arguments = dict(step.get("arguments", {}))
         job = {"step": step, "missing": missing, "module": module}  # type: Description
-        job.update(arguments=arguments, variables=variables)
-        job.update(working_dir=request.working_dir, environment=request.environment)
+        job.update(arguments=arguments, read_at_start=read_at_start)
+        working_dir, variables = files.to_settings(request.working_dir, request.environment)
+        job.update(working_dir=working_dir, variables=variables)
         return job
 
     def _encode(self, job: "Description", process: "StepProcess") -> "bytes":
         """Return a job as a process reads it, with the contents that it lacks."""
         keys = job["step"].get("contents", ())
-        if not job["variables"]:
+        if not job["read_at_start"]:
             return child.encode_job(job, self.contents.after(keys, process.contents))
         process.contents = 0  # the new Python has only those of its job
         data = child.encode_job(job, self.contents.after(keys, 0))

@@ -97,23 +97,26 @@ def _set(made: "tuple[Any, Any, Any]") -> "None":
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = made  # type: ignore[misc]
 
 
-def flush_streams() -> "None":
+def flush_streams() -> "bool":
     """Write what is still in the buffers of Python and of C, since os._exit() does not.
 
-    What the supervisor had imported, see `note_modules`, leaves nothing in those of C.
+    Return what `runs_foreign_code` says: what the supervisor had imported leaves nothing in the
+    buffers of C.
     """
-    names = ("stdout", "stderr", "__stdout__", "__stderr__")
-    streams = {id(stream): stream for stream in [getattr(sys, name, None) for name in names]}
-    for stream in streams.values():
+    flushed = None
+    for name in ("stdout", "__stdout__", "stderr", "__stderr__"):
+        stream = getattr(sys, name, None)
+        if stream is flushed:
+            continue
+        flushed = stream
         try:  # contextlib.suppress would be three more calls, whose pages would be copied
             stream.flush()  # type: ignore[union-attr]
         except Exception:  # noqa: S110 - a function that breaks its streams still has a value
             pass
-    try:
-        if runs_foreign_code():
-            flush_c()
-    except Exception:  # noqa: S110 - what it looks at is a user's
-        pass
+    is_foreign = runs_foreign_code()
+    if is_foreign:
+        flush_c()
+    return is_foreign
 
 
 def flush_c() -> "None":
@@ -160,11 +163,14 @@ def runs_foreign_code() -> "bool":
     """Return True if ctypes or a compiled module from outside the standard library is imported."""
     if _is_foreign:
         return True
-    for name in _new_names():
-        # Not getattr: some modules import others when they are asked for any attribute.
-        path = str(getattr(sys.modules.get(name), "__dict__", {}).get("__file__"))
-        if name == "ctypes" or (path.endswith(_COMPILED) and not path.startswith(_LIBRARY)):
-            return True
+    try:
+        for name in _new_names():
+            # Not getattr: some modules import others when they are asked for any attribute.
+            path = str(getattr(sys.modules.get(name), "__dict__", {}).get("__file__"))
+            if name == "ctypes" or (path.endswith(_COMPILED) and not path.startswith(_LIBRARY)):
+                return True
+    except Exception:  # what a function has put into `sys.modules` may raise anything
+        return True
     return False
 
 
@@ -185,14 +191,15 @@ def _new_names() -> "Iterable[str]":
     return sys.modules.keys() - _known
 
 
-def exits_quickly() -> "bool":
+def exits_quickly(is_foreign: "bool") -> "bool":
     """Return True if the exit of this process will be quick.
 
-    It is not if the process has much memory or a device, which the next step may need.
+    It is not if the process has much memory or a device, which the next step may need. Only foreign
+    code, see `runs_foreign_code`, opens devices.
     """
     if resource is None or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >= MUCH_MEMORY:
         return False
-    if not runs_foreign_code():
+    if not is_foreign:
         return True  # what Python itself has opened is free once it is closed
     return not any(_is_device(fd) for fd in _descriptors())
 

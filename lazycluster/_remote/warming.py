@@ -10,7 +10,7 @@ import pickle
 import sys
 import zlib
 
-from . import call, child, python_end, rebuild, streams
+from . import call, child, files, log_records, python_end, rebuild, streams
 from .channel import Channel
 
 _REBUILD = "lazycluster._functions.rebuild"
@@ -86,16 +86,17 @@ def _make_call(folder: "str") -> "None":
     step = {"python": list(sys.version_info[:2]), "input": len(_PAYLOAD), "contents": [""]}
     payload, source = os.pipe()
     target, sink = os.pipe()
-    data = child.encode_job({"step": step, "working_dir": folder, "environment": {}}, [])
+    working_dir, variables = files.to_settings(folder, {})
+    data = child.encode_job({"step": step, "working_dir": working_dir, "variables": variables}, [])
     streams.write_all(source, data + _PAYLOAD)
     job = child.read_job(payload)
-    child.settle(job["working_dir"], job["environment"])
+    child.settle(job["working_dir"], job["variables"])
     child.add_working_dir()
     channel = Channel(sink)
+    log_records.start({}, channel.log)
     outcome = call.call(job["step"], {"": _TEXT}, payload, channel)
     rebuild.forget(_MODULE)  # else the next line would look at all modules
-    streams.flush_streams()
-    outcome["over"] = streams.exits_quickly()
+    outcome["over"] = streams.exits_quickly(streams.flush_streams())
     channel.send_outcome(outcome)
     for fd in (source, target, sink):
         os.close(fd)

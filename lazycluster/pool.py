@@ -244,7 +244,8 @@ class Pool(PoolView):
         connection_kwargs: dict[str, Any] | None = None,
     ) -> None:
         options = Options().replaced(env=env, modules=list(modules), preload=preload)
-        super().__init__(self, Need(options, 0, _checked_count("retries", retries, least=0)))
+        # Not by PoolView: a Pool that refers to itself would live until Python looks for cycles.
+        self._need = Need(options, 0, _checked_count("retries", retries, least=0))
         workers = _make_workers(hosts, slots, connection_kwargs)
         self._hosts = [worker.host for worker in workers]
         self._numbers = itertools.count()

@@ -61,6 +61,10 @@ def find_loss(error: BaseException | None) -> Loss | None:
     return Loss(error) if isinstance(error, ConnectionLostError) else None
 
 
+def _do_nothing() -> None:
+    """Do nothing: there is no future yet, or the call has ended."""
+
+
 class PoolCall:
     """A call of a Pool, for its future; see `futures.Call`.
 
@@ -84,7 +88,7 @@ class PoolCall:
         self.number = number
         self.retries_left = need.retries
         self.is_stopped = False
-        self.cancel: Callable[[], object] = lambda: None
+        self.cancel: Callable[[], object] = _do_nothing
         self.on_end: Callable[[BaseException | None], object] | None = None
         self._on_stop = on_stop
         self._invocation: Invocation | None = None
@@ -136,5 +140,6 @@ class PoolCall:
         """Report the end, once."""
         on_end, self.on_end = self.on_end, None
         self.step = None  # it may be large, and a future may be kept
+        self.cancel = _do_nothing  # else the future would refer to itself
         if on_end is not None:
             on_end(error)

@@ -420,11 +420,18 @@ def test_nothing_is_left_after_a_with_block(make_pool, sshd, nothing_left):
 
 
 def test_nothing_is_left_of_a_pool_that_nobody_refers_to(make_pool, sshd, config_for, nothing_left):
+    """At once, and not when Python looks for reference cycles, which may be never."""
     keywords = {"config_file": config_for(a=sshd)}
-    future = Pool(["a"], connection_kwargs=keywords).submit(double, 2)
-    gc.collect()
-    assert future.result() == 4
-    nothing_left()
+    gc.disable()
+    try:
+        future = Pool(["a"], connection_kwargs=keywords).submit(double, 2)
+        assert future.result() == 4
+        nothing_left()
+        freed = weakref.ref(future)
+        del future
+        wait_until(lambda: freed() is None)
+    finally:
+        gc.enable()
 
 
 def test_a_shutdown_during_the_logins_leaves_nothing(config_for, sshd, nothing_left):

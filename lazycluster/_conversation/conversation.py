@@ -217,7 +217,7 @@ class Conversation:
         )
         with self._request_lock:
             request.number = self._last_number = self._last_number + 1
-            # Not comprehensions: each is a function call, also if there is nothing to send.
+            # Not comprehensions, which are function calls before Python 3.12.
             missing = set(map(_module_for, steps)) - self._modules_sent
             data = list(map(_modules_frame, missing))
             fresh = contents.keys() - self._contents_sent
@@ -463,10 +463,12 @@ class Conversation:
 
 def _description_frames(number: int, description: bytes) -> list[bytes]:
     data = []
-    while len(description) > frames.CHUNK:
-        part, description = description[: frames.CHUNK], description[frames.CHUNK :]
+    start = 0
+    while len(description) - start > frames.CHUNK:
+        part = description[start : start + frames.CHUNK]
         data.append(frames.encode(frames.REQUEST_PART, number, part))
-    data.append(frames.encode(frames.REQUEST, number, description))
+        start += frames.CHUNK
+    data.append(frames.encode(frames.REQUEST, number, description[start:]))
     return data
 
 

@@ -112,7 +112,7 @@ class Login:
 
     def _check_owner(self) -> None:
         """Raise a LazyclusterError in a child forked from the process that made it."""
-        if os.getpid() != self._pid:  # each call looks, so this is no second function call
+        if os.getpid() != self._pid:  # not `_is_owner`, which would be one more function call
             raise LazyclusterError(
                 f"The connection to {self._host} belongs to process {self._pid}; this is a child "
                 "forked from it. Make a new Runtime or Connection in the child."

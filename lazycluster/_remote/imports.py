@@ -102,6 +102,7 @@ class SentModules:
         if missing is None:
             self.load(_PREFIX + "_remote.value_pickler")
             self.load_own("_remote.warming")
+            self.load_own("_remote.rehearsal")
         for name in ("logging", "traceback", "socket", "subprocess"):
             # An incomplete Python lacks some.
             with contextlib.suppress(Exception), library_first(), fork_hooks.kept():

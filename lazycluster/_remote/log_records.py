@@ -36,6 +36,12 @@ def start(levels: "dict[str, int]", write: "Callable[[bytes], object]") -> "None
         _set_levels()
 
 
+def stop() -> "None":
+    """Send no records any more: they take the usual way again."""
+    global _write, _process
+    _write, _process = None, 0
+
+
 def _set_levels() -> "None":
     for name, level in _levels.items():
         # Not setLevel, which empties a cache of each logger. These are empty.

@@ -29,6 +29,11 @@ QUEUE_LIMIT = 1 << 18  # bytes that may wait for the manager before the steps' p
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
+# These buffers are reused, also by the loop of a rehearsal: a new one for each read costs more in
+# page faults than the read.
+_input = memoryview(bytearray(READ))
+_relayed = memoryview(bytearray(frames.HEADER.size + frames.CHUNK))
+
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT  # epoll has the same numbers
 
 
@@ -45,7 +50,7 @@ class Poller:
         self._second = 0
 
     def open(self) -> "None":
-        """Make what the system needs, before anything is added."""
+        """Open the system's poll object, before anything is added."""
         is_linux = hasattr(select, "epoll")
         self._poll = select.epoll() if is_linux else select.poll()
         self._second = 1 if is_linux else 1000
@@ -96,9 +101,6 @@ class Loop:
         self._poller = Poller()
         self._readers = {}  # type: dict[int, Reader]
         self._paused = False
-        # These buffers are reused: a new one for each read costs more in page faults than the read.
-        self._input = memoryview(bytearray(READ))
-        self._relayed = memoryview(bytearray(frames.HEADER.size + frames.CHUNK))
         self._queue = collections.deque()  # type: collections.deque[memoryview]
         self._queued = 0
         self._flush_at = math.inf  # by time.monotonic()
@@ -110,7 +112,7 @@ class Loop:
         self._wakeup = ()  # type: tuple[int, ...]
 
     def start(self) -> "None":
-        """Handle signals, and wait for the manager's frames."""
+        """Open the poll object and the wakeup pipe, and handle signals; call it before `run`."""
         self._poller.open()
         self._wakeup = os.pipe()
         for fd in (*self._wakeup, self._source, self._sink):
@@ -176,12 +178,12 @@ class Loop:
         Return how many bytes it was: 0 at the end of the file, None if nothing is there now.
         """
         try:
-            count = os.readv(fd, [self._relayed[frames.HEADER.size : frames.HEADER.size + limit]])
+            count = os.readv(fd, [_relayed[frames.HEADER.size : frames.HEADER.size + limit]])
         except BlockingIOError:
             return None
         if count:
-            frames.HEADER.pack_into(self._relayed, 0, kind, request, count)
-            frame = self._relayed[: frames.HEADER.size + count]
+            frames.HEADER.pack_into(_relayed, 0, kind, request, count)
+            frame = _relayed[: frames.HEADER.size + count]
             written = 0
             if count > SMALL:
                 may_wait = False
@@ -303,7 +305,7 @@ class Loop:
     def read_manager(self, fd: "int") -> "None":
         """Read once from the manager, and handle the frames that are complete."""
         try:
-            count = os.readv(fd, [self._input])
+            count = os.readv(fd, [_input])
         except BlockingIOError:
             return
         except OSError:
@@ -313,7 +315,7 @@ class Loop:
             return
         self._received = time.monotonic()
         try:
-            for kind, number, payload in self._frames.feed(self._input[:count]):
+            for kind, number, payload in self._frames.feed(_input[:count]):
                 self._on_frame(kind, number, payload)
             self._on_frames_end()
         except _MALFORMED as error:

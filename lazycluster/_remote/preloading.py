@@ -54,8 +54,7 @@ def serve(
     failure = _preload(preload, contents, working_dir)
     streams.flush_streams()  # else each function would print what is in the buffers
     streams.note_modules()
-    branch = supervisor(source, sink, null, keepalive, math.inf)
-    branch.starter.modules, branch.starter.contents = modules, contents
+    branch = supervisor(source, sink, null, keepalive, math.inf, modules, contents)
     branch.is_branch, branch.preload_failure = True, failure
     branch.branches = SharedValues(branch)
     try:
@@ -70,9 +69,10 @@ def _preload(
     """Import the modules; return the outcome of all functions here if one cannot be, else None."""
     had_path = os.environ.get("PYTHONPATH")
     try:
-        child.settle(*files.to_settings(working_dir, preload["environment"]))
+        folder, variables = files.to_settings(working_dir, preload["environment"])
+        child.settle(folder, variables)
         if not had_path:
-            interpreter.insert_path(preload["environment"].get("PYTHONPATH", ""))
+            interpreter.insert_path(os.fsdecode(variables.get(b"PYTHONPATH", b"")))
         child.add_working_dir()
     except (OSError, ValueError):
         pass  # each step reports it

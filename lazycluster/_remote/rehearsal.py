@@ -1,9 +1,9 @@
-"""Let a supervisor do what a call needs before there is one.
+"""Rehearse a call in the supervisor, before the call comes.
 
 After a fork the first write to a page copies it, which takes two microseconds, and a call writes to
-some fifty pages of the supervisor. A second supervisor in the same process has the same code and
-other data. It serves a call from a pipe, which stands for the manager and for the process that it
-would start, and sends its frames to `/dev/null`.
+some fifty pages of the supervisor: most of them hold code and types, whose references are counted.
+A second supervisor in the same process uses the same ones. It serves a call from a pipe, which
+stands for the manager and for the process that it would start, and sends frames to `/dev/null`.
 """
 
 import math
@@ -32,7 +32,7 @@ _OUTCOME = b"".join(
 
 
 class _NoStarter(Starter):
-    """Starts nothing, whatever the call is."""
+    """Start nothing, whatever the call is."""
 
     def _start_command(self, request: "Request", step: "dict[str, Any]") -> "NoReturn":
         raise OSError("this is a rehearsal")
@@ -51,11 +51,11 @@ class Rehearsal:
 
     def __init__(self, make: "Any", supervisor: "Any") -> "None":
         self._null = supervisor.null  # type: int
-        self._double = double = make(self._null, self._null, self._null, math.inf, math.inf)
-        double.is_branch, double.branches = supervisor.is_branch, supervisor.branches
-        double.starter = _NoStarter(double.loop, self._null, double.cleanup, {})
-        double.starter.modules = supervisor.starter.modules
-        double.starter.contents = supervisor.starter.contents
+        sent = supervisor.starter.modules, supervisor.starter.contents
+        ends = self._null, self._null, self._null
+        self._double = make(*ends, math.inf, math.inf, *sent, make_starter=_NoStarter)
+        self._double.is_branch = supervisor.is_branch
+        self._double.branches = supervisor.branches
 
     def run(self, text: "bytes") -> "None":
         """Serve a call of a function, from its frames to its outcome.

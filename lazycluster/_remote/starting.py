@@ -7,8 +7,7 @@ import sys
 
 from .._shared.operations import OPERATIONS, STEP_MODULES
 from . import child, files, interpreter
-from .contents import Contents
-from .imports import SentModules, is_own_python
+from .imports import is_own_python
 from .step_process import StepProcess
 
 TYPE_CHECKING = False
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Mapping
 
     from .cleanup_process import CleanupProcess
+    from .contents import Contents
+    from .imports import SentModules
     from .loop import Loop
     from .request import Request
 
@@ -37,10 +38,10 @@ class Starter:
         null: `/dev/null`.
         cleanup: Knows what is temporary.
         readers: Read once from a pipe of a process, by the name of the pipe.
-
-    Attributes:
         modules: What the manager has sent.
         contents: What calls refer to.
+
+    Attributes:
         preforked: The process that waits for the next function, or None.
     """
 
@@ -50,9 +51,11 @@ class Starter:
         null: "int",
         cleanup: "CleanupProcess",
         readers: "Mapping[str, Callable[[StepProcess], object]]",
+        modules: "SentModules",
+        contents: "Contents",
     ) -> "None":
-        self.modules = SentModules()
-        self.contents = Contents()
+        self.modules = modules
+        self.contents = contents
         self.preforked = None  # type: StepProcess | None
         self._loop = loop
         self._null = null

@@ -100,15 +100,14 @@ def _set(made: "tuple[Any, Any, Any]") -> "None":
 def flush_streams() -> "bool":
     """Write what is still in the buffers of Python and of C, since os._exit() does not.
 
-    Return what `runs_foreign_code` says: what the supervisor had imported leaves nothing in the
-    buffers of C.
+    Return what `runs_foreign_code` says; without such code nothing is in the buffers of C.
     """
-    flushed = None
-    for name in ("stdout", "__stdout__", "stderr", "__stderr__"):
+    flushed = set()  # type: set[int]
+    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
         stream = getattr(sys, name, None)
-        if stream is flushed:
+        if id(stream) in flushed:
             continue
-        flushed = stream
+        flushed.add(id(stream))
         try:  # contextlib.suppress would be three more calls, whose pages would be copied
             stream.flush()  # type: ignore[union-attr]
         except Exception:  # noqa: S110 - a function that breaks its streams still has a value
@@ -160,7 +159,10 @@ def note_modules() -> "None":
 
 
 def runs_foreign_code() -> "bool":
-    """Return True if ctypes or a compiled module from outside the standard library is imported."""
+    """Return True if ctypes or a compiled module from outside the standard library is imported.
+
+    Also if that cannot be found out.
+    """
     if _is_foreign:
         return True
     try:
@@ -194,8 +196,10 @@ def _new_names() -> "Iterable[str]":
 def exits_quickly(is_foreign: "bool") -> "bool":
     """Return True if the exit of this process will be quick.
 
-    It is not if the process has much memory or a device, which the next step may need. Only foreign
-    code, see `runs_foreign_code`, opens devices.
+    It is not if the process has much memory or a device, which the next step may need.
+
+    Args:
+        is_foreign: What `runs_foreign_code` says.
     """
     if resource is None or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >= MUCH_MEMORY:
         return False

@@ -18,7 +18,9 @@ from .._shared.sockets import EXPECTED
 from . import channel, child, files, plain_json
 from .branches import Branches
 from .cleanup_process import CleanupProcess
+from .contents import Contents
 from .exits import Exits
+from .imports import SentModules
 from .loop import Loop
 from .next_call import NextCall
 from .request import Request
@@ -49,7 +51,9 @@ def main(keepalive: "float", orphan_timeout: "float") -> "None":
     faulthandler.enable(2)
     # Without a terminal a Python program in a step would keep its output until its end.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    supervisor = Supervisor(source, sink, null, keepalive, orphan_timeout)
+    supervisor = Supervisor(
+        source, sink, null, keepalive, orphan_timeout, SentModules(), Contents()
+    )
     try:
         supervisor.run()
     finally:
@@ -65,6 +69,9 @@ class Supervisor:
         null: `/dev/null`.
         keepalive: Seconds between two heartbeats.
         orphan_timeout: Seconds without a frame until the manager is considered gone.
+        modules: What the manager has sent.
+        contents: What calls refer to.
+        make_starter: Makes what starts processes. Defaults to `Starter`.
     """
 
     def __init__(
@@ -74,6 +81,9 @@ class Supervisor:
         null: "int",
         keepalive: "float",
         orphan_timeout: "float",
+        modules: "SentModules",
+        contents: "Contents",
+        make_starter: "Callable[..., Starter]" = Starter,
     ) -> "None":
         self.null = null
         self.keepalive = keepalive
@@ -104,7 +114,7 @@ class Supervisor:
             "errors": self._read_errors,
             "channel": self.read_channel,
         }
-        self.starter = Starter(self.loop, null, self.cleanup, readers)
+        self.starter = make_starter(self.loop, null, self.cleanup, readers, modules, contents)
         self.next_call = NextCall(self.loop, self.starter, self.requests, self._rehearse)
         self._rehearsal = None  # type: Any  # until the first function
         # Of the kernel, one and two heartbeats ago.
@@ -228,10 +238,11 @@ class Supervisor:
         )
 
     def _rehearse(self, text: "bytes") -> "None":
-        if self._rehearsal is None:
-            module = importlib.import_module(self.starter.modules.load_own("_remote.rehearsal"))
+        module = sys.modules.get(__package__ + ".rehearsal")  # type: Any  # sent with a function
+        if self._rehearsal is None and module is not None:
             self._rehearsal = module.Rehearsal(Supervisor, self)
-        self._rehearsal.run(text)
+        if self._rehearsal is not None:
+            self._rehearsal.run(text)
 
     # Starting steps
 

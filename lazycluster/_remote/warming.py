@@ -74,6 +74,7 @@ def warm_up() -> "None":
         try:
             _make_call(folder)
         finally:
+            log_records.stop()
             sys.path[:] = path
             os.environ.pop("PWD", None)
             if had is not None:
@@ -86,7 +87,7 @@ def _make_call(folder: "str") -> "None":
     step = {"python": list(sys.version_info[:2]), "input": len(_PAYLOAD), "contents": [""]}
     payload, source = os.pipe()
     target, sink = os.pipe()
-    working_dir, variables = files.to_settings(folder, {})
+    working_dir, variables = files.to_settings(files.to_text(folder), {})
     data = child.encode_job({"step": step, "working_dir": working_dir, "variables": variables}, [])
     streams.write_all(source, data + _PAYLOAD)
     job = child.read_job(payload)

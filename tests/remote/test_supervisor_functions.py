@@ -709,7 +709,7 @@ def test_the_warm_up_is_a_whole_call_and_leaves_nothing(calling_host):
 
 
 class _Stand:
-    """Has what a rehearsal takes from the supervisor."""
+    """Stand for the supervisor, with what a rehearsal takes from it."""
 
     is_branch = False
 
@@ -717,8 +717,8 @@ class _Stand:
         supervisor = sys.modules["_lazycluster._remote.supervisor"]
         self.null = os.open(os.devnull, os.O_RDWR)
         self.branches = supervisor.Branches(None, None, None)
-        self.starter = supervisor.Starter(None, self.null, None, {})
-        self.starter.modules = sys.modules["_lazycluster._remote.imports"]._sent
+        modules = sys.modules["_lazycluster._remote.imports"]._sent
+        self.starter = supervisor.Starter(None, None, None, {}, modules, supervisor.Contents())
 
 
 def rehearse(steps, times):
@@ -762,11 +762,10 @@ def test_a_rehearsal_is_a_whole_call_and_leaves_nothing(calling_host):
         [command("echo >>ran")],
         [dict(CALL, python=[3, 1])],
         [dict(CALL, input=frames.CHUNK + 1)],
-        [dict(CALL, actor=True)],
         [{**CALL, "levels": {"a" * 70_000: 10}}],  # more than a pipe holds
     ],
 )
-def test_a_rehearsal_starts_nothing_whatever_the_call_is(steps, calling_host, tmp_path):
+def test_a_rehearsal_starts_nothing_whatever_the_call_is(steps, calling_host):
     calling_host.call(echo, value=1)
     time.sleep(0.1)
     asked = calling_host.ask_call(rehearse, steps=steps, times=3)
@@ -774,6 +773,29 @@ def test_a_rehearsal_starts_nothing_whatever_the_call_is(steps, calling_host, tm
     _, left = asked.returned
     assert left == [False] * 3
     assert not calling_host.call(os.path.exists, path="ran").returned
+
+
+def test_the_second_call_has_the_process_that_waits_for_it(new_own_host):
+    """A module that came after its fork would make it useless, and a fork takes milliseconds."""
+    new_own_host.send_modules()
+    supervisor = new_own_host.wait_for_hello()["pid"]
+    for _ in range(3):
+        new_own_host.call(echo, value=1)
+        time.sleep(0.2)
+        with open(f"/proc/{supervisor}/task/{supervisor}/children") as file:
+            waiting = {int(pid) for pid in file.read().split()}
+        assert new_own_host.call(os.getpid).returned in waiting
+
+
+def test_what_is_logged_before_the_function_is_printed(calling_host, tmp_path):
+    """A record goes to the manager's loggers from the call of the function on."""
+    (tmp_path / "sitecustomize.py").write_text("import logging\nlogging.warning('early')\n")
+    for _ in range(3):
+        step, payload = calling_host.prepare_call(echo, value=1)
+        variables = {"PYTHONPATH": str(tmp_path)}
+        asked = calling_host.run(step, payload=payload, environment=variables)
+        assert "early" in asked.text
+        time.sleep(0.1)
 
 
 def test_a_function_and_a_command_of_one_request_run_once_each(calling_host, tmp_path):

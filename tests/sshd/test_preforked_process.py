@@ -29,7 +29,8 @@ def preforked(own_runtime):
     The process of a call is there a moment longer than the call.
     """
     supervisor, used = call(own_runtime, lambda: (os.getppid(), os.getpid()))
-    (cleanup,) = (pid for pid in children(supervisor) if is_cleanup_process(pid))
+    # On a loaded computer it has not run yet.
+    cleanup = wait_until(lambda: next(filter(is_cleanup_process, children(supervisor)), None))
     given = {used}
 
     def wait_for_it():

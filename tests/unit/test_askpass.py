@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
@@ -38,8 +39,12 @@ def test_f47_a_question_without_end_ends_the_login(askpass):
 
 
 def test_the_end_is_seen_though_the_pipe_is_full(askpass):
-    fd, thread = fill(askpass, 1 << 16)
+    fd, thread = fill(askpass, 1)
     thread.join()
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, b"x" * 4096)
     askpass.finish()
     askpass.attend(lambda asked: pytest.fail("a person was asked"))
     os.close(fd)

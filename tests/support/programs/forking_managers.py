@@ -421,7 +421,7 @@ def interrupt_upload(config_file, folder):
     os.kill(ssh, signal.SIGSTOP)  # and so the pipe into it is soon full
 
     def send():
-        wait_until(lambda: unread(ssh) > 1 << 15, "nothing is written")
+        wait_until(lambda: unread(ssh) > 1 << 12, "nothing is written")
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(ssh, signal.SIGCONT)
 

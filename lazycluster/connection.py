@@ -188,7 +188,7 @@ class Connection(Login):
 
     @property
     def host(self) -> str:
-        """The host, as it was given."""
+        """Return the host, as it was given."""
         return self._settings.host
 
     def open(self) -> None:

@@ -252,7 +252,7 @@ class Pool(PoolView):
         self._pid = os.getpid()
         self._is_shut_down = False
         self._scheduler = Scheduler(workers)
-        # Python's own executors end what is waiting when nobody refers to them.
+        # Python's own executors end what is waiting when nothing refers to them.
         self._finalizer = weakref.finalize(self, self._scheduler.shut_down)
         self._finalizer.atexit = False  # type: ignore[misc]  # unfinished calls are told about, and ended
         self._scheduler.start()

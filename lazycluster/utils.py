@@ -14,7 +14,7 @@ class _EnvironmentType(type):
 
     @property
     def main_directory(cls) -> str:
-        """The absolute path of the main directory, which has the files of execution logs."""
+        """Return the absolute path of the main directory, which has the files of execution logs."""
         return log_files.main_directory()
 
     @main_directory.setter

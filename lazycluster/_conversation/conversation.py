@@ -245,7 +245,7 @@ class Conversation:
         if description == last:
             return data
         data = _to_json(description).encode("ascii")
-        # A function is described anew for each request, so nobody changes that.
+        # A function is described anew for each request, so nothing changes that.
         if len(data) <= SMALL_REQUEST and description["steps"][0]["kind"] == "function":
             self._last_encoded = description, data
         return data

@@ -276,7 +276,7 @@ class Branches:
                 self._branches.append(branch)
                 return branch
         for branch in list(self._branches):
-            # A local module has changed, or nobody has asked for these modules for a while.
+            # A local module has changed, or no request has named these modules for a while.
             branch.is_replaced = branch.is_replaced or branch.modules == preload["modules"]
             is_one_too_many = len(self._branches) >= MOST_BRANCHES and not branch.values
             if is_one_too_many or branch.is_replaced:

@@ -43,7 +43,7 @@ class NextCall:
         self._is_plain = False  # it has one step, and that is no actor
 
     def parse(self, text: "bytes") -> "Description":
-        """Return the description of a request, which nobody may change.
+        """Return the description of a request, which must not be changed.
 
         For a call that is repeated it is the object of the last call.
 

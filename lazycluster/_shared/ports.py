@@ -85,7 +85,7 @@ def service_address(port: "int") -> "str":
     except OSError:
         found = []
     known = [str(info[4][0]) for info in found]
-    if set(LOOPBACK) <= set(known):  # whoever listens; the socket tables take milliseconds
+    if set(LOOPBACK) <= set(known):  # wherever it listens; the socket tables take milliseconds
         return "localhost"
     listeners = _listeners(port) or []
     reached = [address for address in LOOPBACK if _covering(address) & set(listeners)]

@@ -65,7 +65,7 @@ def listener_refused(
         quote: What ssh printed of it.
         status: The mux client's exit status.
         printed: What the mux client printed.
-        may_be_used: True if nobody has looked whether it is in use.
+        may_be_used: True if it is not known whether it is in use.
     """
     if end.path:
         causes = [

@@ -93,12 +93,12 @@ class Settings:
 
     @property
     def identity_files(self) -> tuple[PathLike, ...]:
-        """The private keys to offer, in their order."""
+        """Return the private keys to offer, in their order."""
         return self.identity_file if isinstance(self.identity_file, tuple) else ()
 
     @property
     def may_be_asked(self) -> bool:
-        """Whether a person or a secret can answer a question at the login."""
+        """Return True if a person or a secret can answer a question at the login."""
         return self.interactive or self.password is not None or self.passphrase is not None
 
 

@@ -23,7 +23,7 @@ from lazycluster.exceptions import (
     StepTimeoutError,
 )
 from support.managers import sshs
-from support.processes import await_gone, is_alive, parent
+from support.processes import await_gone, is_alive, parent, read_pid
 from support.waiting import TIMEOUT, wait_until
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
@@ -165,8 +165,7 @@ def test_calls_that_wait_have_not_started(runtime, tmp_path):
     actor = runtime.actor(Worker)
     runs = actor.submit("sleep", str(tmp_path / "pid"))
     waits = actor.submit("pid")
-    wait_until((tmp_path / "pid").exists)
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    os.kill(read_pid(tmp_path / "pid"), signal.SIGKILL)
     with pytest.raises(ActorLostError) as raised:
         runs.result(TIMEOUT)
     assert raised.value.started is True
@@ -222,9 +221,9 @@ def test_close_does_what_python_does_at_its_end(runtime, tmp_path):
 def test_close_ends_a_call_that_does_not_end(own_runtime, tmp_path, method):
     actor = own_runtime.actor(Worker)
     runs, waits = actor.submit(method, str(tmp_path / "pid")), actor.submit("pid")
-    wait_until((tmp_path / "pid").exists)
+    pid = read_pid(tmp_path / "pid")
     actor.close()
-    await_gone([int((tmp_path / "pid").read_text())])
+    await_gone([pid])
     with pytest.raises(ActorLostError, match="closed"):
         runs.result(TIMEOUT)
     with pytest.raises(ActorLostError, match="closed") as raised:

@@ -19,7 +19,7 @@ from lazycluster.exceptions import (
     RemoteFunctionError,
 )
 from support.hosts import supervisor
-from support.processes import await_gone, is_alive, parent, parents
+from support.processes import await_gone, is_alive, parent, parents, read_pid
 from support.waiting import TIMEOUT, wait_until
 
 pytestmark = [
@@ -41,10 +41,6 @@ def identity(x):
 def sleep_and_say(path, *_):
     Path(path).write_text(str(os.getpid()))
     time.sleep(1000)
-
-
-def read_pid(path):
-    return wait_until(lambda: path.exists() and int(path.read_text() or 0))
 
 
 def resident(pid):

@@ -17,7 +17,7 @@ from lazycluster.exceptions import (
     RemoteFunctionError,
     StepTimeoutError,
 )
-from support.processes import await_gone, is_alive, parents
+from support.processes import await_gone, is_alive, parents, read_pid
 from support.waiting import TIMEOUT, wait_until
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
@@ -234,7 +234,7 @@ def test_a_call_can_be_cancelled_and_time_out(own_runtime, tmp_path):
     path = tmp_path / "pid"
     view = own_runtime.with_options(preload=["wave"])
     future = view.submit(sleep_and_say, str(path))
-    pid = wait_until(lambda: path.exists() and path.read_text() and int(path.read_text()))
+    pid = read_pid(path)
     assert future.cancel()
     await_gone([pid])
     with pytest.raises(StepTimeoutError):
@@ -251,9 +251,7 @@ def test_an_import_without_end_ends_with_the_calls_that_wait_for_it(
     (tmp_path / "slow_module.py").write_text(f"{text}time.sleep(1000)\n")
     view = own_runtime.with_options(preload=["slow_module"])
     future = view.submit(sleep_and_say, str(tmp_path / "pid"))
-    pid = wait_until(
-        lambda: (tmp_path / "began").exists() and int((tmp_path / "began").read_text() or 0)
-    )
+    pid = read_pid(tmp_path / "began")
     with pytest.raises(StepTimeoutError):
         view.with_options(timeout=0.5).call(divmod, 7, 2)
     assert is_alive(pid)
@@ -296,7 +294,7 @@ def test_a_branch_that_is_killed_is_started_again(own_runtime, tmp_path, is_runn
     _, branch, _ = view.call(pids)
     future = view.submit(sleep_and_say, str(tmp_path / "pid")) if is_running else None
     if future is not None:
-        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        read_pid(tmp_path / "pid")
     os.kill(branch, signal.SIGKILL)
     if future is not None:
         with pytest.raises(RemoteFunctionError, match="wave"):
@@ -315,9 +313,7 @@ def test_the_end_of_the_supervisor_ends_branches_and_their_functions(
     view = own_runtime.with_options(preload=["wave"])
     _, branch, supervisor = view.call(pids)
     future = view.submit(sleep_and_say, str(tmp_path / "pid"))
-    pid = wait_until(
-        lambda: (tmp_path / "pid").exists() and int((tmp_path / "pid").read_text() or 0)
-    )
+    pid = read_pid(tmp_path / "pid")
     os.kill(supervisor, number)
     with pytest.raises(ConnectionLostError):
         future.result(TIMEOUT)

@@ -113,6 +113,11 @@ def await_gone(pids: Iterable[int], what: str = "processes") -> None:
     wait_until(lambda: not left(), lambda: f"{what} live on: {left()}")
 
 
+def read_pid(path: Path) -> int:
+    """Wait until a process has written its pid into a file, and return it."""
+    return wait_until(lambda: int(path.read_text() or 0) if path.exists() else 0)
+
+
 # Processes that record their pids as the names of empty files in a folder.
 
 

@@ -15,6 +15,7 @@ import pytest
 from lazycluster._shared import ports
 from support.machine import may_bind as may_bind_address
 from support.machine import needs_ipv6
+from support.waiting import wait_until
 
 ADDRESSES = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "::", "::1"]
 NOBODY = 65534
@@ -123,7 +124,14 @@ def test_a_port_that_is_only_bound_is_not_free(bind, address, reuse):
     """Its owner is about to listen. (With SO_REUSEADDR the system would let two bind it.)"""
     if reuse and not os.path.exists("/proc/net/tcp"):
         pytest.skip("this cannot be seen without /proc")
-    assert not ports.port_is_free(port_of(bind(address, reuse=reuse)))
+    # Closed connections of another test may be left on the port: then nothing tells the two apart.
+    port = wait_until(lambda: unused(port_of(bind(address, reuse=reuse))))
+    assert not ports.port_is_free(port)
+
+
+def unused(port):
+    """Return the port if no connection has it, else None."""
+    return None if ports._sockets(port) else port
 
 
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT here")

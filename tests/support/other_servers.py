@@ -6,6 +6,7 @@ server itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -51,15 +52,26 @@ class OtherServer:
         self.authorized_keys = self.home / ".ssh" / "authorized_keys"
         shutil.copy(f"{self._user_key}.pub", self.authorized_keys)
         self.authorized_keys.chmod(0o600)
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port: int = listener.getsockname()[1]
+        self._on_exit = contextlib.ExitStack()
+        self.port = 0
 
     def argv(self) -> list[str]:
         """Return the command that runs the server; make its host key."""
         raise NotImplementedError
 
     def __enter__(self) -> OtherServer:
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._on_exit = stack.pop_all()
+        return self
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        # It keeps the port for the server, which can bind it beside this one; else an sshd of
+        # another test may be faster, and would answer in its place.
+        reserved = stack.enter_context(socket.socket())
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        self.port = reserved.getsockname()[1]
         self.log = self.folder / "log"
         self.config_file.write_text(
             f"Host {self.alias}\n  HostName 127.0.0.1\n  Port {self.port}\n"
@@ -72,8 +84,9 @@ class OtherServer:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        stack.callback(self.process.wait)
+        stack.callback(self.process.terminate)
         wait_until(self._answers, lambda: f"no server: {self.log.read_text()}")
-        return self
 
     def _answers(self) -> bool:
         try:
@@ -88,8 +101,7 @@ class OtherServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.process.terminate()
-        self.process.wait()
+        self._on_exit.close()
 
 
 class Dropbear(OtherServer):

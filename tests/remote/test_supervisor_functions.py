@@ -27,6 +27,7 @@ from lazycluster._shared import archive, frames
 from support.interpreters import OWN_VERSION
 from support.pipe_host import command, function
 from support.processes import await_gone, is_alive, memory_peak
+from support.waiting import wait_until
 
 BIG = 64 << 20
 FLAT = 32 << 20
@@ -688,6 +689,31 @@ def test_main_is_not_the_supervisors(calling_host):
     assert calling_host.call(main_module).returned == ("__main__", False, [""])
 
 
+def children(supervisor):
+    with open(f"/proc/{supervisor}/task/{supervisor}/children") as file:
+        return {int(pid) for pid in file.read().split()}
+
+
+def await_next_process(host):
+    """Call a function, and wait until only the cleanup process and the next process are there."""
+    supervisor = host.wait_for_hello()["pid"]
+    used = host.call(os.getpid).returned
+
+    def found():
+        pids = children(supervisor)
+        return pids if len(pids) == 2 and used not in pids else None
+
+    return wait_until(found)
+
+
+@pytest.fixture
+def settled_host(new_own_host):
+    """A supervisor of the test's own, with all modules, whose next process waits."""
+    new_own_host.send_modules()
+    await_next_process(new_own_host)
+    return new_own_host
+
+
 def warm_up_again():
     own = sys.modules["_lazycluster._remote.warming"]
     found = []
@@ -699,12 +725,11 @@ def warm_up_again():
     return found
 
 
-def test_the_warm_up_is_a_whole_call_and_leaves_nothing(calling_host):
+@needs_proc
+def test_the_warm_up_is_a_whole_call_and_leaves_nothing(settled_host):
     """It imports nothing, either: that would take longer than the call."""
-    calling_host.call(echo, value=1)
-    time.sleep(0.1)  # its modules come with the process of the next call
     for _ in range(2):  # by a process that has warmed up, and by one that has not
-        before, after = calling_host.call(warm_up_again).returned
+        before, after = settled_host.call(warm_up_again).returned
         assert after == before
 
 
@@ -745,11 +770,9 @@ CALL = function(b"-" * 9)
 
 
 @needs_proc
-def test_a_rehearsal_is_a_whole_call_and_leaves_nothing(calling_host):
+def test_a_rehearsal_is_a_whole_call_and_leaves_nothing(settled_host):
     """The supervisor makes one after each fork; nothing says so if it stops halfway."""
-    calling_host.call(echo, value=1)
-    time.sleep(0.1)  # it comes with the process of the next call
-    sent, left = calling_host.call(rehearse, steps=[CALL], times=3).returned
+    sent, left = settled_host.call(rehearse, steps=[CALL], times=3).returned
     assert sent == [[frames.STARTED, frames.VALUE, frames.ENDED, frames.FINISHED]] * 3
     assert left == [False] * 3
 
@@ -765,25 +788,18 @@ def test_a_rehearsal_is_a_whole_call_and_leaves_nothing(calling_host):
         [{**CALL, "levels": {"a" * 70_000: 10}}],  # more than a pipe holds
     ],
 )
-def test_a_rehearsal_starts_nothing_whatever_the_call_is(steps, calling_host):
-    calling_host.call(echo, value=1)
-    time.sleep(0.1)
-    asked = calling_host.ask_call(rehearse, steps=steps, times=3)
-    calling_host.finish(asked)
-    _, left = asked.returned
+def test_a_rehearsal_starts_nothing_whatever_the_call_is(steps, settled_host):
+    _, left = settled_host.call(rehearse, steps=steps, times=3).returned
     assert left == [False] * 3
-    assert not calling_host.call(os.path.exists, path="ran").returned
+    assert not settled_host.call(os.path.exists, path="ran").returned
 
 
+@needs_proc
 def test_the_second_call_has_the_process_that_waits_for_it(new_own_host):
     """A module that came after its fork would make it useless, and a fork takes milliseconds."""
     new_own_host.send_modules()
-    supervisor = new_own_host.wait_for_hello()["pid"]
     for _ in range(3):
-        new_own_host.call(echo, value=1)
-        time.sleep(0.2)
-        with open(f"/proc/{supervisor}/task/{supervisor}/children") as file:
-            waiting = {int(pid) for pid in file.read().split()}
+        waiting = await_next_process(new_own_host)
         assert new_own_host.call(os.getpid).returned in waiting
 
 
@@ -809,19 +825,13 @@ def test_a_function_and_a_command_of_one_request_run_once_each(calling_host, tmp
 
 
 @needs_proc
-def test_calls_leave_the_supervisor_the_descriptors_and_children_that_it_had(calling_host):
-    supervisor = calling_host.wait_for_hello()["pid"]
-
-    def held():
-        calling_host.call(echo, value=1)
-        time.sleep(0.1)
-        children = f"/proc/{supervisor}/task/{supervisor}/children"
-        with open(children) as file:
-            return len(os.listdir(f"/proc/{supervisor}/fd")), len(file.read().split())
-
-    held()
-    first = held()
-    assert [held() for _ in range(5)] == [first] * 5
+def test_calls_leave_the_supervisor_the_descriptors_that_it_had(settled_host):
+    """A rehearsal has some for a moment."""
+    folder = f"/proc/{settled_host.wait_for_hello()['pid']}/fd"
+    most = min(len(os.listdir(folder)) for _ in range(100))
+    for _ in range(10):
+        await_next_process(settled_host)
+    wait_until(lambda: len(os.listdir(folder)) <= most)
 
 
 def use_processes():

@@ -7,6 +7,7 @@ code, the defaults, what the code names in its module, the text that tracebacks 
 
 from __future__ import annotations
 
+import functools
 import io
 import operator
 import pickle
@@ -287,42 +288,85 @@ def dump_known(
     """Pickle a call without a `CallPickler`; return None if it needs one.
 
     It needs none if it is a call of a method by its name, or of a function whose pickle is known,
-    with plain arguments. See `payload.dump_call`.
+    with plain arguments. One argument of the method may be such a function. See
+    `payload.dump_call`.
 
     Raises:
         Exception: What pickling the function raises, or a signal handler meanwhile.
     """
-    if not _are_plain(args, kwargs):
+    values = [*args, *kwargs.values()]
+    dump: Callable[..., bytes]
+    if _are_plain(values):
+        if type(function) is str:
+            data = pickle.dumps((function, tuple(args), dict(kwargs)), 5)
+            return PickledCall(Spool(data), {}, frozenset(), modules, name)
+        known, dump = _find(function, modules), _dump
+    elif type(function) is str:
+        known = _find(_only_function(values), modules)
+        dump = functools.partial(_dump_method, function)
+    else:
         return None
-    if type(function) is str:
-        data = pickle.dumps((function, tuple(args), dict(kwargs)), 5)
-        return PickledCall(Spool(data), {}, frozenset(), modules, name)
-    known = _find(function, modules)
     if known is None:
         return None
     contents = known.texts
     if known.required or modules.sent:
         contents = {**Sources.of(modules).contents(known.required), **contents}
-    payload = Spool(_dump(known, args, kwargs))
+    payload = Spool(dump(known, args, kwargs))
     return PickledCall(payload, contents, known.required, modules, name or known.name)
 
 
-def _are_plain(args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
+def _are_plain(values: Sequence[object]) -> bool:
     """Return True if any pickler makes the same of these arguments, and they are small."""
-    values = [*args, *kwargs.values()]
     if not _ATOMS.issuperset(map(type, values)):
         return False
     return sum(map(sys.getsizeof, values)) <= MOST_OF_ARGUMENTS
 
 
+def _only_function(values: Sequence[object]) -> object:
+    """Return the only function among arguments that are plain otherwise; None if it is not so."""
+    functions = [value for value in values if type(value) is types.FunctionType]
+    if len(functions) != 1 or not _are_plain([v for v in values if v is not functions[0]]):
+        return None
+    return functions[0]
+
+
 def _dump(known: _Known, args: Sequence[object], kwargs: Mapping[str, object]) -> bytes:
     """Pickle a call of a function that is known, with plain arguments."""
+    pair = _operations_of((tuple(args), dict(kwargs)))
+    return _framed(known.operations, pair[: -len(pickle.TUPLE2)])  # which leaves its two objects
+
+
+def _dump_method(
+    method: str, known: _Known, args: Sequence[object], kwargs: Mapping[str, object]
+) -> bytes:
+    """Pickle a call of a method with a function that is known among plain arguments."""
+
+    def operations(value: object) -> bytes:
+        is_known = type(value) is types.FunctionType
+        return known.operations if is_known else _operations_of(value)
+
+    items = [operations(value) for item in kwargs.items() for value in item]
+    return _framed(
+        _operations_of(method),
+        b"".join([pickle.MARK, *map(operations, args), pickle.TUPLE]),
+        b"".join([pickle.EMPTY_DICT, pickle.MARK, *items, pickle.SETITEMS]),
+    )
+
+
+def _operations_of(value: object) -> bytes:
+    """Return what puts a plain value on the stack, and nothing into the memo.
+
+    The memo is that of the function's pickle.
+    """
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5)
-    pickler.fast = True  # the memo of the function's pickle is not this one's
-    pickler.dump((tuple(args), dict(kwargs)))
-    rest = file.getvalue()
-    start = _OPERATIONS if rest.startswith(_START) else 2
-    # The last two operations make a pair and stop; here are three objects.
-    body = b"".join([known.operations, rest[start:-2], b"\x87."])
+    pickler.fast = True
+    pickler.dump(value)
+    data = file.getvalue()
+    return data[_OPERATIONS if data.startswith(_START) else 2 : -1]
+
+
+def _framed(*parts: bytes) -> bytes:
+    """Return the pickle of a call from the operations that make its three parts."""
+    body = b"".join([*parts, pickle.TUPLE3, pickle.STOP])
     return b"".join([_START, _LENGTH.pack(len(body)), body])

@@ -296,3 +296,36 @@ def test_only_some_functions_are_known(script):
         functions.append(getattr(script, f"number_{number}"))
         payload_of(functions[-1])
     assert len(known_functions._entries) <= known_functions.MOST
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [((1,), ["f"]), (("a", "a"), []), ((), ["f", "g"]), (([1],), []), ((len,), [])],
+    ids=["a keyword", "a position", "two functions", "a list", "a built-in function"],
+)
+@pytest.mark.parametrize("name", ["function", "recursive"])
+def test_a_method_gets_a_known_function_with_other_arguments(script, name, args, names):
+    """Two functions go through the pickler, since one may refer to the other."""
+    function = getattr(script, name)
+    learn(function)
+    positional = args if names else (function, *args)
+    keywords = dict.fromkeys(names, function)
+    call = dump_call("call", positional, keywords, modules=NONE_NAMED, name="Model.call")
+    method, loaded, loaded_keywords = pickle.loads(call.payload.read_at(0, len(call.payload)))
+    found = [*loaded, *loaded_keywords.values()]
+    assert (method, call.name, list(loaded_keywords)) == ("call", "Model.call", names)
+    assert loaded[-len(args) :] == args or not args
+    functions = [value for value in found if isinstance(value, types.FunctionType)]
+    assert len(functions) == max(1, len(names))
+    assert all(each.__code__ == function.__code__ for each in functions)
+    assert call.contents.keys() == payload_of(function)[1].contents.keys()
+
+
+def test_a_function_that_a_method_gets_is_known_from_its_third_call_on(script, monkeypatch):
+    def call():
+        return dump_call("call", (script.function, 1), {"y": "\xe4" * 100}, modules=NONE_NAMED)
+
+    call()
+    call()
+    monkeypatch.setattr(CallPickler, "dump_call", None)
+    call()

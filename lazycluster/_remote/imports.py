@@ -103,13 +103,20 @@ class SentModules:
             self.load(_PREFIX + "_remote.value_pickler")
             self.load_own("_remote.warming")
             self.load_own("_remote.rehearsal")
-        for name in ("logging", "traceback", "socket", "subprocess"):
+        for name in ("__future__", "logging", "traceback", "socket", "subprocess"):
             # An incomplete Python lacks some.
             with contextlib.suppress(Exception), library_first(), fork_hooks.kept():
                 importlib.import_module(name)
         python_end.empty_free_lists()
         streams.note_modules()
         return missing
+
+    def prepare_contents(self) -> "None":
+        """Prepare what calls refer to, as far as it has come; see `local_modules.prepare`."""
+        module = sys.modules.get(_PREFIX + "_remote.local_modules")  # type: Any
+        if module is not None:
+            with contextlib.suppress(Exception):  # the call that imports it has the error
+                module.prepare()
 
     def load_own(self, name: "str") -> "str":
         """Import one of the library's modules; return its full name on the host."""

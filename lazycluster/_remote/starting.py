@@ -159,6 +159,7 @@ class Starter:
     def prefork(self) -> "None":
         """Fork a process for the next function, which saves most of the time that a call takes."""
         self.modules.load_rest()
+        self.modules.prepare_contents()
         if self.preforked is None:
             try:
                 self.preforked = self._fork(warm=True)

@@ -1,6 +1,7 @@
 """Make a call in a process that waits for one: it copies each page that it touches, better before.
 
-The call is like those of the manager. What it leaves in this process is removed again.
+The call is like those of the manager. If those have modules of the manager's, it imports one. What
+it leaves in this process is removed again.
 """
 
 import contextlib
@@ -10,16 +11,22 @@ import pickle
 import sys
 import zlib
 
-from . import call, child, files, log_records, python_end, rebuild, streams
+from . import call, child, files, local_modules, log_records, python_end, rebuild, streams
 from .channel import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _REBUILD = "lazycluster._functions.rebuild"
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _MODULE = "_lazycluster_warm_up"
+_SENT_MODULE = "_lazycluster_warm_up_sent"
+_SENT_TEXT = "def sent():\n    pass\n"
 
 
-def _warm(x: "object") -> "object":
-    return x
+def _warm(*args: "object") -> "int":
+    return len(args)
 
 
 def _global(module: "str", name: "str") -> "bytes":
@@ -39,8 +46,12 @@ def _called(module: "str", name: "str", *parts: "bytes") -> "bytes":
     return _global(module, name) + _tuple(*parts) + pickle.REDUCE
 
 
-def _make_payload() -> "bytes":
-    """Return the pickle of a call, as the manager's pickler writes that of a script's function."""
+def _make_payload(*arguments: "bytes") -> "bytes":
+    """Return the pickle of a call, as the manager's pickler writes that of a script's function.
+
+    Args:
+        *arguments: Each puts an argument on the stack.
+    """
     code = _called("marshal", "loads", _plain(marshal.dumps(_warm.__code__)))
     namespace = _called(_REBUILD, "namespace", _plain(_MODULE), _plain({"__doc__": None}))
     maker = _global(_CLOUDPICKLE, "_make_function")
@@ -58,24 +69,43 @@ def _make_payload() -> "bytes":
     state = _tuple(_global("lazycluster._shared.by_value", "fill_function"), content)
     function = pickle.LONG_BINPUT + b"\xff\0\0\0", pickle.LONG_BINGET + b"\xff\0\0\0"
     filled = _called(_REBUILD, "fill", function[1], state) + pickle.POP
-    arguments = _plain((1,)) + _plain({})
-    whole = pickle.MARK + made + function[0] + filled + arguments + pickle.TUPLE
+    passed = _tuple(*arguments) + _plain({})
+    whole = pickle.MARK + made + function[0] + filled + passed + pickle.TUPLE
     return pickle.PROTO + b"\3" + whole + pickle.STOP
 
 
-_PAYLOAD = _make_payload()
-_TEXT = zlib.compress(marshal.dumps(("text", "", "\n")))
+def _make_module() -> "bytes":
+    """Return the content with the module that the second call imports."""
+    code = marshal.dumps(compile(_SENT_TEXT, _SENT_MODULE, "exec", dont_inherit=True))
+    modules = {_SENT_MODULE: (code, _SENT_TEXT, _SENT_MODULE, False)}
+    return _pack("modules", modules, {})
+
+
+def _pack(*content: "Any") -> "bytes":
+    return zlib.compress(marshal.dumps(content))
+
+
+# A call, and what it refers to: without a module, and with one.
+_TEXT = {"text": _pack("text", "", "\n")}
+_CALL = _make_payload(_plain(1)), _TEXT
+_CALL_WITH_MODULE = (
+    _make_payload(_global(_SENT_MODULE, "sent")),
+    dict(_TEXT, module=_make_module()),
+)
 
 
 def warm_up() -> "None":
     """Make a call."""
     with contextlib.suppress(Exception):  # an incomplete Python: the call reports what it lacks
         folder, path, had = os.getcwd(), sys.path[:], os.environ.get("PWD")
+        finders = sys.meta_path[:]
         try:
             _make_call(folder)
         finally:
             log_records.stop()
-            sys.path[:] = path
+            sys.path[:], sys.meta_path[:] = path, finders
+            sys.modules.pop(_SENT_MODULE, None)
+            local_modules.hide(_SENT_MODULE)
             os.environ.pop("PWD", None)
             if had is not None:
                 os.environ["PWD"] = had
@@ -84,18 +114,20 @@ def warm_up() -> "None":
 
 
 def _make_call(folder: "str") -> "None":
-    step = {"python": list(sys.version_info[:2]), "input": len(_PAYLOAD), "contents": [""]}
+    pickled, contents = _CALL_WITH_MODULE if local_modules.have_come else _CALL
+    step = {"python": list(sys.version_info[:2]), "input": len(pickled)}  # type: dict[str, object]
+    step["contents"] = list(contents)
     payload, source = os.pipe()
     target, sink = os.pipe()
     working_dir, variables = files.to_settings(files.to_text(folder), {})
     data = child.encode_job({"step": step, "working_dir": working_dir, "variables": variables}, [])
-    streams.write_all(source, data + _PAYLOAD)
+    streams.write_all(source, data + pickled)
     job = child.read_job(payload)
     child.settle(job["working_dir"], job["variables"])
     child.add_working_dir()
     channel = Channel(sink)
     log_records.start({}, channel.log)
-    outcome = call.call(job["step"], {"": _TEXT}, payload, channel)
+    outcome = call.call(job["step"], contents, payload, channel)
     rebuild.forget(_MODULE)  # else the next line would look at all modules
     outcome["over"] = streams.exits_quickly(streams.flush_streams())
     channel.send_outcome(outcome)

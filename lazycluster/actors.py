@@ -148,7 +148,7 @@ class _Method:
         self._actor = actor
         self._name = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         actor = self._actor
         try:
             return actor._process.call(actor._pickle(self._name, args, kwargs))

@@ -8,6 +8,7 @@ it and waits for it.
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import math
 import threading
@@ -287,7 +288,8 @@ class Conversation:
 
         Raises:
             OSError: If it failed, for the host's reason.
-            LazyclusterError: If the process that runs it did not come to an end.
+            LazyclusterError: If the process that runs it did not come to an end, or the directory
+                to run it in does not exist.
         """
         step = {"kind": "operation", "operation": operation, "arguments": arguments}
         request = self.request([step], working_dir=working_dir, environment=environment or {})
@@ -302,13 +304,17 @@ class Conversation:
             request.kill(0)
             raise
         outcome = request.outcomes[0] if request.outcomes else Outcome()
-        failure = outcome.failure
+        failure, host = outcome.failure, self._settings.host
         if isinstance(failure, OsFailure):
+            if failure.errno == errno.ENOENT and failure.path == working_dir is not None:
+                raise LazyclusterError(
+                    f"The working directory {working_dir} on {host} does not exist any more. "
+                    "Assign working_dir of the Runtime: that makes it, or another one."
+                )
             raise OSError(failure.errno, failure.message, failure.path)
         if not outcome.completed:
             status, number = outcome.exit_status, outcome.signal
             how = f"signal {signal_name(number)}" if number is not None else f"exit status {status}"
-            host = self._settings.host
             raise LazyclusterError(f"{operation} on {host} did not come to its end ({how}).")
         return outcome.result
 

@@ -40,6 +40,7 @@ MOST_BYTES = 1 << 15  # of a function's pickle; a single frame has at most twice
 MOST_OF_ARGUMENTS = 1 << 14  # bytes in memory; UTF-8 may need twice as many
 
 _ATOMS = frozenset([type(None), bool, int, float, str, bytes])  # never change, nor refer to others
+_TEXT = frozenset([str])
 _START = b"\x80\x05\x95"  # PROTO 5, FRAME; the length of the frame follows
 _LENGTH = struct.Struct("<Q")
 _OPERATIONS = len(_START) + _LENGTH.size  # where they begin
@@ -294,6 +295,8 @@ def dump_known(
     Raises:
         Exception: What pickling the function raises, or a signal handler meanwhile.
     """
+    if kwargs and not _TEXT.issuperset(map(type, kwargs)):
+        return None  # a class of the user's that derives from str travels with a pickler
     values = [*args, *kwargs.values()]
     dump: Callable[..., bytes]
     if _are_plain(values):

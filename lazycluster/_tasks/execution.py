@@ -250,8 +250,11 @@ class Execution(Record):
 
     @property
     def needs_thread(self) -> bool:
-        """Return True if a thread has to read or write files for it, or to print."""
-        return self._debug or any(step.copies for step in self._steps)
+        """Return True if a thread has to read or write files for it, or to print.
+
+        Without steps there is no request whose end could drive it.
+        """
+        return self._debug or not self._steps or any(step.copies for step in self._steps)
 
     @property
     def has_timeout(self) -> bool:

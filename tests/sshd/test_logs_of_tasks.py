@@ -104,13 +104,14 @@ SILENT = pytest.mark.parametrize(
 
 
 @SILENT
+@pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("execute_async", [False, True])
 def test_silent_execution_leaves_no_log_file(
-    runtime, tmp_path, monkeypatch, capsys, task, execute_async
+    runtime, tmp_path, monkeypatch, capsys, task, execute_async, debug
 ):
     """Not even a folder, whatever is read except the path."""
     monkeypatch.setenv("LAZYCLUSTER_HOME", str(tmp_path / "home"))
-    runtime.execute_task(task, execute_async, debug=True)
+    runtime.execute_task(task, execute_async, debug=debug)
     task.join()
     task.print_log()
     assert "".join(task.execution_log) == ""

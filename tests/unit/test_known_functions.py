@@ -329,3 +329,19 @@ def test_a_function_that_a_method_gets_is_known_from_its_third_call_on(script, m
     call()
     monkeypatch.setattr(CallPickler, "dump_call", None)
     call()
+
+
+class Name(str):
+    """A name of a keyword argument whose class travels."""
+
+
+@pytest.mark.parametrize("function", ["other", "a method"])
+def test_a_keyword_of_a_derived_class_goes_through_the_pickler(script, monkeypatch, function):
+    called = getattr(script, function, function)
+    if called is not function:
+        learn(called)
+    seen = []
+    monkeypatch.setattr(CallPickler, "dump_call", lambda *_: seen.append(1))
+    for values in ({"x": 1}, {"x": script.function}):
+        dump_call(called, (), {Name(key): value for key, value in values.items()})
+    assert len(seen) == 2

@@ -6,24 +6,33 @@ in them what was made.
 
 import importlib
 import sys
+import types
+import weakref
 
+from .._shared import by_value
 from . import stand_ins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-_keys = {}  # type: dict[int, tuple[object, str]]  # by the id of what was made
+    Setter = Callable[[object, object], object]
+
+# By the id of what was made: the object, or a reference to what `keep` lets go; and its key.
+_keys = {}  # type: dict[int, tuple[object, str]]
 _modules = {}  # type: dict[str, Any]  # those that travel by value
 shared = {}  # type: dict[str, Any]  # what this process's branch holds, by key
-_by_key = None  # type: dict[str, object] | None  # what is kept for later calls
+_by_key = None  # type: weakref.WeakValueDictionary[str, Any] | None  # for later calls
 _complete = set()  # type: set[int]  # the ids of these
 
 
 def keep() -> "None":
-    """Make each object once, however often it arrives, in a process that runs many calls."""
+    """Make each object once, however often it arrives, in a process that runs many calls.
+
+    That holds as long as something else has the object, its module for example.
+    """
     global _by_key
-    _by_key = {}
+    _by_key = weakref.WeakValueDictionary()
 
 
 def make(
@@ -40,29 +49,68 @@ def make(
         maker: What makes the object.
         *args: What it is made of.
     """
-    if _by_key is not None and key in _by_key:
-        return _by_key[key]
+    kept = None if _by_key is None else _by_key.get(key)
+    if kept is not None and _is_still(kept, args):
+        return kept
     made = maker(*args)
     if key:
-        _keys[id(made)] = made, key
-        if _by_key is not None:
-            _by_key[key] = made
+        _remember(key, made)
     if home is not None:
         setattr(bare_module(home[0], {}), home[1], made)
     return made
 
 
-def fill(obj: "object", state: "tuple[Callable[[object, object], object] | None, Any]") -> "None":
-    """Complete an object that `make` has made, unless it was kept and is complete."""
-    if id(obj) in _complete:
+def _is_still(kept: "Any", args: "tuple[object, ...]") -> "bool":
+    """Return False if a function cannot get the code that it has on the manager now."""
+    code = args[0] if args else None
+    if isinstance(kept, types.FunctionType) and isinstance(code, types.CodeType):
+        try:
+            kept.__code__ = code
+        except ValueError:  # it has other closure variables
+            return False
+    return True
+
+
+def _remember(key: "str", made: "Any") -> "None":
+    number = id(made)
+    if _by_key is None:
+        _keys[number] = made, key
         return
+    try:
+        _keys[number] = weakref.ref(made, lambda _: _forget_object(number)), key
+        _by_key[key] = made
+    except TypeError:  # it takes no weak references
+        _keys[number] = made, key
+    _complete.discard(number)
+
+
+def _forget_object(number: "int") -> "None":
+    _keys.pop(number, None)
+    _complete.discard(number)
+
+
+def fill(obj: "Any", state: "tuple[Setter | None, Any]") -> "None":
+    """Complete an object that `make` has made; one that was kept gets what is new.
+
+    It does not lose what its module has by now, nor what an enum or a library's class has.
+    """
     setter, content = state
+    number = id(obj)
+    if number in _complete:
+        if setter is by_value.fill_function:
+            *first, held, last = content
+            held = {k: value for k, value in held.items() if k not in obj.__globals__}
+            vars(obj).clear()
+            setter(obj, (*first, held, last))
+        elif setter is by_value.fill_class:
+            setter(obj, content)
+        return
     if setter is None:
         vars(obj).update(content)
     else:
         setter(obj, content)
-    if _by_key is not None and id(obj) in _keys:
-        _complete.add(id(obj))
+    if _by_key is not None and number in _keys:
+        _complete.add(number)
 
 
 def key_of(obj: "object") -> "str | None":

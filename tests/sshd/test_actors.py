@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import logging
 import os
 import pickle
 import sys
 import threading
+import types
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 import lazycluster
@@ -243,6 +246,112 @@ def test_classes_by_value_arrive_once(counter):
     assert counter.own_type(Counter()) == (True, True)
     assert counter.echo(own, own) == ((own, own), {})
     assert isinstance(counter.same(), Counter)
+
+
+COUNTING = """
+calls = 0
+
+def count():
+    global calls
+    calls += 1
+    return calls
+"""
+
+
+class Applier:
+    def __init__(self):
+        self.kept = []
+
+    def apply(self, function, *args):
+        return function(*args)
+
+    def keep(self, *objects):
+        self.kept += objects
+
+    def apply_kept(self, index, *args):
+        return self.kept[index](*args)
+
+    def known(self):
+        gc.collect()  # a class refers to itself
+        return len(sys.modules["_lazycluster._remote.rebuild"]._keys)
+
+
+@pytest.fixture
+def applier(runtime):
+    with runtime.actor(Applier) as actor:
+        yield actor
+
+
+def test_functions_that_arrive_again_are_what_they_are_now(applier):
+    """As in `call`: closure variables, defaults, attributes and code."""
+
+    def scale(x):
+        return x * factor
+
+    def with_default(x, y=1):
+        return x + y
+
+    def with_attribute(x):
+        return x + with_attribute.more
+
+    def other(x, y):
+        return x * y
+
+    for factor in (1, 2, 3):
+        with_default.__defaults__ = (factor,)
+        with_attribute.more = factor
+        assert applier.apply(scale, 10) == 10 * factor
+        assert applier.apply(with_default, 10) == 10 + factor
+        assert applier.apply(with_attribute, 10) == 10 + factor
+    with_default.__code__ = other.__code__
+    assert applier.apply(with_default, 10) == 30
+
+
+def test_a_class_that_arrives_again_has_what_it_has_now(applier):
+    """An object that the actor holds is of the same class, so it changes as here."""
+
+    class Label:
+        text = "a"
+
+    def text_of(label):
+        return label.text
+
+    def shout(label):
+        return label.shout()
+
+    applier.keep(text_of, Label())
+    assert applier.apply(text_of, Label()) == "a"
+    Label.text = "b"
+    Label.shout = lambda self: self.text.upper()
+    assert applier.apply(text_of, Label()) == "b"
+    assert applier.apply(shout, Label()) == "B"
+    assert applier.apply(type, Label()) is Label
+
+
+def test_what_a_module_holds_in_the_actor_stays(applier, monkeypatch):
+    """Functions of one that travels by value see what the actor has set in it."""
+    module = types.ModuleType("module_of_an_actor")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(COUNTING, vars(module))
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        assert [applier.apply(module.count) for _ in range(3)] == [1, 2, 3]
+        module.calls = 10
+        assert applier.apply(module.count) == 4
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def test_an_actor_lets_functions_and_classes_go(applier):
+    """Those that nothing there holds: a program may pass many over the time."""
+    applier.apply(len, "")
+    before = applier.known()
+    for number in range(20):
+        applier.apply(lambda number=number: number)
+        applier.apply(type("Local", (), {"__module__": __name__}))
+    assert applier.known() <= before + 4
+    applier.keep(lambda: 5)
+    assert applier.apply_kept(0) == 5
 
 
 def test_futures_run_in_order_one_at_a_time(counter, both_sides):

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar, Union
 
 from lazycluster._group.folding import folded_hosts, folded_texts
+from lazycluster._tasks.outcomes import task_reason
 from lazycluster._text import escaped, last_output, one_line
 from lazycluster._tracebacks import short_tracebacks
 from lazycluster.connection import CommandResult
@@ -165,15 +166,15 @@ def reasons(errors: Mapping[str, Exception]) -> str:
 def reason(error: Exception) -> str:
     """Return why a host failed, with the last line of what a command printed, on one line."""
     cause = _step_error(error)
-    text = _short_reason(error)
     output = last_output(cause.output) if isinstance(cause, CommandError) else []
-    return one_line(": ".join([text, *output[-1:]]), MOST_OF_REASON)
+    return one_line(": ".join([_short_reason(error), *output[-1:]]), MOST_OF_REASON)
 
 
 def _short_reason(error: Exception) -> str:
     cause = _step_error(error)
-    if isinstance(cause, LazyclusterError):
-        text = cause._reason()
+    if isinstance(cause, LazyclusterError):  # which leaves out what the task's error says
+        text = task_reason(error) if isinstance(error, TaskExecutionError) else ""
+        text = text or cause._reason()
     else:
         text = f"{type(cause).__name__}: {cause}".rstrip(": ")
     return one_line(text.partition("\n")[0], MOST_OF_REASON)

@@ -7,11 +7,14 @@ import errno
 import os
 import socket
 import struct
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Sequence
 
+PROBES = 4  # of a port that is bound and not listened on
+PROBE_INTERVAL = 0.003  # seconds
 CONNECT_TIMEOUT = 0.5  # seconds; loopback answers at once unless a firewall drops the packets
 BACKLOG_TIMEOUT = 5.0  # seconds, for a server of a unix socket whose backlog is full
 SYSCTL_TIMEOUT = 10.0  # seconds
@@ -125,6 +128,17 @@ def _boot_session() -> "str":
 
 
 def _is_bound(address: "str", port: "int") -> "bool":
+    for _ in range(PROBES - 1):
+        if not _seems_bound(address, port):
+            return False
+        if _listeners(port):
+            return True
+        # Perhaps the probe of another process has bound it, for some microseconds.
+        time.sleep(PROBE_INTERVAL)
+    return _seems_bound(address, port)
+
+
+def _seems_bound(address: "str", port: "int") -> "bool":
     obstacle = _bind(address, port, reuse=False)
     if obstacle == errno.EADDRINUSE:
         # Else closed connections are left over, or a socket is bound with SO_REUSEADDR and does not

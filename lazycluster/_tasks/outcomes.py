@@ -127,6 +127,16 @@ def task_message(
     return "\n  ".join([headline, *lines])
 
 
+def task_reason(error: TaskExecutionError) -> str:
+    """Return the reason in the message of a TaskExecutionError, see `task_message`.
+
+    Its cause does not have it any more.
+    """
+    headline = str(error).partition("\n")[0]
+    text = headline.partition(f" failed on {error.host}: ")[2]
+    return text.removesuffix(f" Log: {error.execution_log_file_path}").rstrip(".")
+
+
 def log_line(error: TaskExecutionError) -> str:
     """Return an error as one line for a logger: its reason, and the place if that is known."""
     headline, *printed = str(error).split("\n")

@@ -168,6 +168,20 @@ def test_the_question_leaves_the_port_free(free_port):
     assert [ports.port_is_free(free_port) for _ in range(3)] == [True] * 3
 
 
+ASK_OFTEN = """
+import sys
+from lazycluster._shared import ports
+sys.exit(sum(not ports.port_is_free(int(sys.argv[1])) for _ in range(300)) > 0)
+"""
+
+
+def test_several_may_ask_at_the_same_time(free_port):
+    """A group asks all names of one machine at once; the question binds the port."""
+    argv = [sys.executable, "-c", ASK_OFTEN, str(free_port)]
+    asking = [subprocess.Popen(argv) for _ in range(3)]
+    assert [process.wait() for process in asking] == [0] * 3
+
+
 def test_the_port_can_be_used_after_the_question(free_port, listen):
     """By a server without SO_REUSEADDR."""
     ports.port_is_free(free_port)

@@ -303,3 +303,22 @@ def test_a_host_that_does_not_come_back_fails_alone(sshd: LoopbackSshd, make_ssh
         futures = group.submit(pow, 2, 2)
         assert futures["good"].result() == 4
         assert futures["mortal"].exception() is not None
+
+
+def test_all_methods_say_why_a_host_is_not_reached(sshd: LoopbackSshd, make_sshd, config_of):
+    """A refused port and a wrong key have other cures."""
+    mortal = make_sshd()
+    config = config_of(good=sshd, mortal=mortal)
+    task = RuntimeTask().run_command("true")
+    with RuntimeGroup(hosts=["good", "mortal"], config_file=config) as group:
+        mortal.stop()
+        wait_until(lambda: not group.get_runtime("mortal")._connection._find_open())
+        for use in (
+            lambda: group.run("true"),
+            lambda: group.call(abs, 1),
+            lambda: group.send_file(__file__, "copy", execute_async=False),
+            lambda: group.get_file("~", "/nowhere", execute_async=False),
+            lambda: group.execute_task(task, broadcast=True, execute_async=False),
+        ):
+            with pytest.raises(GroupError, match=r"mortal: .*[Rr]efused"):
+                use()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -316,13 +317,16 @@ class Connection(Login):
             SshError: If scp failed, for the reason that it gave.
             ConnectionLostError: If the connection ended meanwhile.
             ConnectError: If no connection came up.
-            ValueError: If a path is empty or holds a NUL.
+            ValueError: If a path is empty, holds a NUL, or leads to something else here, such as a
+                FIFO, on which scp would wait without end.
             TypeError: If a path is neither a string nor an `os.PathLike`.
         """
         local = checked_path(local_path, "The local path")
         remote = checked_path(remote_path, "The remote path")
         if not os.path.exists(local):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), local)
+        if not os.path.isfile(local) and not os.path.isdir(local):
+            raise ValueError(f"{local!r} is neither a file nor a folder.")
         from lazycluster._ssh import scp
 
         self._use(lambda transport: scp.send(transport, local, remote))
@@ -336,6 +340,8 @@ class Connection(Login):
         """
         remote = checked_path(remote_path, "The remote path")
         local = checked_path(local_path, "The local path")
+        if os.path.exists(local) and stat.S_ISFIFO(os.stat(local).st_mode):
+            raise ValueError(f"{local!r} is a FIFO; name a file or a folder.")
         from lazycluster._ssh import scp
 
         self._use(lambda transport: scp.get(transport, remote, local))

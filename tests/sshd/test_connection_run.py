@@ -524,6 +524,18 @@ def test_copy_to_a_host_without_sftp(connect, make_sshd, tmp_path):
     assert (tmp_path / "there").read_text() == "text"
 
 
+def test_f45_a_fifo_is_refused(connection, tmp_path):
+    """scp would wait for its other end, and outlive the connection."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for copy in (
+        lambda: connection.send(fifo, "copy"),
+        lambda: connection.get("/etc/passwd", fifo),
+    ):
+        with pytest.raises(ValueError, match="fifo"):
+            copy()
+
+
 def test_copy_of_what_is_not_there(connect, own_sshd, tmp_path):
     """Here a FileNotFoundError, there an SshError in scp's words; nothing is made."""
     connection = connect(own_sshd)

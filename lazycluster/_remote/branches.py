@@ -26,6 +26,9 @@ MOST_BRANCHES = 4  # without a request; a branch that serves one is never ended 
 
 READ = 1 << 18  # bytes
 
+# To a branch that unpickles a value, see `SharedValues`. Others ignore it by default.
+STOP_LOADING = signal.SIGURG
+
 
 class Branch:
     """One branch, and the requests that it serves.
@@ -119,10 +122,10 @@ class Branch:
             outcome = plain_json.loads(payload.decode("ascii"))
             self.is_replaced = self.is_replaced or outcome.get("failure") == "shared"
 
-    def stop_loading(self, number: "int") -> "None":
-        """Kill the branch if it still unpickles the value of a request, which may take any time."""
+    def stop_loading(self, number: "int", how: "int") -> "None":
+        """Send a signal to the branch if it still unpickles the value of a request."""
         if number in self._loading and self.pid:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, how)
 
     def end_of(self, number: "int", how: "str") -> "Description":
         """Return the outcome of a request that the branch has taken with it."""
@@ -130,6 +133,8 @@ class Branch:
             reason = "the process that has imported it was ended by " + how
             return {"failure": "preload", "module": self.modules[-1], "message": reason}
         reason = "the process that holds it was ended by " + how
+        if number in self.steps:
+            reason += ", and the function with it"
         return {"failure": "shared", "keys": [], "message": reason}
 
     def forget(self, number: "int") -> "bool":
@@ -252,7 +257,8 @@ class Branches:
             branch.send(kind, number, payload)
             if kind == frames.KILL:
                 grace = plain_json.loads(payload.decode("ascii"))["grace"]
-                self._loop.call_later(grace, lambda: branch.stop_loading(number))
+                branch.stop_loading(number, STOP_LOADING)
+                self._loop.call_later(grace, lambda: branch.stop_loading(number, signal.SIGKILL))
         return task
 
     def send_to_all(self, kind: "int", payload: "Any") -> "None":

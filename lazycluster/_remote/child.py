@@ -30,7 +30,7 @@ JOB_LENGTH = struct.Struct(">Q")
 _WORDS = 624  # of the state of numpy's legacy generator
 EXIT_DELAY = 0.001  # seconds; to free the memory at once would hold the outcome up by 0.5 ms
 JOB_FORMAT = 2  # of marshal; later ones would note each object to find it again
-_DEFAULT_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
+_DEFAULT_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGURG)
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # they end the supervisor
 
 # Bound before a function can replace them. A forked process that did not exit would go on as a

@@ -8,11 +8,13 @@ import collections
 import contextlib
 import gc
 import mmap
+import signal
 import sys
 import threading
 
 from .._shared import frames
 from . import interpreter, streams
+from .branches import STOP_LOADING
 from .imports import is_own_python
 
 TYPE_CHECKING = False
@@ -28,8 +30,15 @@ _HUGE_PAGE = 1 << 21  # bytes
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # type: int | None
 
 
+class _StoppedError(BaseException):
+    """The manager does not wait for a value any more."""
+
+
 class SharedValues:
     """Take, hold and free values. In a branch this takes the place of `Branches`.
+
+    STOP_LOADING ends the unpickling of a value, which may take any time. The branch goes on: other
+    functions use what it holds.
 
     Args:
         supervisor: The branch's own `Supervisor`.
@@ -39,6 +48,9 @@ class SharedValues:
         self._supervisor = supervisor
         self._arriving = {}  # type: dict[int, _Arrival]  # by request
         self._values = None  # type: dict[str, Any] | None  # of `rebuild`, once it is imported
+        self._failures = {}  # type: dict[str, Description]  # by key: why a value is not there
+        self._is_loading = False
+        signal.signal(STOP_LOADING, self._stop_loading)
 
     def take(self, number: "int", description: "Description", text: "bytes") -> "bool":
         """Serve a request that brings a value; return whether it is one."""
@@ -113,6 +125,7 @@ class SharedValues:
         self._end(number, failure or {"result": True})
         if failure is not None:
             failure.pop("module", None)  # the function itself can travel as it is
+            self._failures[arrival.key] = failure
             self._fail_waiting(arrival.key, failure)
         self._supervisor.start_waiting()
 
@@ -126,7 +139,13 @@ class SharedValues:
             contents.expect(keys)
             own = [contents.complete[key] for key in keys]
             local_modules.install_for_all(own)
-            value = unpickler.load_shared(own, *arrival.take_buffers())
+            try:
+                self._is_loading = True
+                value = unpickler.load_shared(own, *arrival.take_buffers())
+            finally:
+                self._is_loading = False
+        except _StoppedError:
+            return {"failure": "os", "message": "it was stopped"}
         except local_modules.LocalImportError as error:
             return dict(raised.describe("load", error.reason), module=error.module)
         except BaseException as error:
@@ -143,6 +162,11 @@ class SharedValues:
         assert self._values is not None
         self._values[arrival.key] = value
         return None
+
+    def _stop_loading(self, *_: "object") -> "None":
+        if self._is_loading:
+            self._is_loading = False
+            raise _StoppedError
 
     def _fail_waiting(self, key: "str", failure: "Description") -> "None":
         for request in list(self._supervisor.waiting):
@@ -161,6 +185,9 @@ class SharedValues:
         if not keys or self.is_awaited(request):
             return None
         missing = [key for key in keys if not self._has(key)]
+        for key in missing:
+            if key in self._failures:
+                return self._failures[key]
         if missing:
             return {"failure": "shared", "keys": missing, "message": "it is not there"}
         variables = interpreter.read_at_start(request.environment)
@@ -171,6 +198,7 @@ class SharedValues:
 
     def free(self, key: "str") -> "None":
         """Free a value; no function that needs it has still to start."""
+        self._failures.pop(key, None)
         if self._values is None or self._values.pop(key, None) is None:
             return
         if hasattr(gc, "unfreeze"):

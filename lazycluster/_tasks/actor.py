@@ -468,7 +468,8 @@ class ActorProcess:
             return f"{type(error).__name__}: {error}", error
         outcome = request.outcomes[0] if request.outcomes else Outcome()
         if outcome.failure is not None:
-            return str(step_error(self._step, self.host, outcome, self._tail, OneValue())), None
+            error = step_error(self._step, self.host, outcome, self._tail, OneValue())
+            return str(error).rstrip("."), None
         text = f"its process ended {ending(outcome)}"
         reason = likely_reason(outcome) if outcome.signal is not None else None
         return f"{text}: {reason}" if reason else text, None

@@ -134,7 +134,8 @@ def test_the_end_of_a_value_on_its_way_ends_the_wait(new_own_host):
     assert waiting.ended[0]["keys"] == ["k"]
 
 
-def test_a_value_that_cannot_be_unpickled_fails_the_calls_that_wait(new_own_host):
+def test_a_value_that_cannot_be_unpickled_fails_the_calls_that_need_it(new_own_host):
+    """Those that wait, and those that come later, until it comes again."""
     data = b"cbuiltins\nint\n(Vx\ntR."
     bringing = share(new_own_host, data, payload=data[:-1])
     waiting = ask_for(new_own_host, "k")
@@ -142,9 +143,14 @@ def test_a_value_that_cannot_be_unpickled_fails_the_calls_that_wait(new_own_host
     new_own_host.finish(bringing, waiting)
     for asked in (bringing, waiting):
         assert asked.ended[0].get("type") == "ValueError", asked.ended
-    asked = ask_for(new_own_host, "k")
-    new_own_host.finish(asked)
-    assert asked.ended[0]["keys"] == ["k"]
+    later = ask_for(new_own_host, "k")
+    new_own_host.finish(later)
+    assert later.ended[0].get("type") == "ValueError", later.ended
+    data = pickle.dumps("x")
+    again = share(new_own_host, data, payload=data)
+    later = ask_for(new_own_host, "k")
+    new_own_host.finish(again, later)
+    assert later.returned == ["x"]
 
 
 def test_a_killed_call_that_waits_does_not_start(new_own_host):

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from lazycluster._tasks.execution import TERMINATE_GRACE
 from lazycluster.exceptions import (
     ConnectionLostError,
     LazyclusterError,
     RemoteFunctionError,
+    StepTimeoutError,
 )
 from support.hosts import supervisor
 from support.processes import await_gone, is_alive, parent, parents, read_pid
@@ -263,6 +265,49 @@ def test_a_value_that_ends_the_process_is_an_error(own_runtime):
     with pytest.raises(LazyclusterError, match=r"Deadly cannot be shared.*signal 9"):
         own_runtime.share(Deadly())
     assert own_runtime.call(identity, good) == "good"
+
+
+def test_a_function_that_goes_with_the_process_is_told_so(own_runtime, both_sides):
+    table = own_runtime.share("x")
+    running = own_runtime.submit(sleep_and_say, str(both_sides / "pid"), table)
+    wait_until(lambda: (both_sides / "pid").exists())
+    with pytest.raises(LazyclusterError, match="signal 9"):
+        own_runtime.share(Deadly())
+    with pytest.raises(RemoteFunctionError, match="signal 9, and the function with it"):
+        running.result(TIMEOUT)
+
+
+class Slow:
+    """Takes without end to be unpickled."""
+
+    def __reduce__(self):
+        return time.sleep, (1000,)
+
+
+class Holder:
+    def __init__(self, value):
+        self.value = value
+
+    def length(self):
+        return len(self.value)
+
+
+def test_a_value_that_is_stopped_disturbs_no_user_of_another_one(own_runtime, both_sides):
+    """Neither a running function nor an actor, and it takes no grace."""
+    table = own_runtime.share([1, 2])
+    running = own_runtime.submit(sleep_and_say, str(both_sides / "pid"), table)
+    pid = read_pid(both_sides / "pid")
+    branch = own_runtime.call(branch_of, table)
+    with own_runtime.actor(Holder, table) as holder:
+        for _ in range(2):
+            begun = time.monotonic()
+            with pytest.raises(StepTimeoutError):
+                own_runtime.with_options(timeout=0.3).share(Slow())
+            assert time.monotonic() - begun < TERMINATE_GRACE
+            assert holder.length() == 2
+        assert own_runtime.call(branch_of, table) == branch
+        assert is_alive(pid)
+        running.cancel()
 
 
 def test_a_fork_of_the_manager_frees_nothing(own_runtime):

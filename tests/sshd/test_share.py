@@ -369,6 +369,23 @@ def test_what_cannot_be_unpickled_there_is_an_error_at_once(own_runtime):
     assert own_runtime.call(identity, good) == (("good",), {})
 
 
+class UnluckyWithDecimal:
+    """Can be unpickled where nothing has imported `decimal`."""
+
+    def __reduce__(self):
+        return eval, ("[1 / ('decimal' not in __import__('sys').modules)]",)
+
+
+def test_what_another_preload_cannot_unpickle_has_the_reason(own_runtime):
+    table = own_runtime.share(UnluckyWithDecimal())
+    assert own_runtime.call(identity, table) == (([1.0],), {})
+    other = own_runtime.with_options(preload=["decimal"])
+    for _ in range(3):
+        with pytest.raises(RemoteFunctionError, match="ZeroDivisionError"):
+            other.call(identity, table)
+    assert own_runtime.call(identity, table) == (([1.0],), {})
+
+
 def test_a_module_that_the_host_lacks_is_named_where_it_is_used(own_runtime):
     """As in an argument: only what is used must be there."""
     table = own_runtime.share([importlib.import_module("execnet").MultiChannel([]), 5])

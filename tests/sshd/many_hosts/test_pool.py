@@ -299,6 +299,20 @@ def has_slept(numbers):
     return len(numbers)
 
 
+class Unlucky:
+    def __reduce__(self):
+        return eval, ("1 / 0",)
+
+
+def test_each_call_says_why_a_shared_value_cannot_be_unpickled(pool):
+    """A Pool sends it with the first call that needs it."""
+    with pool.share(Unlucky()) as unlucky:
+        for _ in range(4):
+            error = pool.submit(len, unlucky).exception()
+            assert isinstance(error, RemoteFunctionError)
+            assert "ZeroDivisionError" in str(error)
+
+
 def test_a_shared_value_belongs_to_its_pool(pool, own_runtime):
     numbers = pool.share([1, 2])
     with pytest.raises(ValueError, match=r"[Ss]hare"):

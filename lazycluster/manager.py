@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lazycluster._checks import check_flags, checked_path, checked_timeout
 from lazycluster._group.detection import (
+    Names,
     check_filters,
     checked_parameters,
+    next_names,
     nothing_left,
     sorted_names,
 )
@@ -87,14 +89,13 @@ class RuntimeManager:
         self._pid = os.getpid()
         names = configured_names(parameters.get("config_file"))
         found = sorted_names(names, parameters)
-        self._other_names = found.others
 
         def make(host: str) -> Runtime:
             return Runtime(host, connection_kwargs=parameters)
 
-        opened = open_runtimes(found.hosts, make, one_by_one=False)
-        self._runtimes = opened.results
-        errors = {**found.errors, **opened.errors}
+        runtimes, errors, self._other_names = _open(found, make)
+        errors.update(found.errors)
+        self._runtimes = {name: runtimes[name] for name in names if name in runtimes}
         self._errors = {name: errors[name] for name in names if name in errors}
         for host, error in self._errors.items():
             _logger.info("%s is inactive: %s.", host, reason(error))
@@ -287,3 +288,30 @@ class RuntimeManager:
         count = len(self._errors)
         hosts = "1 host" if count == 1 else f"{count} hosts"
         return f"ssh_config names {hosts}, of which none can be used.\n{reasons(self._errors)}"
+
+
+def _open(
+    found: Names, make: Callable[[str], Runtime]
+) -> tuple[dict[str, Runtime], dict[str, Exception], dict[str, str]]:
+    """Make a Runtime for each host, under its next name if it refuses the login under one.
+
+    Returns:
+        The Runtimes, the errors, and the host of each name that was not needed, all by name.
+    """
+    runtimes: dict[str, Runtime] = {}
+    errors: dict[str, Exception] = {}
+    wanted, others = found.hosts, dict(found.others)
+    while wanted:
+        try:
+            opened = open_runtimes(wanted, make, one_by_one=False)
+        except BaseException:
+            close_runtimes(runtimes)
+            raise
+        runtimes.update(opened.results)
+        errors.update(opened.errors)
+        again = next_names(others, errors)
+        wanted = list(again.values())
+        others = {
+            name: again.get(host, host) for name, host in others.items() if name not in wanted
+        }
+    return runtimes, errors, others

@@ -13,11 +13,13 @@ from lazycluster._group.results import SHOWN, reason
 from lazycluster._runtime.host_info import Lack
 from lazycluster._ssh.resolved import ResolvedConfig
 from lazycluster.connection import Connection
+from lazycluster.exceptions import AuthenticationError, HostKeyError
 from lazycluster.tasks import RuntimeTask
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for a login by default: many of the hosts that a ssh_config names may be gone."""
 
+_REFUSALS = (AuthenticationError, HostKeyError)
 _MOST_RESOLVED = 16  # processes of `ssh -G` at the same time
 
 
@@ -77,6 +79,22 @@ def sorted_names(names: Iterable[str], parameters: Mapping[str, Any]) -> Names:
         else:
             others[name] = host
     return Names(hosts, others, errors)
+
+
+def next_names(others: Mapping[str, str], errors: Mapping[str, Exception]) -> dict[str, str]:
+    """Return the next name of each host that has refused the login, by the name before.
+
+    Another name may have another key, or another file with the host's key.
+
+    Args:
+        others: Other names, and the host that each is a name of.
+        errors: Why hosts cannot be used.
+    """
+    found: dict[str, str] = {}
+    for name, host in others.items():
+        if isinstance(getattr(errors.get(host), "__cause__", None), _REFUSALS):
+            found.setdefault(host, name)
+    return found
 
 
 def check_filters(

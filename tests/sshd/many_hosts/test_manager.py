@@ -78,6 +78,19 @@ def test_names_that_can_be_used_are_hosts_and_each_machine_is_one(manager):
     assert repr(manager) == "<RuntimeManager of web1,gpu1, 2 inactive>"
 
 
+def test_a_name_that_is_refused_hides_no_other_name_of_its_host(sshd, make_manager, tmp_path):
+    """The key may be that of another name, and so may the file with the host's key."""
+    (tmp_path / "empty").touch()
+    keyless = block("keyless", sshd).replace(str(sshd.user_key), str(tmp_path / "none"))
+    unknown = block("unknown", sshd).replace(str(sshd.known_hosts), str(tmp_path / "empty"))
+    manager = make_manager(keyless + unknown + block("good", sshd) + block("again", sshd))
+    assert manager.hosts == ["good"]
+    assert manager.inactive_hosts == ["keyless", "unknown"]
+    assert manager.create_group(include_hosts="good").hosts == ["good"]
+    with pytest.raises(ValueError, match="'again' is called 'good'"):
+        manager.create_group(include_hosts="again")
+
+
 def test_an_odd_name_and_a_host_that_refuses_are_inactive_with_their_reasons(manager):
     assert manager.inactive_hosts == list(manager.errors) == ["-oProxyCommand=x", "refused"]
     assert "begins with '-'" in str(manager.errors["-oProxyCommand=x"])

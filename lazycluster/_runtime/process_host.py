@@ -79,7 +79,9 @@ class ProcessHost(CallingHost):
             ForwardError: If ssh cannot forward the port; the message has the reason.
         """
         check_flags(restore=restore)
+        checked_end(local_port, "local_port", lowest=1, on_host=False)
         port = local_port if runtime_port is None else runtime_port
+        checked_end(port, "runtime_port", lowest=0, on_host=False)
         if self._is_own_port(port, local_port, to_host, bind_address):
             return ""
         forward = self._connection.forward_remote(
@@ -113,7 +115,9 @@ class ProcessHost(CallingHost):
             The process key, for `stop_process`, or `""` as for `expose_port_to_runtime`.
         """
         check_flags(restore=restore)
+        checked_end(runtime_port, "runtime_port", lowest=1, on_host=False)
         port = runtime_port if local_port is None else local_port
+        checked_end(port, "local_port", lowest=0, on_host=False)
         if self._is_own_port(port, runtime_port, to_host, bind_address):
             return ""
         forward = self._connection.forward_local(
@@ -125,7 +129,6 @@ class ProcessHost(CallingHost):
         self, port: PortOrPath, to_port: PortOrPath, to_host: str | None, bind_address: str | None
     ) -> bool:
         """Return True if a port or socket would lead to itself, because the host is the manager."""
-        checked_end(to_port, "to_port", lowest=1, on_host=False)
         if port != to_port or self.host != self.LOCALHOST or to_host or bind_address:
             return False
         from lazycluster._shared.ports import network_id

@@ -34,5 +34,6 @@ for q do
     fi;
     f="$f $s";
 done;
-for q in python python2; do if command -v $q >/dev/null 2>&1; then f="$f $q"; fi; done;
+if [ "$p" ]; then set -- python$v python3; else set --; fi;
+for q in "$@" python python2; do if command -v $q >/dev/null 2>&1; then f="$f $q"; fi; done;
 echo "$t end" >&2; echo "$t none$f"; while TMOUT=0 read -r q; do :; done

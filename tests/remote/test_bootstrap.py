@@ -245,9 +245,11 @@ def test_f20_without_a_python_the_session_waits_for_its_end(reason, make_host, t
 
 
 def test_f20_an_interpreter_that_fails_is_told_with_its_exit_status(make_host, tmp_path):
-    """The one that `python=` names; there is no other then."""
-    host = make_host(str(script(tmp_path / "python", "exit 3")))
-    assert host.wait_for_reply()[:2] == ("none", "3")
+    """The one that `python=` names; no other is tried then, but those that are there are named."""
+    script(tmp_path / "python3", "exit 0")
+    own = script(tmp_path / "own", "exit 3")
+    host = make_host(str(own), environment={"PATH": str(tmp_path)})
+    assert host.wait_for_reply()[:2] == ("none", "3 python3")
 
 
 @pytest.mark.parametrize("status", [0, 5])

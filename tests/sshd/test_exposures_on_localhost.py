@@ -76,3 +76,17 @@ def test_bad_port_of_localhost_is_refused(localhost, port, expose, no_process):
     """A ValueError."""
     with pytest.raises(ValueError, match="port"):
         expose(localhost, port)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "name"),
+    [
+        ("expose_port_to_runtime", (70000,), "local_port"),
+        ("expose_port_to_runtime", (80, 70000), "runtime_port"),
+        ("expose_port_from_runtime", (70000,), "runtime_port"),
+        ("expose_port_from_runtime", (80, 70000), "local_port"),
+    ],
+)
+def test_an_error_names_the_parameter_as_the_method_has_it(runtime, method, arguments, name):
+    with pytest.raises(ValueError, match=f"Invalid {name} 70000"):
+        getattr(runtime, method)(*arguments)

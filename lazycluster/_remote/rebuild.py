@@ -98,10 +98,11 @@ def fill(obj: "Any", state: "tuple[Setter | None, Any]") -> "None":
     number = id(obj)
     if number in _complete:
         if setter is by_value.fill_function:
-            *first, held, last = content
+            first, filler, attributes, *slots, held, last = content
+            for name in vars(obj).keys() - attributes.keys():
+                del vars(obj)[name]
             held = {k: value for k, value in held.items() if k not in obj.__globals__}
-            vars(obj).clear()
-            setter(obj, (*first, held, last))
+            setter(obj, (first, filler, attributes, *slots, held, last))
         elif setter is by_value.fill_class:
             setter(obj, content)
         return

@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Sequence
 
-PROBES = 4  # of a port that is bound and not listened on
-PROBE_INTERVAL = 0.003  # seconds
+RETRIES = 3  # of a port that is bound and that no table has
+RETRY_INTERVAL = 0.003  # seconds
 CONNECT_TIMEOUT = 0.5  # seconds; loopback answers at once unless a firewall drops the packets
 BACKLOG_TIMEOUT = 5.0  # seconds, for a server of a unix socket whose backlog is full
 SYSCTL_TIMEOUT = 10.0  # seconds
@@ -32,12 +32,13 @@ REFUSED = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 def first_free_port(ports: "list[int]") -> "int | None":
     """Return the first free port of a list; None if none is free."""
-    return next(filter(port_is_free, ports), None)
+    found = next((port for port in ports if _is_free_now(port)), None)
+    return found or next(iter(_free(ports)), None)
 
 
 def free_ports(ports: "list[int]") -> "dict[str, Any]":
     """Return which ports of a list are `free`, and the `network` of this host, see `network_id`."""
-    return {"free": list(filter(port_is_free, ports)), "network": network_id()}
+    return {"free": _free(ports), "network": network_id()}
 
 
 def port_is_free(port: "int", addresses: "Sequence[str]" = ALL_ADDRESSES) -> "bool":
@@ -53,6 +54,27 @@ def port_is_free(port: "int", addresses: "Sequence[str]" = ALL_ADDRESSES) -> "bo
     Raises:
         OSError: If the check failed, for lack of file descriptors for example.
     """
+    return bool(_free([port], addresses))
+
+
+def _free(ports: "list[int]", addresses: "Sequence[str]" = ALL_ADDRESSES) -> "list[int]":
+    """Return the ports that are free.
+
+    Another process that asks the same has a port bound for some microseconds. So a port that is
+    bound, and that no socket of the tables has, is looked at again.
+    """
+    free = {port for port in ports if _is_free_now(port, addresses)}
+    for _ in range(RETRIES):
+        taken = set(ports) - free
+        unclear = taken - _ports_of_tables() if taken else taken
+        if not unclear:
+            break
+        time.sleep(RETRY_INTERVAL)
+        free |= {port for port in unclear if _is_free_now(port, addresses)}
+    return [port for port in ports if port in free]
+
+
+def _is_free_now(port: "int", addresses: "Sequence[str]" = ALL_ADDRESSES) -> "bool":
     return not any(_is_bound(address, port) for address in addresses) and not any(
         _answers(LOOPBACK_OF.get(address, address), port) for address in addresses
     )
@@ -128,17 +150,6 @@ def _boot_session() -> "str":
 
 
 def _is_bound(address: "str", port: "int") -> "bool":
-    for _ in range(PROBES - 1):
-        if not _seems_bound(address, port):
-            return False
-        if _listeners(port):
-            return True
-        # Perhaps the probe of another process has bound it, for some microseconds.
-        time.sleep(PROBE_INTERVAL)
-    return _seems_bound(address, port)
-
-
-def _seems_bound(address: "str", port: "int") -> "bool":
     obstacle = _bind(address, port, reuse=False)
     if obstacle == errno.EADDRINUSE:
         # Else closed connections are left over, or a socket is bound with SO_REUSEADDR and does not
@@ -192,6 +203,19 @@ def _sockets(port: "int") -> "list[tuple[bytes, bytes]] | None":
         except OSError:
             continue
     return found if readable else None
+
+
+def _ports_of_tables() -> "set[int]":
+    """Return the local ports of all sockets in the socket tables."""
+    found = set()  # type: set[int]
+    for path in SOCKET_TABLES:
+        try:
+            with open(path, "rb") as table:
+                next(table, b"")  # the titles
+                found.update(int(line.split(None, 2)[1].rpartition(b":")[2], 16) for line in table)
+        except OSError:
+            continue
+    return found
 
 
 def _listeners(port: "int") -> "list[str] | None":

@@ -9,6 +9,7 @@ the modules already. It ends at the end of its pipe, with all that it has starte
 import _signal as signal  # see `child`
 import collections
 import os
+import struct
 
 from .._shared import frames
 from . import plain_json
@@ -26,8 +27,9 @@ MOST_BRANCHES = 4  # without a request; a branch that serves one is never ended 
 
 READ = 1 << 18  # bytes
 
-# To a branch that unpickles a value, see `SharedValues`. Others ignore it by default.
+# To a branch that unpickles a value, see `SharedValues`. Other processes ignore it.
 STOP_LOADING = signal.SIGURG
+STOPPED = struct.Struct("=Q")  # the number of the request whose value it is
 
 
 class Branch:
@@ -37,7 +39,8 @@ class Branch:
         key: What it has imported; equal keys share a branch.
         modules: The names of the modules.
         loop: The supervisor's.
-        serve: Runs in the new process, with its ends of the pipes.
+        serve: Runs in the new process, with its ends of the pipes, and with the memory that has the
+            number of a request whose value is not waited for any more.
         on_frame: Called with each frame of the branch: kind, request and payload.
     """
 
@@ -46,7 +49,7 @@ class Branch:
         key: "str",
         modules: "list[str]",
         loop: "Loop",
-        serve: "Callable[[int, int], object]",
+        serve: "Callable[[int, int, Any], object]",
         on_frame: "Callable[[Branch, int, int, Any], object]",
     ) -> "None":
         self.key = key
@@ -63,13 +66,16 @@ class Branch:
         self._frames = frames.FrameReader(frames.TO_MANAGER)
         self._queue = collections.deque()  # type: collections.deque[tuple[int, bytes]]
         self._is_ready = False  # it has imported its modules
+        import mmap  # most connections have no branch
+
+        self._stopped = mmap.mmap(-1, STOPPED.size)  # shared by both processes
         theirs_in, self._sink = os.pipe()
         self._source, theirs_out = os.pipe()
 
         def run() -> "None":
             os.close(self._sink)
             os.close(self._source)
-            serve(theirs_in, theirs_out)
+            serve(theirs_in, theirs_out, self._stopped)
 
         try:
             self.pid = fork(run)
@@ -123,8 +129,9 @@ class Branch:
             self.is_replaced = self.is_replaced or outcome.get("failure") == "shared"
 
     def stop_loading(self, number: "int", how: "int") -> "None":
-        """Send a signal to the branch if it still unpickles the value of a request."""
+        """Send a signal to the branch if it still has to load the value of a request."""
         if number in self._loading and self.pid:
+            STOPPED.pack_into(self._stopped, 0, number)
             os.kill(self.pid, how)
 
     def end_of(self, number: "int", how: "str") -> "Description":
@@ -214,7 +221,7 @@ class Branches:
     def __init__(
         self,
         loop: "Loop",
-        serve: "Callable[[int, int, Description, str | None], object]",
+        serve: "Callable[[int, int, Any, Description, str | None], object]",
         on_pid: "Callable[[int], object]",
     ) -> "None":
         self._loop = loop
@@ -291,7 +298,7 @@ class Branches:
             key,
             preload["modules"],
             self._loop,
-            lambda source, sink: self._serve(source, sink, preload, working_dir),
+            lambda source, sink, stopped: self._serve(source, sink, stopped, preload, working_dir),
             self._relay,
         )
         self._on_pid(branch.pid)

@@ -23,6 +23,7 @@ def serve(
     supervisor: "Any",
     source: "int",
     sink: "int",
+    stopped: "Any",
     keepalive: "float",
     modules: "SentModules",
     contents: "Contents",
@@ -35,6 +36,7 @@ def serve(
         supervisor: The class `Supervisor`, which imports this module later.
         source: Where frames come from.
         sink: Where frames go.
+        stopped: See `Branch`.
         keepalive: Seconds between two heartbeats.
         modules: What the manager has sent.
         contents: What calls refer to.
@@ -56,7 +58,7 @@ def serve(
     streams.note_modules()
     branch = supervisor(source, sink, null, keepalive, math.inf, modules, contents)
     branch.is_branch, branch.preload_failure = True, failure
-    branch.branches = SharedValues(branch)
+    branch.branches = SharedValues(branch, stopped)
     try:
         branch.run()
     finally:

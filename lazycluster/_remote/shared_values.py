@@ -11,10 +11,11 @@ import mmap
 import signal
 import sys
 import threading
+import time
 
 from .._shared import frames
 from . import interpreter, streams
-from .branches import STOP_LOADING
+from .branches import STOP_LOADING, STOPPED
 from .imports import is_own_python
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     Description = dict[str, Any]  # see `frames`
 
+TOLD = 2.0  # seconds in which calls are told why a value is not there; then it may come again
 _HUGE_PAGE = 1 << 21  # bytes
 # With huge pages a fork copies less of the page tables: 3.3 instead of 5.9 ms with 200 MB.
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # type: int | None
@@ -37,19 +39,22 @@ class _StoppedError(BaseException):
 class SharedValues:
     """Take, hold and free values. In a branch this takes the place of `Branches`.
 
-    STOP_LOADING ends the unpickling of a value, which may take any time. The branch goes on: other
-    functions use what it holds.
+    The signal STOP_LOADING ends the unpickling of a value that is not waited for any more. The
+    branch goes on, since functions use the other values that it holds.
 
     Args:
         supervisor: The branch's own `Supervisor`.
+        stopped: See `Branch`.
     """
 
-    def __init__(self, supervisor: "Any") -> "None":
+    def __init__(self, supervisor: "Any", stopped: "Any") -> "None":
         self._supervisor = supervisor
         self._arriving = {}  # type: dict[int, _Arrival]  # by request
         self._values = None  # type: dict[str, Any] | None  # of `rebuild`, once it is imported
-        self._failures = {}  # type: dict[str, Description]  # by key: why a value is not there
-        self._is_loading = False
+        # By key: why a value is not there, and until when calls are told so.
+        self._failures = {}  # type: dict[str, tuple[Description, float]]
+        self._stopped = stopped
+        self._loading = None  # type: int | None  # the request whose value is unpickled
         signal.signal(STOP_LOADING, self._stop_loading)
 
     def take(self, number: "int", description: "Description", text: "bytes") -> "bool":
@@ -121,16 +126,26 @@ class SharedValues:
         """Unpickle a value, and let the functions start that wait for it."""
         self._supervisor._start_fresh()  # the functions that came with its last bytes wait, too
         del self._arriving[number]
-        failure = self._unpickle(arrival)
-        self._end(number, failure or {"result": True})
-        if failure is not None:
-            failure.pop("module", None)  # the function itself can travel as it is
-            self._failures[arrival.key] = failure
-            self._fail_waiting(arrival.key, failure)
+        try:
+            failure = self._unpickle(number, arrival)
+        except _StoppedError:  # for functions that wait, the manager may send it again
+            self._end(number, {"failure": "os", "message": "it was stopped"})
+        else:
+            self._end(number, failure or {"result": True})
+            if failure is not None:
+                failure.pop("module", None)  # the function itself can travel as it is
+                self._failures[arrival.key] = failure, time.monotonic() + TOLD
+                self._fail_waiting(arrival.key, failure)
         self._supervisor.start_waiting()
 
-    def _unpickle(self, arrival: "_Arrival") -> "Description | None":
-        """Unpickle a value and hold it; return the outcome if that fails, else None."""
+    def _unpickle(self, number: "int", arrival: "_Arrival") -> "Description | None":
+        """Unpickle a value and hold it; return the outcome if that fails, else None.
+
+        Raises:
+            _StoppedError: If the manager does not wait for it any more.
+        """
+        failure = value = None  # type: Any
+        is_stopped = False
         from . import local_modules, raised, unpickler  # sent with the first function
 
         contents = self._supervisor.starter.contents
@@ -140,16 +155,16 @@ class SharedValues:
             own = [contents.complete[key] for key in keys]
             local_modules.install_for_all(own)
             try:
-                self._is_loading = True
+                self._loading = number
                 value = unpickler.load_shared(own, *arrival.take_buffers())
             finally:
-                self._is_loading = False
+                self._loading = None
         except _StoppedError:
-            return {"failure": "os", "message": "it was stopped"}
+            is_stopped = True
         except local_modules.LocalImportError as error:
-            return dict(raised.describe("load", error.reason), module=error.module)
+            failure = dict(raised.describe("load", error.reason), module=error.module)
         except BaseException as error:
-            return raised.describe("load", error)
+            failure = raised.describe("load", error)
         finally:
             streams.flush_streams()  # else each function would print what is in the buffers
             streams.note_modules()
@@ -159,13 +174,17 @@ class SharedValues:
             # A lock that a thread holds at a fork is never released in the new process.
             reason = "it has started a thread ({})".format(", ".join(others))
             return {"failure": "shared", "keys": [], "message": reason}
+        if is_stopped:
+            raise _StoppedError
+        if failure is not None:
+            return failure  # type: ignore[no-any-return]
         assert self._values is not None
         self._values[arrival.key] = value
         return None
 
     def _stop_loading(self, *_: "object") -> "None":
-        if self._is_loading:
-            self._is_loading = False
+        if self._loading == STOPPED.unpack_from(self._stopped)[0]:
+            self._loading = None
             raise _StoppedError
 
     def _fail_waiting(self, key: "str", failure: "Description") -> "None":
@@ -186,8 +205,9 @@ class SharedValues:
             return None
         missing = [key for key in keys if not self._has(key)]
         for key in missing:
-            if key in self._failures:
-                return self._failures[key]
+            failure, until = self._failures.get(key, (None, 0.0))
+            if time.monotonic() < until:
+                return failure
         if missing:
             return {"failure": "shared", "keys": missing, "message": "it is not there"}
         variables = interpreter.read_at_start(request.environment)

@@ -220,7 +220,12 @@ class Supervisor:
             self._start_step(request)
 
     def _serve_branch(
-        self, source: "int", sink: "int", preload: "Description", working_dir: "str | None"
+        self,
+        source: "int",
+        sink: "int",
+        stopped: "Any",
+        preload: "Description",
+        working_dir: "str | None",
     ) -> "None":
         """Serve as a branch, in a new process, until this supervisor closes the pipe."""
         self._close_all()
@@ -230,6 +235,7 @@ class Supervisor:
             Supervisor,
             source,
             sink,
+            stopped,
             self.keepalive,
             self.starter.modules,
             self.starter.contents,

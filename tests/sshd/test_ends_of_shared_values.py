@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import os
 import re
@@ -308,6 +309,39 @@ def test_a_value_that_is_stopped_disturbs_no_user_of_another_one(own_runtime, bo
         assert own_runtime.call(branch_of, table) == branch
         assert is_alive(pid)
         running.cancel()
+
+
+class SlowToArrive:
+    """Takes three seconds to be unpickled."""
+
+    def __reduce__(self):
+        return eval, ("[__import__('time').sleep(0.01) for _ in range(300)]",)
+
+
+def test_to_stop_a_value_disturbs_no_other_one_on_its_way(own_runtime):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        other = pool.submit(own_runtime.share, SlowToArrive())
+        time.sleep(1)
+        with pytest.raises(StepTimeoutError):
+            own_runtime.with_options(timeout=0.5).share("b")
+        assert own_runtime.call(len, other.result(TIMEOUT)) == 300
+
+
+class StartsThread:
+    """Starts a thread, and takes without end then."""
+
+    def __reduce__(self):
+        start = "threading.Thread(target=time.sleep, args=[60], daemon=True).start()"
+        return exec, (f"import threading, time\n{start}\ntime.sleep(1000)",)
+
+
+def test_no_process_is_forked_beside_a_thread_of_a_value_that_was_stopped(own_runtime):
+    """What such a thread holds, a lock for example, is never released there."""
+    table = own_runtime.share("x")
+    branch = own_runtime.call(branch_of, table)
+    with pytest.raises(LazyclusterError):
+        own_runtime.with_options(timeout=0.5).share(StartsThread())
+    assert own_runtime.call(branch_of, table) != branch
 
 
 def test_a_fork_of_the_manager_frees_nothing(own_runtime):

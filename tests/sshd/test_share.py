@@ -20,7 +20,7 @@ from lazycluster.exceptions import (
     StepTimeoutError,
     TaskExecutionError,
 )
-from support.waiting import TIMEOUT
+from support.waiting import TIMEOUT, wait_until
 
 pytestmark = [
     pytest.mark.every_python,
@@ -384,6 +384,27 @@ def test_what_another_preload_cannot_unpickle_has_the_reason(own_runtime):
         with pytest.raises(RemoteFunctionError, match="ZeroDivisionError"):
             other.call(identity, table)
     assert own_runtime.call(identity, table) == (([1.0],), {})
+
+
+class ReadsFile:
+    """Reads a file when it is unpickled where `decimal` has been imported."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        text = "open({!r}).read() if 'decimal' in __import__('sys').modules else 'x'"
+        return eval, (text.format(self.path),)
+
+
+def test_a_value_that_can_be_unpickled_later_is_tried_again(own_runtime, both_sides):
+    table = own_runtime.share(ReadsFile(str(both_sides / "file")))
+    other = own_runtime.with_options(preload=["decimal"])
+    with pytest.raises(RemoteFunctionError, match="FileNotFoundError"):
+        other.call(len, table)
+    (both_sides / "file").write_text("there")
+    wait_until(lambda: other.submit(len, table).exception() is None)
+    assert other.call(len, table) == 5
 
 
 def test_a_module_that_the_host_lacks_is_named_where_it_is_used(own_runtime):

@@ -9,21 +9,18 @@ import sys
 import types
 import weakref
 
-from .._shared import by_value
 from . import stand_ins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    Setter = Callable[[object, object], object]
-
-# By the id of what was made: the object, or a reference to what `keep` lets go; and its key.
+# By the id of what was made: the object and its key. After `keep` it is a weak reference.
 _keys = {}  # type: dict[int, tuple[object, str]]
 _modules = {}  # type: dict[str, Any]  # those that travel by value
 shared = {}  # type: dict[str, Any]  # what this process's branch holds, by key
 _by_key = None  # type: weakref.WeakValueDictionary[str, Any] | None  # for later calls
-_complete = set()  # type: set[int]  # the ids of these
+_kept = None  # type: Any  # the module of that name, after `keep`
 
 
 def keep() -> "None":
@@ -31,8 +28,9 @@ def keep() -> "None":
 
     That holds as long as something else has the object, its module for example.
     """
-    global _by_key
+    global _by_key, _kept
     _by_key = weakref.WeakValueDictionary()
+    _kept = importlib.import_module(__package__ + ".kept")  # sent with the first function
 
 
 def make(
@@ -50,7 +48,8 @@ def make(
         *args: What it is made of.
     """
     kept = None if _by_key is None else _by_key.get(key)
-    if kept is not None and _is_still(kept, args):
+    if kept is not None:
+        _update_code(kept, *args)
         return kept
     made = maker(*args)
     if key:
@@ -60,15 +59,11 @@ def make(
     return made
 
 
-def _is_still(kept: "Any", args: "tuple[object, ...]") -> "bool":
-    """Return False if a function cannot get the code that it has on the manager now."""
-    code = args[0] if args else None
-    if isinstance(kept, types.FunctionType) and isinstance(code, types.CodeType):
-        try:
-            kept.__code__ = code
-        except ValueError:  # it has other closure variables
-            return False
-    return True
+def _update_code(kept: "Any", code: "object" = None, *_: "object") -> "None":
+    """Give a function that was kept the code that it has on the manager now."""
+    is_function = isinstance(kept, types.FunctionType) and isinstance(code, types.CodeType)
+    if is_function and kept.__code__ != code:
+        kept.__code__ = code
 
 
 def _remember(key: "str", made: "Any") -> "None":
@@ -76,42 +71,29 @@ def _remember(key: "str", made: "Any") -> "None":
     if _by_key is None:
         _keys[number] = made, key
         return
+    _kept.forget(number)
     try:
         _keys[number] = weakref.ref(made, lambda _: _forget_object(number)), key
         _by_key[key] = made
     except TypeError:  # it takes no weak references
         _keys[number] = made, key
-    _complete.discard(number)
 
 
 def _forget_object(number: "int") -> "None":
     _keys.pop(number, None)
-    _complete.discard(number)
+    _kept.forget(number)
 
 
-def fill(obj: "Any", state: "tuple[Setter | None, Any]") -> "None":
-    """Complete an object that `make` has made; one that was kept gets what is new.
-
-    It does not lose what its module has by now, nor what an enum or a library's class has.
-    """
-    setter, content = state
-    number = id(obj)
-    if number in _complete:
-        if setter is by_value.fill_function:
-            first, filler, attributes, *slots, held, last = content
-            for name in vars(obj).keys() - attributes.keys():
-                del vars(obj)[name]
-            held = {k: value for k, value in held.items() if k not in obj.__globals__}
-            setter(obj, (first, filler, attributes, *slots, held, last))
-        elif setter is by_value.fill_class:
-            setter(obj, content)
+def fill(obj: "Any", state: "tuple[Callable[[object, object], object] | None, Any]") -> "None":
+    """Complete an object that `make` has made; one that was kept gets what is new, see `kept`."""
+    if _kept is not None and id(obj) in _keys:
+        _kept.fill(obj, state)
         return
+    setter, content = state
     if setter is None:
         vars(obj).update(content)
     else:
         setter(obj, content)
-    if _by_key is not None and number in _keys:
-        _complete.add(number)
 
 
 def key_of(obj: "object") -> "str | None":

@@ -71,6 +71,7 @@ IMPORTED_MODULES = {
 SELDOM_IMPORTED_MODULES = {
     "_remote.call": (
         "_remote.actor",
+        "_remote.kept",
         "_shared.referents",
         "_shared.cures",
         "_shared.unpicklable",

@@ -12,6 +12,7 @@ import sys
 import threading
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import cloudpickle
 import pytest
@@ -326,6 +327,84 @@ def test_a_class_that_arrives_again_has_what_it_has_now(applier):
     assert applier.apply(text_of, Label()) == "b"
     assert applier.apply(shout, Label()) == "B"
     assert applier.apply(type, Label()) is Label
+
+
+def test_what_the_actor_has_changed_stays_if_nothing_has_changed_here(applier):
+    """State in a class, in a closure and in a function, as of a registry or a cache."""
+
+    class Store:
+        cache: ClassVar = {}
+        count = 0
+
+    def use(store, key):
+        Store.count += 1
+        Store.cache[key] = None
+        return Store.count, len(Store.cache)
+
+    def memoized():
+        known = set()
+
+        def is_new(x):
+            found = x not in known
+            known.add(x)
+            return found
+
+        return is_new
+
+    def remember(x):
+        remember.calls.append(x)
+        return len(remember.calls)
+
+    remember.calls = []
+    is_new = memoized()
+    applier.keep(Store, is_new, remember)  # else they are freed
+    for number in (1, 2, 3):
+        assert applier.apply(use, Store(), number) == (number, number)
+        assert applier.apply(is_new, 5) is (number == 1)
+        assert applier.apply(remember, number) == number
+    Store.count = 10
+    del Store.cache
+    assert applier.apply(lambda store: store.count, Store()) == 10
+    assert not applier.apply(lambda store: hasattr(store, "cache"), Store())
+
+
+class Runner:
+    """Calls a function in a thread, again and again."""
+
+    def start(self, function):
+        self.failures = []
+        self.is_over = False
+        sys.setswitchinterval(1e-5)
+        self.thread = threading.Thread(target=self.run, args=[function])
+        self.thread.start()
+
+    def run(self, function):
+        while not self.is_over:
+            try:
+                function()
+            except Exception as error:
+                self.failures.append(repr(error))
+
+    def take(self, function):
+        pass
+
+    def stop(self):
+        self.is_over = True
+        self.thread.join()
+        return self.failures
+
+
+def test_a_function_that_arrives_again_is_whole_for_other_threads(runtime):
+    def function():
+        return function.more
+
+    function.more = 1
+    with runtime.actor(Runner) as runner:
+        runner.start(function)
+        for number in range(200):
+            function.more = number
+            runner.take(function)
+        assert runner.stop() == []
 
 
 def test_what_a_module_holds_in_the_actor_stays(applier, monkeypatch):

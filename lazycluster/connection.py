@@ -340,8 +340,9 @@ class Connection(Login):
         """
         remote = checked_path(remote_path, "The remote path")
         local = checked_path(local_path, "The local path")
-        if os.path.exists(local) and stat.S_ISFIFO(os.stat(local).st_mode):
-            raise ValueError(f"{local!r} is a FIFO; name a file or a folder.")
+        for path in (local, os.path.join(local, os.path.basename(remote.rstrip("/")))):
+            if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+                raise ValueError(f"{path!r} is a FIFO; name a file or a folder.")
         from lazycluster._ssh import scp
 
         self._use(lambda transport: scp.get(transport, remote, local))

@@ -48,7 +48,8 @@ class RuntimeManager:
     `*.example.com`. Files that they include are read, too. What the files say about a host is
     ssh's to read.
 
-    Several names of one account on one machine are one host, under the first name. A host that
+    Several names of one account on one machine are one host, under the first name; under the next
+    one, if the host refuses the login under it. A host that
     cannot be used is in `inactive_hosts`, and `errors` has the reason. Even if no host can be used,
     the constructor does not raise; `create_group` does.
 

@@ -309,7 +309,7 @@ class Conversation:
             if failure.errno == errno.ENOENT and failure.path == working_dir is not None:
                 raise LazyclusterError(
                     f"The working directory {working_dir} on {host} does not exist any more. "
-                    "Assign working_dir of the Runtime: that makes it, or another one."
+                    "Assign the Runtime's working_dir once more, which makes it."
                 )
             raise OSError(failure.errno, failure.message, failure.path)
         if not outcome.completed:

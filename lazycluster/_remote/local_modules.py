@@ -99,8 +99,8 @@ def decode(content: "bytes") -> "tuple[Any, ...]":
 def prepare() -> "None":
     """Make the code and the lines of modules that have come, once for all forked processes.
 
-    The supervisor does it while no call waits, a few milliseconds at once; a module of 65 lines
-    takes 0.15. Each call would do the same for each module that it imports.
+    The supervisor does it while no call waits, for some 5 ms at a time; a module of 65 lines takes
+    0.15. Each call would do the same for each module that it imports.
     """
     end = time.monotonic() + _PREPARATION
     while _unprepared and time.monotonic() < end:

@@ -1,7 +1,7 @@
 """Make a call in a process that waits for one: it copies each page that it touches, better before.
 
-The call is like those of the manager. If those have modules of the manager's, it imports one. What
-it leaves in this process is removed again.
+The call is like those of the manager. Once one of them has brought a local module, the call here
+imports a module, too. What it leaves in this process is removed again.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ def _make_payload(*arguments: "bytes") -> "bytes":
 
 
 def _make_module() -> "bytes":
-    """Return the content with the module that the second call imports."""
+    """Return the content with the module of `_CALL_WITH_MODULE`."""
     code = marshal.dumps(compile(_SENT_TEXT, _SENT_MODULE, "exec", dont_inherit=True))
     modules = {_SENT_MODULE: (code, _SENT_TEXT, _SENT_MODULE, False)}
     return _pack("modules", modules, {})

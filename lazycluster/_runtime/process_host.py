@@ -81,7 +81,8 @@ class ProcessHost(CallingHost):
         check_flags(restore=restore)
         checked_end(local_port, "local_port", lowest=1, on_host=False)
         port = local_port if runtime_port is None else runtime_port
-        checked_end(port, "runtime_port", lowest=0, on_host=False)
+        if not is_path(port):  # the host expands a path
+            checked_end(port, "runtime_port", lowest=0, on_host=True)
         if self._is_own_port(port, local_port, to_host, bind_address):
             return ""
         forward = self._connection.forward_remote(
@@ -115,7 +116,8 @@ class ProcessHost(CallingHost):
             The process key, for `stop_process`, or `""` as for `expose_port_to_runtime`.
         """
         check_flags(restore=restore)
-        checked_end(runtime_port, "runtime_port", lowest=1, on_host=False)
+        if not is_path(runtime_port):  # the host expands a path
+            checked_end(runtime_port, "runtime_port", lowest=1, on_host=True)
         port = runtime_port if local_port is None else local_port
         checked_end(port, "local_port", lowest=0, on_host=False)
         if self._is_own_port(port, runtime_port, to_host, bind_address):

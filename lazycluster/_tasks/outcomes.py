@@ -130,7 +130,7 @@ def task_message(
 def task_reason(error: TaskExecutionError) -> str:
     """Return the reason in the message of a TaskExecutionError, see `task_message`.
 
-    Its cause does not have it any more.
+    Its cause may not have it, since an error is said once, see `as_cause`.
     """
     headline = str(error).partition("\n")[0]
     text = headline.partition(f" failed on {error.host}: ")[2]

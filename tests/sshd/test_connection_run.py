@@ -531,6 +531,7 @@ def test_f45_a_fifo_is_refused(connection, tmp_path):
     for copy in (
         lambda: connection.send(fifo, "copy"),
         lambda: connection.get("/etc/passwd", fifo),
+        lambda: connection.get("/etc/fifo", tmp_path),
     ):
         with pytest.raises(ValueError, match="fifo"):
             copy()

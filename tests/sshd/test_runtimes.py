@@ -16,7 +16,7 @@ import pytest
 import lazycluster.runtimes
 import lazycluster.tasks
 from lazycluster import Connection, Runtime, RuntimeTask
-from lazycluster.exceptions import PathCreationError, TaskExecutionError
+from lazycluster.exceptions import LazyclusterError, PathCreationError, TaskExecutionError
 from support.hosts import Gate, call, commands, ended, run
 from support.processes import is_alive
 from support.waiting import wait_until
@@ -262,6 +262,22 @@ def test_f45_working_directory_that_has_gone(own_runtime):
     with pytest.raises(TaskExecutionError, match="No such file") as caught:
         run(own_runtime, "pwd")
     assert own_runtime.working_dir in str(caught.value)
+
+
+def test_f45_questions_in_a_working_directory_that_has_gone(own_runtime, tmp_path):
+    """The error names it, and the cure, whatever was asked."""
+    own_runtime.working_dir = tmp_path / "job"
+    assert own_runtime.delete_dir(own_runtime.working_dir)
+    for ask in (
+        lambda: own_runtime.get_free_port([1]),
+        lambda: own_runtime.echo("x"),
+        lambda: own_runtime.create_dir("/tmp"),
+        lambda: own_runtime.delete_dir("/no/such/folder"),
+    ):
+        with pytest.raises(LazyclusterError, match=r"job on .* does not exist any more"):
+            ask()
+    own_runtime.working_dir = tmp_path / "job"
+    assert own_runtime.echo("$PWD").endswith("job")
 
 
 # --- Variables ---

@@ -85,7 +85,7 @@ def dump_value(value: object, modules: Modules) -> PickledValue:
     except Exception as error:
         if not is_refusal(error):
             raise
-        reason = explain_refusal("value", value, modules, error)
+        reason = explain_refusal("shared value", value, modules, error)
         raise SerializationError(f"The {kind} cannot be shared: {reason}") from error
     if pickler.shared:
         raise SerializationError(

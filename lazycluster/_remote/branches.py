@@ -14,6 +14,7 @@ import struct
 from .._shared import frames
 from . import plain_json
 from .child import fork
+from .imports import library_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Branch:
         self._frames = frames.FrameReader(frames.TO_MANAGER)
         self._queue = collections.deque()  # type: collections.deque[tuple[int, bytes]]
         self._is_ready = False  # it has imported its modules
-        import mmap  # most connections have no branch
+        with library_first():  # most connections have no branch
+            import mmap
 
         self._stopped = mmap.mmap(-1, STOPPED.size)  # shared by both processes
         theirs_in, self._sink = os.pipe()

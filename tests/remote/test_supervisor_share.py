@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import signal
 
 import pytest
@@ -262,3 +263,13 @@ def test_a_key_that_is_not_said_before_is_an_error_of_the_call(new_own_host):
     asked = ask_for(new_own_host, "unsaid", needs=["k"])
     new_own_host.finish(asked)
     assert asked.ended[0]["stage"] == "load"
+
+
+def test_f20_modules_in_pythonpath_are_not_imported_by_a_branch(make_host, own_python, tmp_path):
+    """They are there for functions."""
+    for name in ("mmap", "gc", "threading", "signal", "importlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    line = f"{shlex.quote(own_python)} -S"
+    host = make_host(line=line, environment={"PYTHONPATH": str(tmp_path)})
+    assert shared(host, "x") == {"result": True, "step": 0}
+    assert values_of(host, "k") == ["x"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _REBUILD = "lazycluster._functions.rebuild"
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _MODULE = "_lazycluster_warm_up"
+_TEXT_PATH = "_lazycluster_warm_up_text"
 _SENT_MODULE = "_lazycluster_warm_up_sent"
 _SENT_TEXT = "def sent():\n    pass\n"
 
@@ -86,7 +87,7 @@ def _pack(*content: "Any") -> "bytes":
 
 
 # A call, and what it refers to: without a module, and with one.
-_TEXT = {"text": _pack("text", "", "\n")}
+_TEXT = {"text": _pack("text", _TEXT_PATH, "\n")}
 _CALL = _make_payload(_plain(1)), _TEXT
 _CALL_WITH_MODULE = (
     _make_payload(_global(_SENT_MODULE, "sent")),
@@ -105,7 +106,8 @@ def warm_up() -> "None":
             log_records.stop()
             sys.path[:], sys.meta_path[:] = path, finders
             sys.modules.pop(_SENT_MODULE, None)
-            local_modules.hide(_SENT_MODULE)
+            for text in (_TEXT_PATH, _SENT_MODULE):
+                local_modules.hide(text)
             os.environ.pop("PWD", None)
             if had is not None:
                 os.environ["PWD"] = had

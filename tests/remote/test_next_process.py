@@ -49,6 +49,8 @@ def settled_host(new_own_host):
 def warm_up_again():
     own = sys.modules["_lazycluster._remote.warming"]
     texts = sys.modules["_lazycluster._remote.local_modules"]._linecache.cache
+    for path in [path for path in texts if not os.path.isabs(path)]:
+        del texts[path]  # as in a process that has not warmed up
     found = []
     for _ in range(2):
         state = [sys.path, sys.meta_path, vars(sys.modules["__main__"]), sys.modules, texts]

@@ -49,9 +49,9 @@ class RuntimeManager:
     ssh's to read.
 
     Several names of one account on one machine are one host, under the first name; under the next
-    one, if the host refuses the login under it. A host that
-    cannot be used is in `inactive_hosts`, and `errors` has the reason. Even if no host can be used,
-    the constructor does not raise; `create_group` does.
+    one, if the host refuses the login under it. A host that cannot be used is in `inactive_hosts`,
+    and `errors` has the reason. Even if no host can be used, the constructor does not raise;
+    `create_group` does.
 
     The Runtimes belong to the manager: groups share them, and leave them open. `cleanup` closes
     them, and so does the interpreter's exit.

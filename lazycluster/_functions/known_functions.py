@@ -359,7 +359,7 @@ def _dump_method(
 def _operations_of(value: object) -> bytes:
     """Return what puts a plain value on the stack, and nothing into the memo.
 
-    The memo is that of the function's pickle.
+    The memo belongs to the function's pickle.
     """
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5)

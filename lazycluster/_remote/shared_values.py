@@ -144,10 +144,10 @@ class SharedValues:
         Raises:
             _StoppedError: If the manager does not wait for it any more.
         """
-        failure = value = None  # type: Any
-        is_stopped = False
         from . import local_modules, raised, unpickler  # sent with the first function
 
+        failure = value = None  # type: Any
+        is_stopped = False
         contents = self._supervisor.starter.contents
         keys = arrival.step["contents"]
         try:

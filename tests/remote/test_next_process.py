@@ -1,4 +1,4 @@
-"""What the supervisor prepares for the next call of a function, while none is there."""
+"""What the supervisor prepares for the next call of a function, before the call comes."""
 
 from __future__ import annotations
 
